@@ -1,1 +1,35 @@
-//! x
+//! What lies in a Backstay vault: names, sealing, keys, manifests, retention.
+//!
+//! Pure and synchronous: nothing here reads files, the clock or randomness; what is random comes as an argument. The
+//! full text of the format is `docs/format.md`; what is serialised here is a promise to every later version.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
+
+mod ids;
+mod sha;
+mod key;
+mod frame;
+mod manifest;
+mod envelope;
+mod index;
+mod slot;
+mod kit;
+mod names;
+pub mod retention;
+
+pub use envelope::{ManifestError, ManifestFile, encode_manifest};
+pub use frame::{Binding, FRAME_BYTES, FrameError, OpenReader, Role, SealWriter, open_bytes, seal_bytes};
+pub use ids::{BackupId, KeyId, NameError, PartName, Slug, VaultId};
+pub use index::{Index, IndexEntry, IndexError};
+pub use key::{DataKey, KeyError, Keyring, KeyringEntry, RecoveryKey};
+pub use kit::{Kit, KitCost, KitError, KitVault};
+pub use manifest::{
+    Codec, Content, Details, DetailsSection, Encryption, FilesContent, ItemError, Manifest, MediaType, Part, SqliteContent,
+    Status, StoredPart, TableRows, Trigger,
+};
+pub use names::{BackupFile, ObjectName, ParsedName};
+pub use sha::{Hasher, Sha256};
+pub use slot::{SlotError, SlotFile};
+
+/// The version of everything that this crate writes.
+pub const FORMAT_VERSION: u32 = 1;

@@ -1,0 +1,188 @@
+//! What passes between a source and the vault: named streams that say how they ended.
+
+use std::io::{self, Read, Write};
+
+use backstay_format::{Content, ItemError, MediaType, PartName};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use crate::source::SourceError;
+
+/// Bytes gathered before they are handed over.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Chunks that may wait between producer and consumer: with [`CHUNK_BYTES`], 2 MiB.
+const CHUNKS_IN_FLIGHT: usize = 8;
+
+/// What a part is, apart from its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartSpec {
+    /// The part's name in the backup.
+    pub name: PartName,
+    /// What its plain bytes are.
+    pub media_type: MediaType,
+    /// How many plain bytes are expected. Zero is an estimate too.
+    pub estimate_bytes: Option<u64>,
+}
+
+/// The reading end of a part.
+///
+/// **Invariant:** a stream whose producer went away without [`PartWriter::finish`] ends in an error, never in a
+/// clean end: a killed dump ends too.
+#[derive(Debug)]
+pub struct PartReader {
+    /// What is being read.
+    pub spec: PartSpec,
+    chunks: mpsc::Receiver<Chunk>,
+}
+
+/// The writing end of a part; `Write` gathers small writes into chunks.
+///
+/// For use in a blocking thread; async producers use [`PartWriter::send`].
+#[derive(Debug)]
+pub struct PartWriter {
+    chunks: mpsc::Sender<Chunk>,
+    gathered: BytesMut,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Data(Bytes),
+    End,
+    Failed(SourceError),
+}
+
+/// The consumer went away; it knows why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nobody reads this part any more")]
+pub struct ReaderGone;
+
+impl From<ReaderGone> for io::Error {
+    fn from(gone: ReaderGone) -> Self {
+        io::Error::new(io::ErrorKind::BrokenPipe, gone)
+    }
+}
+
+/// Makes both ends of a part.
+pub fn part_pipe(spec: PartSpec) -> (PartWriter, PartReader) {
+    let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
+    let writer = PartWriter { chunks: sender, gathered: BytesMut::new() };
+    (writer, PartReader { spec, chunks: receiver })
+}
+
+impl PartWriter {
+    /// Hands over a chunk as it is, from async code.
+    pub async fn send(&mut self, data: Bytes) -> Result<(), ReaderGone> {
+        self.chunks.send(Chunk::Data(data)).await.map_err(|_| ReaderGone)
+    }
+
+    /// Says, from async code, that everything was written.
+    pub async fn finish_async(self) -> Result<(), ReaderGone> {
+        self.chunks.send(Chunk::End).await.map_err(|_| ReaderGone)
+    }
+
+    /// Says, from a blocking thread, that everything was written.
+    pub fn finish(mut self) -> Result<(), ReaderGone> {
+        self.hand_over()?;
+        self.chunks.blocking_send(Chunk::End).map_err(|_| ReaderGone)
+    }
+
+    /// Says, from a blocking thread, that the rest cannot be had.
+    pub fn fail(self, error: SourceError) {
+        // A reader that left already knows of a worse trouble.
+        drop(self.chunks.blocking_send(Chunk::Failed(error)));
+    }
+
+    /// Says, from async code, that the rest cannot be had.
+    pub async fn fail_async(self, error: SourceError) {
+        drop(self.chunks.send(Chunk::Failed(error)).await);
+    }
+
+    fn hand_over(&mut self) -> Result<(), ReaderGone> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let data = std::mem::take(&mut self.gathered).freeze();
+        self.chunks.blocking_send(Chunk::Data(data)).map_err(|_| ReaderGone)
+    }
+}
+
+impl Write for PartWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.gathered.capacity() == 0 {
+            self.gathered.reserve(CHUNK_BYTES);
+        }
+        let taken = bytes.len().min(CHUNK_BYTES - self.gathered.len());
+        self.gathered.extend_from_slice(&bytes[..taken]);
+        if self.gathered.len() == CHUNK_BYTES {
+            self.hand_over()?;
+        }
+        Ok(taken)
+    }
+
+    /// Does nothing: chunks are handed over when full, and by [`PartWriter::finish`].
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl PartReader {
+    /// Returns the next bytes, or `None` after a clean end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        Self::settle(self.chunks.recv().await, &self.spec)
+    }
+
+    /// Like [`PartReader::next`], from a blocking thread.
+    pub fn blocking_next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        Self::settle(self.chunks.blocking_recv(), &self.spec)
+    }
+
+    /// Turns the part into a blocking `Read`; errors come as `io::Error` with the [`SourceError`] inside.
+    pub fn into_read(self) -> PartRead {
+        PartRead { part: self, chunk: Bytes::new(), ended: false }
+    }
+
+    fn settle(chunk: Option<Chunk>, spec: &PartSpec) -> Result<Option<Bytes>, SourceError> {
+        match chunk {
+            Some(Chunk::Data(bytes)) => Ok(Some(bytes)),
+            Some(Chunk::End) => Ok(None),
+            Some(Chunk::Failed(error)) => Err(error),
+            None => Err(SourceError::CutShort { part: spec.name.clone() }),
+        }
+    }
+}
+
+/// A part as a blocking `Read`.
+#[derive(Debug)]
+pub struct PartRead {
+    part: PartReader,
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl Read for PartRead {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() && !self.ended {
+            match self.part.blocking_next().map_err(io::Error::other)? {
+                Some(chunk) => self.chunk = chunk,
+                None => self.ended = true,
+            }
+        }
+        let taken = self.chunk.len().min(out.len());
+        out[..taken].copy_from_slice(&self.chunk.split_to(taken));
+        Ok(taken)
+    }
+}
+
+/// What a finished capture says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CaptureReport {
+    /// Items that could not be read. Not empty means: the backup is incomplete.
+    pub item_errors: Vec<ItemError>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// The engine and its version, for example `SQLite 3.50.2`.
+    pub engine: Option<String>,
+    /// What the parts hold; goes into the sealed section of the manifest.
+    pub content: Option<Content>,
+}

@@ -1,0 +1,218 @@
+//! Sources: where data comes from, and where it goes back to.
+//!
+//! Each kind has probe, capture and apply in one folder, so that "can we restore what we back up?" is a question
+//! about one folder. Sources know nothing of vaults and stores: named streams pass between them ([`crate::part`]).
+
+pub mod files;
+pub mod sqlite;
+
+use std::io;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use backstay_format::PartName;
+
+use crate::cx::{Cancelled, Cx};
+use crate::part::{CaptureReport, PartReader, PartSpec};
+use crate::replace::Replacement;
+
+/// Opens one consistent view of the data.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Reports version, size estimate and what is missing. Reads no user data and changes nothing.
+    async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError>;
+
+    /// Begins to read. What is made on the way (snapshots in the spool directory) goes away when the capture does.
+    async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError>;
+
+    /// Prepares a place to restore into. Nothing of the target is touched before the returned value is swapped in.
+    fn target(&self, options: TargetOptions) -> Box<dyn Target>;
+}
+
+/// One consistent view of the data as named parts.
+#[async_trait]
+pub trait Capture: Send {
+    /// Returns the next part, or `None` after the last. The part before must have been read to its end.
+    async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError>;
+
+    /// Confirms that everything was read. The end of a stream proves nothing: a killed dump ends too.
+    async fn finish(self: Box<Self>, cx: &Cx) -> Result<CaptureReport, SourceError>;
+}
+
+/// A place beside the target into which parts are loaded.
+#[async_trait]
+pub trait Target: Send {
+    /// Makes the place beside the target, after checking rights and space. Leaves the target alone.
+    async fn prepare(&mut self, cx: &Cx) -> Result<(), SourceError>;
+
+    /// Loads one part. The bytes are not proven before their end: whatever is made of them stays beside the target.
+    async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<(), SourceError>;
+
+    /// Confirms that what was loaded is whole, and says how it replaces the target.
+    async fn finish(self: Box<Self>, cx: &Cx) -> Result<Loaded, SourceError>;
+
+    /// Removes what was loaded; called after a failure. The target was never touched.
+    async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError>;
+}
+
+/// Where and what to restore.
+#[derive(Debug, Clone, Default)]
+pub struct TargetOptions {
+    /// Another place than the source's own.
+    pub to: Option<PathBuf>,
+    /// Only these paths (relative to the tree, as raw bytes), with all below them. Empty means all.
+    pub only: Vec<PathBuf>,
+    /// A name for what lies beside the target, unique to this restore; made of `[0-9a-z-]`.
+    pub tag: String,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// The engine and its version, if there is one.
+    pub engine: Option<String>,
+    /// Plain bytes expected; a guess good to a factor of two.
+    pub size_bytes: u64,
+    /// Items (files, tables) expected, if known cheaply.
+    pub items: Option<u64>,
+    /// What a person should know before it starts: unreadable folders, no right to keep owners, ….
+    pub warnings: Vec<String>,
+}
+
+/// A target loaded beside, ready to be swapped in.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What happened on the way.
+    pub report: ApplyReport,
+    /// What will be moved where.
+    pub replacement: Replacement,
+}
+
+/// What happened while parts were applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ApplyReport {
+    /// Files, tables or other items written.
+    pub items: u64,
+    /// Plain bytes written.
+    pub bytes: u64,
+    /// What could not be given back exactly (an owner without the right to chown), for a person to read.
+    pub warnings: Vec<String>,
+}
+
+/// Why a source could not be read or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The source's path is not there.
+    #[error("{path} does not exist; check the source's path")]
+    NotFound {
+        /// The path in the configuration.
+        path: PathBuf,
+    },
+    /// Something else lies at the path.
+    #[error("{path} is not {expected}")]
+    WrongKind {
+        /// The path in the configuration.
+        path: PathBuf,
+        /// What was expected, with its article.
+        expected: &'static str,
+    },
+    /// A system call failed.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was being done, in a verb.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The database engine refused.
+    #[error("cannot {action} {database}")]
+    Database {
+        /// What was being done, in a verb.
+        action: &'static str,
+        /// To which database.
+        database: PathBuf,
+        /// What the engine said.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database fails its own checks.
+    #[error("{database} is damaged: {finding}; restore it from a backup, or repair it with `sqlite3 … .recover`")]
+    Damaged {
+        /// Which database.
+        database: PathBuf,
+        /// The first thing that its check said.
+        finding: String,
+    },
+    /// The database or file is held by a program that must be stopped first.
+    #[error("{path} is in use by {holder}; stop it, or set before_restore and after_restore hooks that do")]
+    InUse {
+        /// What is held.
+        path: PathBuf,
+        /// Who holds it, for a person.
+        holder: String,
+    },
+    /// Too little space for what is needed.
+    #[error("{path} has {available_bytes} bytes free, but {needed_bytes} are needed")]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// Free bytes there.
+        available_bytes: u64,
+        /// Needed bytes.
+        needed_bytes: u64,
+    },
+    /// The stream of a part ended without saying that it was whole.
+    #[error("part {part} was cut short")]
+    CutShort {
+        /// Which part.
+        part: PartName,
+    },
+    /// The part's bytes are not what such a part holds, or would write where they must not.
+    #[error("part {part} is refused: {finding}")]
+    Hostile {
+        /// Which part.
+        part: PartName,
+        /// What was found, with the offending name.
+        finding: String,
+    },
+    /// The vault could not deliver the bytes of a part.
+    #[error("cannot read part {part}")]
+    Vault {
+        /// Which part.
+        part: PartName,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Nothing in the backup matches what was chosen.
+    #[error("nothing in the backup matches {path}; list what it holds with `backstay show ID`")]
+    NothingMatches {
+        /// What was chosen.
+        path: PathBuf,
+    },
+    /// The backup holds no part that this source can take.
+    #[error("part {part} is of a kind that this source cannot restore")]
+    UnknownPart {
+        /// Which part.
+        part: PartName,
+    },
+    /// Told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl SourceError {
+    /// Makes an [`SourceError::Io`].
+    pub fn io(action: &'static str, path: impl Into<PathBuf>, cause: io::Error) -> Self {
+        Self::Io { action, path: path.into(), cause }
+    }
+}
+
+/// Makes the spec of a part whose name is fixed in the code.
+pub(crate) fn fixed_part(name: &str, media_type: backstay_format::MediaType, estimate: Option<u64>) -> PartSpec {
+    let name = name.parse().expect("part names in the code are valid");
+    PartSpec { name, media_type, estimate_bytes: estimate }
+}

@@ -1,0 +1,1 @@
+//! Raw objects by name; knows no meaning.
