@@ -17,10 +17,10 @@ mod kit;
 mod names;
 pub mod retention;
 
-pub use envelope::{ManifestError, ManifestFile, encode_manifest};
+pub use envelope::{MAX_MANIFEST_BYTES, ManifestError, ManifestFile, encode_manifest};
 pub use frame::{Binding, FRAME_BYTES, FrameError, OpenReader, Role, SealWriter, open_bytes, seal_bytes};
 pub use ids::{BackupId, KeyId, NameError, PartName, Slug, VaultId};
-pub use index::{Index, IndexEntry, IndexError};
+pub use index::{Index, IndexEntry, IndexError, IndexPart};
 pub use key::{DataKey, KeyError, Keyring, KeyringEntry, RecoveryKey};
 pub use kit::{Kit, KitCost, KitError, KitVault};
 pub use manifest::{
