@@ -4,8 +4,11 @@
 //! a [`Monitor`](event::Monitor) what happens on the way.
 
 pub mod cx;
+pub mod error;
 pub mod event;
 pub mod part;
+pub mod pipeline;
 pub mod replace;
 pub mod source;
 pub mod store;
+pub mod vault;

@@ -41,6 +41,7 @@ pub struct PartReader {
 /// For use in a blocking thread; async producers use [`PartWriter::send`].
 #[derive(Debug)]
 pub struct PartWriter {
+    part: PartName,
     chunks: mpsc::Sender<Chunk>,
     gathered: BytesMut,
 }
@@ -66,11 +67,16 @@ impl From<ReaderGone> for io::Error {
 /// Makes both ends of a part.
 pub fn part_pipe(spec: PartSpec) -> (PartWriter, PartReader) {
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    let writer = PartWriter { chunks: sender, gathered: BytesMut::new() };
+    let writer = PartWriter { part: spec.name.clone(), chunks: sender, gathered: BytesMut::new() };
     (writer, PartReader { spec, chunks: receiver })
 }
 
 impl PartWriter {
+    /// Returns the name of the part.
+    pub fn part_name(&self) -> PartName {
+        self.part.clone()
+    }
+
     /// Hands over a chunk as it is, from async code.
     pub async fn send(&mut self, data: Bytes) -> Result<(), ReaderGone> {
         self.chunks.send(Chunk::Data(data)).await.map_err(|_| ReaderGone)

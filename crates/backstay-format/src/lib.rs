@@ -14,6 +14,7 @@ mod envelope;
 mod index;
 mod slot;
 mod kit;
+mod marks;
 mod names;
 pub mod retention;
 
@@ -27,6 +28,7 @@ pub use manifest::{
     Codec, Content, Details, DetailsSection, Encryption, FilesContent, ItemError, Manifest, MediaType, Part, SqliteContent,
     Status, StoredPart, TableRows, Trigger,
 };
+pub use marks::{Hold, MarkError, VaultFile};
 pub use names::{BackupFile, ObjectName, ParsedName};
 pub use sha::{Hasher, Sha256};
 pub use slot::{SlotError, SlotFile};

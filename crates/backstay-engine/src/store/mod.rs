@@ -1,1 +1,289 @@
-//! Raw objects by name; knows no meaning.
+//! Raw objects by name below one prefix, with one meaning everywhere; knows no meaning of theirs.
+//!
+//! Retry, deadlines, and what differs between providers stand in this folder only, and only it names the client
+//! library below.
+
+mod credentials;
+mod error;
+mod http;
+mod open;
+mod probe;
+mod profile;
+mod upload;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstay_format::Sha256;
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+
+pub use error::{StoreError, StoreErrorKind};
+pub use open::{Addressing, LocalSpec, S3Credentials, S3Spec, StoreSpec};
+pub use probe::{Finding, ProbeReport, probe};
+pub use profile::{Profile, UploadCheck};
+pub use upload::Upload;
+
+use crate::cx::Cx;
+
+/// A listing beyond this is refused rather than held in memory: about 1 GiB of names.
+const MAX_LISTED: usize = 5_000_000;
+/// Times that a read whose answer was cut is asked again.
+const READ_ATTEMPTS: u32 = 4;
+
+/// Objects below one prefix of one storage. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    backend: Arc<dyn ObjectStore>,
+    prefix: String,
+    location: String,
+    profile: Profile,
+}
+
+/// One object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name below the store's prefix.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When the storage says that it was written, in seconds since 1970.
+    pub modified_secs: i64,
+}
+
+impl Store {
+    /// Makes a store over any backend; for tests with faults in between.
+    pub fn over(backend: Arc<dyn ObjectStore>, location: &str, prefix: &str, profile: Profile) -> Self {
+        Self { backend, prefix: prefix.to_owned(), location: location.to_owned(), profile }
+    }
+
+    /// Returns where the objects are, for a person: `s3://bucket/prefix` or a path.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// Returns what the storage can do.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Writes an object, replacing what has its name.
+    pub async fn put(&self, cx: &Cx, name: &str, data: Bytes) -> Result<(), StoreError> {
+        let path = self.path(name)?;
+        let put = self.backend.put(&path, PutPayload::from_bytes(data));
+        self.call(cx, "write", name, put).await.map(drop)
+    }
+
+    /// Writes an object that must not be there yet.
+    ///
+    /// A create whose first answer was lost finds its own object on the second try, so the content decides.
+    pub async fn create(&self, cx: &Cx, name: &str, data: Bytes) -> Result<(), StoreError> {
+        if !self.profile.create_only_put {
+            // Names that must be unique carry random ids, so the gap between asking and writing is not used by anybody.
+            return match self.head(cx, name).await? {
+                None => self.put(cx, name, data).await,
+                Some(_) => self.already_there(cx, name, &data).await,
+            };
+        }
+        let path = self.path(name)?;
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = self.backend.put_opts(&path, PutPayload::from_bytes(data.clone()), options);
+        match self.call(cx, "create", name, put).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == StoreErrorKind::AlreadyExists => self.already_there(cx, name, &data).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn already_there(&self, cx: &Cx, name: &str, data: &Bytes) -> Result<(), StoreError> {
+        match self.get(cx, name, data.len() as u64).await {
+            Ok(there) if there == *data => Ok(()),
+            Ok(_) => Err(self.error(StoreErrorKind::AlreadyExists, "create", name, None)),
+            Err(error) if error.kind() == StoreErrorKind::TooLarge => {
+                Err(self.error(StoreErrorKind::AlreadyExists, "create", name, None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads an object of at most `max_bytes`.
+    pub async fn get(&self, cx: &Cx, name: &str, max_bytes: u64) -> Result<Bytes, StoreError> {
+        let path = self.path(name)?;
+        self.read_again(cx, "read", name, || async {
+            let found = self.backend.get(&path).await?;
+            let bytes = found.meta.size;
+            if bytes > max_bytes {
+                return Ok(Err(bytes));
+            }
+            found.bytes().await.map(Ok)
+        })
+        .await?
+        .map_err(|_bytes| self.error(StoreErrorKind::TooLarge, "read", name, None))
+    }
+
+    /// Reads exactly the bytes of a range.
+    pub async fn range(&self, cx: &Cx, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let path = self.path(name)?;
+        let wanted = range.end - range.start;
+        let bytes = self.read_again(cx, "read", name, || self.backend.get_range(&path, range.clone())).await?;
+        if bytes.len() as u64 == wanted {
+            return Ok(bytes);
+        }
+        Err(self.error(StoreErrorKind::CutShort, "read", name, None))
+    }
+
+    /// Returns what is known of an object, or `None` if it is definitely not there.
+    pub async fn head(&self, cx: &Cx, name: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        let path = self.path(name)?;
+        match self.call(cx, "look at", name, self.backend.head(&path)).await {
+            Ok(meta) => Ok(Some(ObjectInfo::new(name.to_owned(), &meta))),
+            Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lists all objects whose names begin with the folder `prefix`, sorted by name.
+    pub async fn list(&self, cx: &Cx, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let path = self.path(prefix)?;
+        let mut found = Vec::new();
+        let mut pages = self.backend.list(Some(&path));
+        while let Some(meta) = self.call(cx, "list", prefix, pages.try_next()).await? {
+            if found.len() == MAX_LISTED {
+                return Err(self.error(StoreErrorKind::TooLarge, "list", prefix, None));
+            }
+            let Some(name) = self.name(&meta.location) else { continue };
+            found.push(ObjectInfo::new(name, &meta));
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// Lists the folders directly below the folder `prefix`: one request for each thousand.
+    pub async fn list_folders(&self, cx: &Cx, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let path = self.path(prefix)?;
+        let found = self.call(cx, "list", prefix, self.backend.list_with_delimiter(Some(&path))).await?;
+        let last = |path: Path| path.filename().map(str::to_owned);
+        let mut folders: Vec<String> = found.common_prefixes.into_iter().filter_map(last).collect();
+        folders.sort();
+        Ok(folders)
+    }
+
+    /// Removes an object. One that is not there is removed already.
+    pub async fn delete(&self, cx: &Cx, name: &str) -> Result<(), StoreError> {
+        let path = self.path(name)?;
+        match self.call(cx, "delete", name, self.backend.delete(&path)).await {
+            Err(error) if error.kind() != StoreErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins to write an object of unknown length; `estimate` counts its bytes.
+    pub async fn upload(&self, cx: &Cx, name: &str, estimate: Option<u64>) -> Result<Upload, StoreError> {
+        cx.check().map_err(StoreError::cancelled)?;
+        Ok(Upload::new(self.clone(), name.to_owned(), self.path(name)?, estimate))
+    }
+
+    /// Compares an object with what was sent: its size, its last bytes, and all of it where the storage does not check
+    /// uploads itself.
+    async fn prove(&self, cx: &Cx, name: &str, sent: &Sent) -> Result<(), StoreError> {
+        let corrupt = |found: String| self.error(StoreErrorKind::Corrupt, "prove", name, Some(found));
+        let there = self.head(cx, name).await?;
+        let there = there.ok_or_else(|| corrupt("it acknowledged the object but does not have it".to_owned()))?;
+        if there.bytes != sent.bytes {
+            return Err(corrupt(format!("it has {} bytes of the {} that were sent", there.bytes, sent.bytes)));
+        }
+        let tail = self.range(cx, name, sent.bytes - sent.tail.len() as u64..sent.bytes).await?;
+        if tail != sent.tail {
+            return Err(corrupt("its last bytes are not those that were sent".to_owned()));
+        }
+        let Some(sha256) = sent.sha256 else { return Ok(()) };
+        let mut hasher = backstay_format::Hasher::new();
+        for start in (0..sent.bytes).step_by(upload::READ_BACK_BYTES as usize) {
+            let end = (start + upload::READ_BACK_BYTES).min(sent.bytes);
+            hasher.update(&self.range(cx, name, start..end).await?);
+        }
+        if hasher.finish() == sha256 { Ok(()) } else { Err(corrupt("its bytes are not those that were sent".to_owned())) }
+    }
+
+    /// Runs one call, stopping with the context, and says what a failure means.
+    async fn call<T>(
+        &self,
+        cx: &Cx,
+        action: &'static str,
+        name: &str,
+        call: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, StoreError> {
+        let (answer, refusal) = cx.run(http::watched(call)).await.map_err(StoreError::cancelled)?;
+        answer.map_err(|cause| StoreError::explain(action, name, &self.location, cause, refusal))
+    }
+
+    /// Runs a read, again if its answer was cut: reading twice does no harm.
+    async fn read_again<T, F>(
+        &self,
+        cx: &Cx,
+        action: &'static str,
+        name: &str,
+        read: impl Fn() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let mut attempt = 1;
+        loop {
+            let error = match self.call(cx, action, name, read()).await {
+                Err(error) if error.kind().may_pass() && attempt < READ_ATTEMPTS => error,
+                settled => return settled,
+            };
+            let after = Duration::from_millis(200 << attempt);
+            cx.event(crate::event::Event::Retrying {
+                what: format!("{action} {name}"),
+                error: error.to_string(),
+                after,
+            });
+            cx.run(tokio::time::sleep(after)).await.map_err(StoreError::cancelled)?;
+            attempt += 1;
+        }
+    }
+
+    fn error(&self, kind: StoreErrorKind, action: &'static str, name: &str, found: Option<String>) -> StoreError {
+        StoreError::new(kind, action, name, &self.location, found)
+    }
+
+    fn path(&self, name: &str) -> Result<Path, StoreError> {
+        let full = format!("{}/{}", self.prefix, name);
+        let full = full.trim_matches('/');
+        if full.split('/').any(|segment| segment == "..") {
+            return Err(self.error(StoreErrorKind::BadName, "use", name, None));
+        }
+        Path::parse(full).map_err(|_| self.error(StoreErrorKind::BadName, "use", name, None))
+    }
+
+    /// Returns the name below the prefix, or `None` for what lies elsewhere.
+    fn name(&self, path: &Path) -> Option<String> {
+        let full: &str = path.as_ref();
+        let prefix = self.prefix.trim_matches('/');
+        if prefix.is_empty() {
+            return Some(full.to_owned());
+        }
+        full.strip_prefix(prefix)?.strip_prefix('/').map(str::to_owned)
+    }
+
+}
+
+impl ObjectInfo {
+    fn new(name: String, meta: &object_store::ObjectMeta) -> Self {
+        Self { name, bytes: meta.size, modified_secs: meta.last_modified.timestamp() }
+    }
+}
+
+/// What was sent, to compare with what is there.
+#[derive(Debug)]
+struct Sent {
+    bytes: u64,
+    tail: Bytes,
+    /// Only where everything is read back.
+    sha256: Option<Sha256>,
+}

@@ -1,0 +1,189 @@
+//! Why a verb failed.
+
+use std::io;
+use std::path::PathBuf;
+
+use backstay_format::{BackupId, KeyError, ManifestError, PartName, SlotError, Slug};
+
+use crate::cx::{CancelReason, Cancelled};
+use crate::source::SourceError;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The source could not be read, or the target not written.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The storage failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key is missing.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Key slots in the vault could not be used.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// There is no vault at the storage.
+    #[error("there is no vault at {location}; the first backup makes one, or the bucket or prefix is another")]
+    NoVault {
+        /// The storage.
+        location: String,
+    },
+    /// The object that makes a vault is not one.
+    #[error("{location} holds a vault that this program cannot use: {finding}")]
+    UnusableVault {
+        /// The storage.
+        location: String,
+        /// What was found.
+        finding: String,
+    },
+    /// The backup's manifest could not be used.
+    #[error("cannot use the manifest of backup {backup}")]
+    Manifest {
+        /// Which backup.
+        backup: BackupId,
+        /// Why.
+        #[source]
+        cause: ManifestError,
+    },
+    /// There is no such backup.
+    #[error("source {source_name} has no backup {wanted}; list them with `backstay backups {source_name}`")]
+    NoSuchBackup {
+        /// Of which source.
+        source_name: Slug,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// A part in the vault is not what the manifest says.
+    #[error("part {part} of backup {backup} is damaged: {finding}")]
+    DamagedPart {
+        /// Of which backup.
+        backup: BackupId,
+        /// Which part.
+        part: PartName,
+        /// What was found.
+        finding: String,
+    },
+    /// The backup is not sealed although its source should be.
+    #[error(
+        "backup {backup} is not sealed, so nothing proves that nobody altered it; take it with --accept-unsealed if you know why"
+    )]
+    Unsealed {
+        /// Which backup.
+        backup: BackupId,
+    },
+    /// A held backup was to be removed.
+    #[error("backup {backup} is held ({reason}); release it first with `backstay release {backup}`")]
+    Held {
+        /// Which backup.
+        backup: BackupId,
+        /// Why it is held.
+        reason: String,
+    },
+    /// The loaded restore could not be put into its place; the target is as it was.
+    #[error("cannot {action} {path}")]
+    Swap {
+        /// What was being done, in a verb.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// A hook failed.
+    #[error("hook {hook} failed: {finding}")]
+    Hook {
+        /// Which hook, as in the configuration.
+        hook: &'static str,
+        /// What happened.
+        finding: String,
+    },
+    /// The caller could not write down what is about to happen, so it did not happen.
+    #[error("cannot record the restore before it replaces anything")]
+    Journal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Retention found a reason to do nothing.
+    #[error(transparent)]
+    Retention(#[from] backstay_format::retention::RetentionError),
+    /// A thread of ours ended without an answer.
+    #[error("the {thread} thread died; this is a defect of backstay, please report it")]
+    ThreadDied {
+        /// Which thread.
+        thread: &'static str,
+    },
+    /// Told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// What a caller may do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Nothing more precise.
+    Failed,
+    /// There is no vault.
+    NoVault,
+    /// A key is wrong or missing.
+    Key,
+    /// Stored or live data is damaged.
+    Damaged,
+    /// A right or space is missing.
+    RightsOrSpace,
+    /// Told to stop.
+    Interrupted(CancelReason),
+}
+
+impl EngineError {
+    /// Says what a caller may do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoVault { .. } => ErrorKind::NoVault,
+            Self::Key(_) | Self::Slot(_) => ErrorKind::Key,
+            Self::Manifest { cause: ManifestError::Key(_), .. } => ErrorKind::Key,
+            Self::Manifest { .. } | Self::DamagedPart { .. } => ErrorKind::Damaged,
+            Self::Cancelled(Cancelled(reason)) => ErrorKind::Interrupted(*reason),
+            Self::Source(error) => source_kind(error),
+            Self::Store(error) => store_kind(error),
+            Self::Swap { cause, .. } => io_kind(cause),
+            Self::UnusableVault { .. }
+            | Self::NoSuchBackup { .. }
+            | Self::Unsealed { .. }
+            | Self::Held { .. }
+            | Self::Hook { .. }
+            | Self::Journal(_)
+            | Self::Retention(_)
+            | Self::ThreadDied { .. } => ErrorKind::Failed,
+        }
+    }
+}
+
+fn source_kind(error: &SourceError) -> ErrorKind {
+    match error {
+        SourceError::Damaged { .. } | SourceError::Hostile { .. } => ErrorKind::Damaged,
+        SourceError::NoSpace { .. } => ErrorKind::RightsOrSpace,
+        SourceError::Io { cause, .. } => io_kind(cause),
+        SourceError::Cancelled(Cancelled(reason)) => ErrorKind::Interrupted(*reason),
+        SourceError::Vault { cause, .. } => {
+            cause.downcast_ref::<EngineError>().map_or(ErrorKind::Failed, EngineError::kind)
+        },
+        _ => ErrorKind::Failed,
+    }
+}
+
+fn store_kind(error: &StoreError) -> ErrorKind {
+    match error.kind() {
+        StoreErrorKind::NoSpace | StoreErrorKind::Denied => ErrorKind::RightsOrSpace,
+        StoreErrorKind::Corrupt => ErrorKind::Damaged,
+        _ => ErrorKind::Failed,
+    }
+}
+
+fn io_kind(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ErrorKind::RightsOrSpace
+        }
+        _ => ErrorKind::Failed,
+    }
+}

@@ -1,0 +1,206 @@
+//! Below the client library: deadlines by size, and the storage's own word for what it refuses.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+};
+
+use super::StoreErrorKind;
+
+/// Every request may take this long, whatever its size.
+const BASE_DEADLINE: Duration = Duration::from_secs(30);
+/// A body may be this slow: a bad DSL line.
+const SLOWEST_BYTES_PER_SEC: u64 = 32 * 1024;
+/// Error documents are far smaller.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+
+tokio::task_local! {
+    static REFUSAL: RefCell<Option<Refusal>>;
+}
+
+/// Runs a call of the client library, and returns beside its answer what the storage last said when it refused.
+pub(super) async fn watched<T>(call: impl Future<Output = T>) -> (T, Option<Refusal>) {
+    REFUSAL
+        .scope(RefCell::new(None), async {
+            let answer = call.await;
+            (answer, REFUSAL.with(RefCell::take))
+        })
+        .await
+}
+
+/// What the storage said when it refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    status: u16,
+    code: Option<String>,
+    message: Option<String>,
+}
+
+impl Refusal {
+    fn new(status: u16, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        Self { status, code: element(&text, "Code"), message: element(&text, "Message") }
+    }
+
+    /// Returns the kind, where the code or the status leaves no doubt.
+    pub(super) fn kind(&self) -> Option<StoreErrorKind> {
+        let kind = match self.code.as_deref() {
+            Some("NoSuchBucket") => StoreErrorKind::NoSuchBucket,
+            Some("NoSuchKey") => StoreErrorKind::NotFound,
+            Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+                StoreErrorKind::WrongRegion
+            }
+            Some("InvalidAccessKeyId") => StoreErrorKind::UnknownKey,
+            Some("SignatureDoesNotMatch") => StoreErrorKind::WrongSecret,
+            Some("ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException") => StoreErrorKind::Expired,
+            Some("AccessDenied" | "AllAccessDisabled" | "UnauthorizedAccess") => StoreErrorKind::Denied,
+            Some("RequestTimeTooSkewed" | "RequestExpired") => StoreErrorKind::ClockSkew,
+            Some("QuotaExceeded" | "StorageFull" | "XMinioStorageFull" | "InsufficientStorage") => {
+                StoreErrorKind::NoSpace
+            }
+            Some("EntityTooLarge") => StoreErrorKind::TooLarge,
+            Some("BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "InvalidDigest") => {
+                StoreErrorKind::Corrupt
+            }
+            Some("SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout") => {
+                StoreErrorKind::Unavailable
+            }
+            Some("NotImplemented") => StoreErrorKind::Unsupported,
+            _ => return self.kind_of_status(),
+        };
+        Some(kind)
+    }
+
+    fn kind_of_status(&self) -> Option<StoreErrorKind> {
+        match self.status {
+            301 | 307 => Some(StoreErrorKind::WrongRegion),
+            403 => Some(StoreErrorKind::Denied),
+            404 => Some(StoreErrorKind::NotFound),
+            409 | 412 => Some(StoreErrorKind::AlreadyExists),
+            501 => Some(StoreErrorKind::Unsupported),
+            507 => Some(StoreErrorKind::NoSpace),
+            429 | 500.. => Some(StoreErrorKind::Unavailable),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {}", self.status)?;
+        for text in [&self.code, &self.message].into_iter().flatten() {
+            write!(f, ", {text}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the text of the first such element of a flat XML error document, without control characters.
+fn element(xml: &str, name: &str) -> Option<String> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(text.chars().filter(|c| !c.is_control()).take(300).collect())
+}
+
+/// The endpoint's host has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("{host} cannot be resolved")]
+pub(super) struct NotResolved {
+    host: String,
+}
+
+/// Makes clients whose requests have deadlines by size.
+#[derive(Debug, Default)]
+pub(super) struct Connector {
+    /// Flips one bit of each body on its way: for finding out whether the storage notices.
+    pub(super) corrupting: bool,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let inner = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Watch { inner, corrupting: self.corrupting }))
+    }
+}
+
+#[derive(Debug)]
+struct Watch {
+    inner: HttpClient,
+    corrupting: bool,
+}
+
+#[async_trait]
+impl HttpService for Watch {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let host = request.uri().host().map(str::to_owned);
+        let port = request.uri().port_u16().unwrap_or(443);
+        let bytes = request.body().content_length() as u64;
+        let deadline = BASE_DEADLINE + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SEC);
+        let request = if self.corrupting { corrupted(request) } else { request };
+        let response = match tokio::time::timeout(deadline, self.inner.execute(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(unresolved(error, host, port).await),
+            Err(elapsed) => return Err(HttpError::new(HttpErrorKind::Timeout, elapsed)),
+        };
+        // A status of success may still carry an error document (CompleteMultipartUpload does that); the client
+        // library reads those.
+        if response.status().as_u16() < 300 {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let body = tokio::time::timeout(BASE_DEADLINE, body.bytes())
+            .await
+            .map_err(|elapsed| HttpError::new(HttpErrorKind::Timeout, elapsed))??;
+        let head = body.slice(..body.len().min(MAX_REFUSAL_BYTES));
+        let refusal = Refusal::new(parts.status.as_u16(), &head);
+        // Outside of `watched` nobody asks.
+        drop(REFUSAL.try_with(|slot| slot.replace(Some(refusal))));
+        Ok(HttpResponse::from_parts(parts, body.into()))
+    }
+}
+
+/// Says of a failed connection whether the name was to blame: the client below does not.
+async fn unresolved(error: HttpError, host: Option<String>, port: u16) -> HttpError {
+    let Some(host) = host.filter(|_| error.kind() == HttpErrorKind::Connect) else { return error };
+    let resolved = tokio::net::lookup_host((host.trim_matches(['[', ']']), port))
+        .await
+        .is_ok_and(|mut addresses| addresses.next().is_some());
+    if resolved { error } else { HttpError::new(HttpErrorKind::Unknown, NotResolved { host }) }
+}
+
+fn corrupted(request: HttpRequest) -> HttpRequest {
+    let (parts, body) = request.into_parts();
+    let flipped = body.as_bytes().map(|bytes| {
+        let mut bytes = bytes.to_vec();
+        if let Some(byte) = bytes.first_mut() {
+            *byte ^= 1;
+        }
+        Bytes::from(bytes)
+    });
+    match flipped {
+        Some(bytes) => HttpRequest::from_parts(parts, bytes.into()),
+        None => HttpRequest::from_parts(parts, body),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_storages_own_code_decides() {
+        let denied = Refusal::new(403, b"<Error><Code>AccessDenied</Code><Message>no\n</Message></Error>");
+        assert_eq!(denied.kind(), Some(StoreErrorKind::Denied));
+        assert_eq!(denied.to_string(), "status 403, AccessDenied, no");
+        let skew = Refusal::new(403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>");
+        assert_eq!(skew.kind(), Some(StoreErrorKind::ClockSkew));
+        assert_eq!(Refusal::new(503, b"oops").kind(), Some(StoreErrorKind::Unavailable));
+        assert_eq!(Refusal::new(400, b"").kind(), None);
+    }
+}

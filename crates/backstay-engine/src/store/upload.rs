@@ -1,0 +1,216 @@
+//! Writing an object whose length is not known beforehand, in bounded memory, with proof at the end.
+
+use backstay_format::Hasher;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore as _, PutMultipartOptions, PutPayload, UploadPart};
+
+use super::{Sent, Store, StoreError, StoreErrorKind, UploadCheck, http};
+use crate::cx::Cx;
+
+/// The smallest part, and the most that is written with one put.
+const MIN_PART_BYTES: u64 = 8 << 20;
+/// Parts in flight times their size stays below this, until an upload needs larger parts.
+const IN_FLIGHT_BYTES: u64 = 24 << 20;
+/// No provider takes larger parts.
+const MAX_PART_BYTES: u64 = 5 << 30;
+/// An estimate may be wrong by this factor before parts must grow on the way.
+const ESTIMATE_SLACK: u64 = 2;
+/// Bytes at the end that are compared after every upload.
+const TAIL_BYTES: usize = 64 * 1024;
+/// Bytes asked for at a time when everything is read back.
+pub(super) const READ_BACK_BYTES: u64 = 8 << 20;
+
+/// An object that is being written.
+pub struct Upload {
+    store: Store,
+    name: String,
+    path: Path,
+    part_bytes: u64,
+    gathered: Vec<Bytes>,
+    gathered_bytes: u64,
+    multipart: Option<Box<dyn MultipartUpload>>,
+    in_flight: FuturesUnordered<UploadPart>,
+    parts: u32,
+    bytes: u64,
+    tail: Vec<u8>,
+    hasher: Option<Hasher>,
+}
+
+impl Upload {
+    pub(super) fn new(store: Store, name: String, path: Path, estimate: Option<u64>) -> Self {
+        let profile = store.profile();
+        let hasher = (profile.upload_check == UploadCheck::ReadBack).then(Hasher::new);
+        let part_bytes = part_bytes(estimate, profile.max_parts);
+        Self {
+            store,
+            name,
+            path,
+            part_bytes,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            multipart: None,
+            in_flight: FuturesUnordered::new(),
+            parts: 0,
+            bytes: 0,
+            tail: Vec::new(),
+            hasher,
+        }
+    }
+
+    /// Takes the next bytes; waits while enough are on their way.
+    pub async fn write(&mut self, cx: &Cx, mut data: Bytes) -> Result<(), StoreError> {
+        self.bytes += data.len() as u64;
+        self.remember_tail(&data);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&data);
+        }
+        while !data.is_empty() {
+            // A full part waits until more comes: only then it is known that one put will not do.
+            if self.gathered_bytes == self.part_bytes {
+                self.send_part(cx).await?;
+            }
+            let room = usize::try_from(self.part_bytes - self.gathered_bytes).unwrap_or(usize::MAX);
+            let taken = data.split_to(room.min(data.len()));
+            self.gathered_bytes += taken.len() as u64;
+            self.gathered.push(taken);
+        }
+        Ok(())
+    }
+
+    /// Completes the object and proves that the storage has it. Returns its size.
+    pub async fn finish(mut self, cx: &Cx) -> Result<u64, StoreError> {
+        let completed = self.complete(cx).await;
+        if let Err(error) = completed {
+            self.abort_quietly(cx).await;
+            return Err(error);
+        }
+        let sent = Sent {
+            bytes: self.bytes,
+            tail: std::mem::take(&mut self.tail).into(),
+            sha256: self.hasher.take().map(Hasher::finish),
+        };
+        self.store.prove(cx, &self.name, &sent).await?;
+        Ok(self.bytes)
+    }
+
+    /// Gives up: what was sent is removed from the storage.
+    pub async fn abort(mut self, cx: &Cx) -> Result<(), StoreError> {
+        let Some(mut multipart) = self.multipart.take() else { return Ok(()) };
+        // Parts that are still on their way would come after the abort.
+        self.in_flight.clear();
+        self.store.call(cx, "abort", &self.name, multipart.abort()).await
+    }
+
+    async fn abort_quietly(&mut self, cx: &Cx) {
+        self.in_flight.clear();
+        if let Some(mut multipart) = self.multipart.take() {
+            // The error that led here matters more.
+            drop(self.store.call(&cx.for_cleanup(), "abort", &self.name, multipart.abort()).await);
+        }
+    }
+
+    async fn complete(&mut self, cx: &Cx) -> Result<(), StoreError> {
+        if self.multipart.is_none() {
+            let payload: PutPayload = self.gathered.drain(..).collect();
+            let put = self.store.backend.put_opts(&self.path, payload, object_store::PutOptions::default());
+            return self.store.call(cx, "upload", &self.name, put).await.map(drop);
+        }
+        if self.gathered_bytes > 0 {
+            self.send_part(cx).await?;
+        }
+        while !self.in_flight.is_empty() {
+            self.settle_one(cx).await?;
+        }
+        let Some(multipart) = &mut self.multipart else { return Ok(()) };
+        self.store.call(cx, "finish", &self.name, multipart.complete()).await.map(drop)
+    }
+
+    async fn send_part(&mut self, cx: &Cx) -> Result<(), StoreError> {
+        if self.multipart.is_none() {
+            let begin = self.store.backend.put_multipart_opts(&self.path, PutMultipartOptions::default());
+            self.multipart = Some(self.store.call(cx, "upload", &self.name, begin).await?);
+        }
+        let room = (IN_FLIGHT_BYTES / self.part_bytes).max(1) as usize;
+        while self.in_flight.len() >= room {
+            self.settle_one(cx).await?;
+        }
+        let payload: PutPayload = self.gathered.drain(..).collect();
+        self.gathered_bytes = 0;
+        if let Some(multipart) = &mut self.multipart {
+            self.in_flight.push(multipart.put_part(payload));
+        }
+        self.parts += 1;
+        self.grow(cx)
+    }
+
+    /// Makes later parts larger when the estimate was too small.
+    fn grow(&mut self, _cx: &Cx) -> Result<(), StoreError> {
+        let profile = self.store.profile();
+        if self.parts >= profile.max_parts {
+            let found = format!("an object may have {} parts, and its size was estimated too small", profile.max_parts);
+            return Err(StoreError::new(
+                StoreErrorKind::TooLarge,
+                "upload",
+                &self.name,
+                self.store.location(),
+                Some(found),
+            ));
+        }
+        let due = self.parts.is_multiple_of(profile.max_parts / 10);
+        if due && !profile.equal_parts {
+            self.part_bytes = (self.part_bytes * 2).min(MAX_PART_BYTES);
+        }
+        Ok(())
+    }
+
+    async fn settle_one(&mut self, cx: &Cx) -> Result<(), StoreError> {
+        let next = self.in_flight.next();
+        let (settled, refusal) = cx.run(http::watched(next)).await.map_err(StoreError::cancelled)?;
+        match settled {
+            Some(Err(cause)) => {
+                Err(StoreError::explain("upload", &self.name, self.store.location(), cause, refusal))
+            }
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+
+    fn remember_tail(&mut self, data: &Bytes) {
+        let new = data.get(data.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
+        let surplus = (self.tail.len() + new.len()).saturating_sub(TAIL_BYTES);
+        self.tail.drain(..surplus);
+        self.tail.extend_from_slice(new);
+    }
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upload").field("name", &self.name).field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// Chooses the size of parts: the smallest that holds twice the estimate within the number of parts allowed.
+///
+/// Without an estimate parts begin small and grow on the way. With 10,000 parts of 8 MiB that is up to 80 GB in the
+/// memory bound; beyond about 240 GB stored bytes a part, and with it memory, must grow.
+fn part_bytes(estimate: Option<u64>, max_parts: u32) -> u64 {
+    let wanted = estimate.unwrap_or(0).saturating_mul(ESTIMATE_SLACK).div_ceil(u64::from(max_parts));
+    wanted.next_multiple_of(1 << 20).clamp(MIN_PART_BYTES, MAX_PART_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_hold_twice_the_estimate_within_the_limit() {
+        assert_eq!(part_bytes(None, 10_000), MIN_PART_BYTES);
+        assert_eq!(part_bytes(Some(1 << 30), 10_000), MIN_PART_BYTES);
+        for (estimate, max_parts) in [(1_u64 << 40, 10_000), (100 << 30, 1_000)] {
+            let bytes = part_bytes(Some(estimate), max_parts);
+            assert!(bytes * u64::from(max_parts) >= 2 * estimate && bytes <= MAX_PART_BYTES);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What Backstay keeps under a storage's prefix; knows the layout.
+//!
+//! **Invariants.** A backup exists if and only if its manifest does. The manifest is written last, and removed before
+//! anything that it names. The index is a cache: every listing compares it with the folders that are there.
+
+mod listing;
+mod parts;
+mod writer;
+
+use std::sync::Arc;
+
+use backstay_format::{
+    BackupFile, BackupId, FORMAT_VERSION, Hold, KeyId, Keyring, MAX_MANIFEST_BYTES, Manifest, ManifestFile, ObjectName,
+    SlotFile, Slug, VaultFile, VaultId,
+};
+use bytes::Bytes;
+use rand::RngCore as _;
+
+pub use listing::{Listing, Unusable};
+pub use writer::{BackupWriter, Draft};
+
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::event::Event;
+use crate::store::Store;
+
+/// Vault files, key slots and holds are far smaller.
+const MAX_SMALL_OBJECT_BYTES: u64 = 1 << 20;
+
+/// An open vault.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    store: Store,
+    id: VaultId,
+    keyring: Arc<Keyring>,
+}
+
+/// Names one backup in a vault.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BackupPlace {
+    /// Whose source.
+    pub organisation: Slug,
+    /// Which source.
+    pub source: Slug,
+    /// Which backup.
+    pub backup: BackupId,
+}
+
+impl BackupPlace {
+    /// Returns the name of one of its files.
+    pub fn file(&self, file: &BackupFile) -> ObjectName {
+        ObjectName::of_backup(&self.organisation, &self.source, &self.backup, file)
+    }
+
+    /// Returns the prefix of all its files.
+    pub fn folder(&self) -> String {
+        ObjectName::backup_folder(&self.organisation, &self.source, &self.backup)
+    }
+}
+
+impl Vault {
+    /// Opens the vault at a storage.
+    pub async fn open(cx: &Cx, store: Store, keyring: Arc<Keyring>) -> Result<Self, EngineError> {
+        let name = ObjectName::vault();
+        if store.head(cx, name.as_str()).await?.is_none() {
+            return Err(EngineError::NoVault { location: store.location().to_owned() });
+        }
+        let bytes = store.get(cx, name.as_str(), MAX_SMALL_OBJECT_BYTES).await?;
+        let unusable =
+            |finding: String| EngineError::UnusableVault { location: store.location().to_owned(), finding };
+        let file = VaultFile::decode(&bytes).map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { id: file.vault, store, keyring })
+    }
+
+    /// Opens the vault at a storage, making it if there is none.
+    pub async fn open_or_create(cx: &Cx, store: Store, keyring: Arc<Keyring>) -> Result<Self, EngineError> {
+        match Self::open(cx, store.clone(), keyring.clone()).await {
+            Err(EngineError::NoVault { .. }) => {}
+            other => return other,
+        }
+        let file = VaultFile { format: FORMAT_VERSION, vault: VaultId::new(random()), created_at: cx.now() };
+        let created = store.create(cx, ObjectName::vault().as_str(), file.encode().into()).await;
+        match created {
+            // Somebody else made it in between: theirs is the vault.
+            Err(error) if error.kind() == crate::store::StoreErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        Self::open(cx, store, keyring).await
+    }
+
+    /// Returns the vault's id.
+    pub fn id(&self) -> &VaultId {
+        &self.id
+    }
+
+    /// Returns where the vault is, for a person.
+    pub fn location(&self) -> &str {
+        self.store.location()
+    }
+
+    /// Returns the keys that it is opened with.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Returns the objects behind the vault.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Makes sure that the newest key lies in the vault, wrapped, so that a recovery kit opens what it seals.
+    ///
+    /// A slot that does not open is written anew: the key is at hand, and without its slot the kit would be worthless.
+    pub async fn ensure_key_slot(&self, cx: &Cx) -> Result<(), EngineError> {
+        let newest = self.keyring.newest()?;
+        let name = ObjectName::key_slots(&newest.id);
+        if self.store.head(cx, name.as_str()).await?.is_some() {
+            match self.key_slot(cx, &newest.id).await {
+                Ok(slot) if slot.open(self.keyring.recovery()).is_ok() => return Ok(()),
+                Ok(_) | Err(EngineError::Slot(_)) => cx.event(Event::Warning {
+                    text: format!("the key slot of {} in {} was damaged; it is written anew", newest.id, self.location()),
+                }),
+                Err(other) => return Err(other),
+            }
+        }
+        let slot = SlotFile::new(&newest.key, newest.created_at, self.keyring.recovery(), random());
+        Ok(self.store.put(cx, name.as_str(), slot.encode().into()).await?)
+    }
+
+    /// Reads the slots of a key.
+    pub async fn key_slot(&self, cx: &Cx, key: &KeyId) -> Result<SlotFile, EngineError> {
+        let bytes = self.store.get(cx, ObjectName::key_slots(key).as_str(), MAX_SMALL_OBJECT_BYTES).await?;
+        Ok(SlotFile::decode(&bytes)?)
+    }
+
+    /// Reads a manifest and proves that it is authentic and at its own place.
+    pub async fn manifest(&self, cx: &Cx, place: &BackupPlace) -> Result<Manifest, EngineError> {
+        let name = place.file(&BackupFile::Manifest);
+        let bytes = self.store.get(cx, name.as_str(), MAX_MANIFEST_BYTES).await?;
+        self.believe(place, &bytes)
+    }
+
+    fn believe(&self, place: &BackupPlace, bytes: &[u8]) -> Result<Manifest, EngineError> {
+        ManifestFile::parse(bytes)
+            .and_then(|file| file.verify(&self.keyring, &self.id, (&place.organisation, &place.source, &place.backup)))
+            .map_err(|cause| EngineError::Manifest { backup: place.backup.clone(), cause })
+    }
+
+    /// Keeps a backup from being forgotten until it is released.
+    pub async fn hold(&self, cx: &Cx, place: &BackupPlace, reason: &str) -> Result<(), EngineError> {
+        self.manifest(cx, place).await?;
+        let hold = Hold { format: FORMAT_VERSION, reason: reason.to_owned(), since: cx.now() };
+        self.store.put(cx, place.file(&BackupFile::Hold).as_str(), hold.encode().into()).await?;
+        self.change_index(cx, &place.organisation, &place.source, |backups| {
+            for entry in backups.iter_mut().filter(|entry| entry.id == place.backup) {
+                entry.hold = Some(reason.to_owned());
+            }
+        })
+        .await
+    }
+
+    /// Lets a held backup be forgotten again. Does nothing if it is not held.
+    pub async fn release(&self, cx: &Cx, place: &BackupPlace) -> Result<(), EngineError> {
+        self.store.delete(cx, place.file(&BackupFile::Hold).as_str()).await?;
+        self.change_index(cx, &place.organisation, &place.source, |backups| {
+            for entry in backups.iter_mut().filter(|entry| entry.id == place.backup) {
+                entry.hold = None;
+            }
+        })
+        .await
+    }
+
+    /// Returns why a backup is held, if it is.
+    pub async fn hold_of(&self, cx: &Cx, place: &BackupPlace) -> Result<Option<String>, EngineError> {
+        let name = place.file(&BackupFile::Hold);
+        if self.store.head(cx, name.as_str()).await?.is_none() {
+            return Ok(None);
+        }
+        let bytes = self.store.get(cx, name.as_str(), MAX_SMALL_OBJECT_BYTES).await?;
+        // A mark that cannot be read still holds: forgetting is what cannot be undone.
+        let reason = Hold::decode(&bytes).map_or_else(|_| "the mark cannot be read".to_owned(), |hold| hold.reason);
+        Ok(Some(reason))
+    }
+
+    /// Removes a backup: out of the index, then the manifest, then all else. A held one is refused.
+    ///
+    /// Stopped in between, it is either still listed and whole, or leaves objects that no manifest names, for prune.
+    pub async fn remove(&self, cx: &Cx, place: &BackupPlace) -> Result<(), EngineError> {
+        if let Some(reason) = self.hold_of(cx, place).await? {
+            return Err(EngineError::Held { backup: place.backup.clone(), reason });
+        }
+        self.change_index(cx, &place.organisation, &place.source, |backups| {
+            backups.retain(|entry| entry.id != place.backup);
+        })
+        .await?;
+        self.store.delete(cx, place.file(&BackupFile::Manifest).as_str()).await?;
+        for object in self.store.list(cx, &place.folder()).await? {
+            self.store.delete(cx, &object.name).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_index(&self, cx: &Cx, name: &ObjectName, bytes: Vec<u8>) -> Result<(), EngineError> {
+        Ok(self.store.put(cx, name.as_str(), Bytes::from(bytes)).await?)
+    }
+}
+
+/// Returns random bytes of the operating system.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+}

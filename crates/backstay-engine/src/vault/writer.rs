@@ -1,0 +1,242 @@
+//! Writing a backup: parts first, the manifest last.
+
+use backstay_format::{
+    BackupFile, BackupId, Binding, Details, DetailsSection, Encryption, FORMAT_VERSION, IndexEntry, Manifest, Part,
+    PartName, Slug, Status, StoredPart, Trigger, encode_manifest,
+};
+use jiff::Timestamp;
+
+use super::{BackupPlace, Vault, random};
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::event::Event;
+use crate::part::{CaptureReport, PartReader};
+use crate::pipeline::{self, Encoding};
+
+/// What is known of a backup before it is read.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// Whose source.
+    pub organisation: Slug,
+    /// Which source.
+    pub source: Slug,
+    /// Its kind.
+    pub source_kind: &'static str,
+    /// What started the backup.
+    pub trigger: Trigger,
+    /// What the person who started it wrote.
+    pub note: Option<String>,
+    /// The machine.
+    pub host: String,
+    /// The label of the app.
+    pub app: Option<String>,
+    /// The label of the environment.
+    pub environment: Option<String>,
+    /// Whether it is sealed with the newest key.
+    pub sealed: bool,
+    /// zstd level.
+    pub compression_level: i32,
+    /// Schema version of the app, if a query for it is set.
+    pub schema_version: Option<Vec<String>>,
+}
+
+/// A backup that is being written. Dropped without [`BackupWriter::commit`] it does not exist.
+#[must_use = "a backup that is not committed does not exist"]
+#[derive(Debug)]
+pub struct BackupWriter {
+    vault: Vault,
+    draft: Draft,
+    place: BackupPlace,
+    encryption: Encryption,
+    started_at: Timestamp,
+    parts: Vec<Part>,
+    details: Details,
+}
+
+impl Vault {
+    /// Begins a backup. Nothing is written yet but the key's slot.
+    pub async fn begin(&self, cx: &Cx, draft: Draft) -> Result<BackupWriter, EngineError> {
+        let encryption = if draft.sealed {
+            self.ensure_key_slot(cx).await?;
+            Encryption::Sealed { key: self.keyring.newest()?.id.clone() }
+        } else {
+            Encryption::None
+        };
+        let started_at = cx.now();
+        let place = BackupPlace {
+            organisation: draft.organisation.clone(),
+            source: draft.source.clone(),
+            backup: BackupId::new(started_at, random()),
+        };
+        let details = Details {
+            note: draft.note.clone(),
+            schema_version: draft.schema_version.clone(),
+            ..Details::default()
+        };
+        Ok(BackupWriter { vault: self.clone(), draft, place, encryption, started_at, parts: Vec::new(), details })
+    }
+}
+
+impl BackupWriter {
+    /// Returns where the backup will lie.
+    pub fn place(&self) -> &BackupPlace {
+        &self.place
+    }
+
+    /// Writes one part and proves that it arrived.
+    pub async fn write_part(&mut self, cx: &Cx, part: PartReader) -> Result<(), EngineError> {
+        let spec = part.spec.clone();
+        cx.event(Event::PartStarted { part: spec.name.to_string(), estimate_bytes: spec.estimate_bytes });
+        let mut encoding = Encoding { level: self.draft.compression_level, sealing: None };
+        let sealed = matches!(self.encryption, Encryption::Sealed { .. });
+        let object = object_name(&spec.name, sealed);
+        if sealed {
+            let binding = Binding::part(&self.vault.id, &self.place.backup, &object);
+            encoding.sealing = Some((self.vault.keyring.newest()?.key.clone(), binding, random()));
+        }
+        let codecs = encoding.codecs();
+        let (stored, measuring) = pipeline::encode(cx, part, encoding);
+        let name = self.place.file(&BackupFile::Object(object.clone())).to_string();
+        let uploaded = self.upload(cx, &name, stored, spec.estimate_bytes).await;
+        // The encoder knows best why a stream ended early.
+        let measured = pipeline::join("encoder", measuring).await;
+        let measured = match (uploaded, measured) {
+            (Err(EngineError::Source(_)), Err(cause)) => return Err(cause),
+            (Err(error), _) => return Err(error),
+            (Ok(_), Err(cause)) => return Err(cause),
+            (Ok(_), Ok(measured)) => measured,
+        };
+        cx.event(Event::PartFinished {
+            part: spec.name.to_string(),
+            plain_bytes: measured.plain_bytes,
+            stored_bytes: measured.stored_bytes,
+        });
+        self.details.plain_sha256.push(measured.plain_sha256);
+        self.parts.push(Part {
+            name: spec.name,
+            media_type: spec.media_type,
+            codecs,
+            plain_bytes: measured.plain_bytes,
+            stored: StoredPart::Whole {
+                object,
+                stored_bytes: measured.stored_bytes,
+                stored_sha256: measured.stored_sha256,
+            },
+        });
+        Ok(())
+    }
+
+    async fn upload(
+        &self,
+        cx: &Cx,
+        name: &str,
+        mut stored: PartReader,
+        estimate: Option<u64>,
+    ) -> Result<u64, EngineError> {
+        let mut upload = self.vault.store.upload(cx, name, estimate).await?;
+        loop {
+            let chunk = match cx.run(stored.next()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) => return self.give_up(cx, upload, error.into()).await,
+                Err(cancelled) => return self.give_up(cx, upload, cancelled.into()).await,
+            };
+            let bytes = chunk.len() as u64;
+            if let Err(error) = upload.write(cx, chunk).await {
+                return self.give_up(cx, upload, error.into()).await;
+            }
+            cx.event(Event::Transferred { stored_bytes: bytes });
+        }
+        Ok(upload.finish(cx).await?)
+    }
+
+    async fn give_up(
+        &self,
+        cx: &Cx,
+        upload: crate::store::Upload,
+        error: EngineError,
+    ) -> Result<u64, EngineError> {
+        if let Err(abort) = upload.abort(&cx.for_cleanup()).await {
+            cx.event(Event::Warning { text: format!("an unfinished upload may be left behind: {abort}") });
+        }
+        Err(error)
+    }
+
+    /// Writes the manifest: from here on the backup exists. Then the index.
+    pub async fn commit(mut self, cx: &Cx, captured: CaptureReport) -> Result<IndexEntry, EngineError> {
+        let status = if captured.item_errors.is_empty() { Status::Complete } else { Status::Incomplete };
+        let item_error_count = captured.item_errors.len() as u64;
+        self.details.item_errors = captured.item_errors;
+        self.details.item_errors.truncate(Details::LISTED_ITEM_ERRORS);
+        self.details.warnings = captured.warnings;
+        self.details.content = captured.content;
+        let manifest = Manifest {
+            format: FORMAT_VERSION,
+            tool: format!("backstay {}", env!("CARGO_PKG_VERSION")),
+            vault: self.vault.id.clone(),
+            organisation: self.place.organisation.clone(),
+            source: self.place.source.clone(),
+            source_kind: self.draft.source_kind.to_owned(),
+            backup: self.place.backup.clone(),
+            trigger: self.draft.trigger,
+            status,
+            started_at: self.started_at,
+            finished_at: cx.now(),
+            host: self.draft.host,
+            app: self.draft.app,
+            environment: self.draft.environment,
+            engine: captured.engine,
+            consistency_point: None,
+            encryption: self.encryption,
+            parts: self.parts,
+            item_error_count,
+            warning_count: 0,
+            details: DetailsSection::Sealed(String::new()),
+        };
+        let damaged = |cause| EngineError::Manifest { backup: self.place.backup.clone(), cause };
+        let bytes =
+            encode_manifest(manifest, self.details, &self.vault.keyring, random()).map_err(damaged)?;
+        let name = self.place.file(&BackupFile::Manifest);
+        self.vault.store.create(cx, name.as_str(), bytes.clone().into()).await?;
+        // Read back as any later reader would: what cannot be read now is no backup.
+        let manifest = self.vault.manifest(cx, &self.place).await?;
+        let details = manifest.open_details(&self.vault.keyring).map_err(damaged)?;
+        let entry = IndexEntry::new(&manifest, details, None);
+        add_to_index(cx, &self.vault, &self.place, &entry).await;
+        Ok(entry)
+    }
+
+    /// Removes what was written, as far as the storage lets us; prune finds the rest.
+    pub async fn discard(self, cx: &Cx) {
+        for part in &self.parts {
+            let StoredPart::Whole { object, .. } = &part.stored;
+            self.remove_object(cx, object).await;
+        }
+        let Ok(rest) = self.vault.store.list(cx, &self.place.folder()).await else { return };
+        for object in rest {
+            drop(self.vault.store.delete(cx, &object.name).await);
+        }
+    }
+
+    async fn remove_object(&self, cx: &Cx, object: &PartName) {
+        let name = self.place.file(&BackupFile::Object(object.clone()));
+        drop(self.vault.store.delete(cx, name.as_str()).await);
+    }
+}
+
+/// A backup whose index entry could not be written is a backup all the same: listings find it.
+async fn add_to_index(cx: &Cx, vault: &Vault, place: &BackupPlace, entry: &IndexEntry) {
+    let changed = vault.change_index(cx, &place.organisation, &place.source, |backups| {
+        backups.retain(|known| known.id != entry.id);
+        backups.push(entry.clone());
+    });
+    if let Err(error) = changed.await {
+        cx.event(Event::Warning { text: format!("the index of {} could not be written: {error}", place.source) });
+    }
+}
+
+/// Says by suffixes what was done to a part, outermost last.
+fn object_name(part: &PartName, sealed: bool) -> PartName {
+    let suffix = if sealed { ".zst.bks" } else { ".zst" };
+    format!("{part}{suffix}").parse().expect("suffixes of a checked name keep it legal")
+}
