@@ -3,6 +3,8 @@
 //! Start reading at [`backup`]. The engine knows no job, row or page: it is given values and returns values, and tells
 //! a [`Monitor`](event::Monitor) what happens on the way.
 
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
+
 pub mod cx;
 pub mod error;
 pub mod event;
@@ -10,5 +12,6 @@ pub mod part;
 pub mod pipeline;
 pub mod replace;
 pub mod source;
+pub mod spool;
 pub mod store;
 pub mod vault;

@@ -83,19 +83,20 @@ impl PartWriter {
     }
 
     /// Says, from async code, that everything was written.
-    pub async fn finish_async(self) -> Result<(), ReaderGone> {
-        self.chunks.send(Chunk::End).await.map_err(|_| ReaderGone)
+    pub async fn finish_async(self) {
+        // Here and below: a reader that left has an error of its own, and nobody to tell.
+        drop(self.chunks.send(Chunk::End).await);
     }
 
     /// Says, from a blocking thread, that everything was written.
-    pub fn finish(mut self) -> Result<(), ReaderGone> {
-        self.hand_over()?;
-        self.chunks.blocking_send(Chunk::End).map_err(|_| ReaderGone)
+    pub fn finish(mut self) {
+        if self.hand_over().is_ok() {
+            drop(self.chunks.blocking_send(Chunk::End));
+        }
     }
 
     /// Says, from a blocking thread, that the rest cannot be had.
     pub fn fail(self, error: SourceError) {
-        // A reader that left already knows of a worse trouble.
         drop(self.chunks.blocking_send(Chunk::Failed(error)));
     }
 

@@ -63,8 +63,7 @@ pub fn encode(cx: &Cx, part: PartReader, encoding: Encoding) -> (PartReader, Mea
         match encode_all(&cx, part, encoding, &mut out) {
             Ok((plain_bytes, plain_sha256)) => {
                 let (writer, stored_bytes, stored_sha256) = out.finish();
-                // A reader that left has an error of its own.
-                drop(writer.finish());
+                writer.finish();
                 Ok(Measured { plain_bytes, plain_sha256, stored_bytes, stored_sha256 })
             }
             Err(error) => {
@@ -132,7 +131,7 @@ pub fn decode(cx: &Cx, stored: PartReader, keyring: &Keyring, expected: Expected
         let done = decode_all(&cx, stored.into_read(), &keyring, &expected, &mut writer);
         match done {
             Ok(()) => {
-                drop(writer.finish());
+                writer.finish();
                 Ok(expected.measured)
             }
             Err(error) => {

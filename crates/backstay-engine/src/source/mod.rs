@@ -216,3 +216,11 @@ pub(crate) fn fixed_part(name: &str, media_type: backstay_format::MediaType, est
     let name = name.parse().expect("part names in the code are valid");
     PartSpec { name, media_type, estimate_bytes: estimate }
 }
+
+/// Returns where a restore is loaded before it replaces `target`: a hidden sibling.
+pub(crate) fn beside(target: &std::path::Path, tag: &str) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".backstay-{tag}"));
+    target.with_file_name(name)
+}

@@ -73,7 +73,7 @@ async fn fetch(cx: &Cx, store: &Store, (name, bytes): (&str, u64), mut out: Part
                     return;
                 }
             }
-            Ok(None) => return drop(out.finish_async().await),
+            Ok(None) => return out.finish_async().await,
             Err(error) => {
                 let part = out.part_name();
                 let cause = Box::new(EngineError::from(error));

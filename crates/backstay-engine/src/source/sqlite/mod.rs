@@ -1,1 +1,137 @@
-//! SQLite databases.
+//! SQLite databases: taken whole and consistent while the app writes, put back beside and swapped in.
+
+mod apply;
+pub(crate) mod snapshot;
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use backstay_format::{Content, MediaType, SqliteContent};
+
+use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
+use crate::cx::Cx;
+use crate::part::{CHUNK_BYTES, CaptureReport, PartReader, PartWriter, part_pipe};
+use crate::spool::Spool;
+
+/// The one part of such a backup.
+const PART: &str = "database.db";
+/// What SQLite keeps beside a database; never copied (T6), and never left beside another one.
+pub(crate) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// The first bytes of every SQLite database that is not empty.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Returns whether bytes at the beginning of a file are those of a SQLite database.
+pub(crate) fn is_database(head: &[u8]) -> bool {
+    head.starts_with(MAGIC)
+}
+
+/// Returns the paths of what SQLite may keep beside a database.
+pub(crate) fn companions(database: &Path) -> Vec<PathBuf> {
+    let with = |suffix: &&str| {
+        let mut path = database.as_os_str().to_owned();
+        path.push(suffix);
+        PathBuf::from(path)
+    };
+    COMPANIONS.iter().map(with).collect()
+}
+
+/// One SQLite database.
+#[derive(Debug, Clone)]
+pub struct SqliteSource {
+    /// The database's file.
+    pub path: PathBuf,
+    /// Where the snapshot is kept while it is read.
+    pub spool: PathBuf,
+}
+
+#[async_trait]
+impl Source for SqliteSource {
+    async fn probe(&self, _cx: &Cx) -> Result<Probe, SourceError> {
+        let meta = existing(&self.path)?;
+        let mut head = [0; 16];
+        let file = File::open(&self.path).map_err(|cause| SourceError::io("open", &self.path, cause))?;
+        let read = file.take(16).read(&mut head).map_err(|cause| SourceError::io("read", &self.path, cause))?;
+        if read > 0 && !is_database(&head) {
+            let expected = "a SQLite database: it begins with other bytes (an encrypted one is backed up as a file)";
+            return Err(SourceError::WrongKind { path: self.path.clone(), expected });
+        }
+        Ok(Probe { engine: Some(engine()), size_bytes: meta.len(), ..Probe::default() })
+    }
+
+    async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
+        let meta = existing(&self.path)?;
+        let spool = Spool::create(&self.spool)?;
+        let wal = companions(&self.path).first().and_then(|wal| wal.metadata().ok()).map_or(0, |wal| wal.len());
+        let copy = spool.file("snapshot.db", meta.len() + wal)?;
+        let (cx, path) = (cx.clone(), self.path.clone());
+        let into = copy.clone();
+        let content = blocking(move || snapshot::snapshot(&cx, &path, &into)).await?;
+        Ok(Box::new(SqliteCapture { copy: Some(copy), content, _spool: spool }))
+    }
+
+    fn target(&self, options: TargetOptions) -> Box<dyn Target> {
+        Box::new(apply::SqliteTarget::new(options.to.unwrap_or_else(|| self.path.clone()), &options.tag))
+    }
+}
+
+#[derive(Debug)]
+struct SqliteCapture {
+    copy: Option<PathBuf>,
+    content: SqliteContent,
+    _spool: Spool,
+}
+
+#[async_trait]
+impl Capture for SqliteCapture {
+    async fn next_part(&mut self, _cx: &Cx) -> Result<Option<PartReader>, SourceError> {
+        let Some(copy) = self.copy.take() else { return Ok(None) };
+        let bytes = copy.metadata().map_err(|cause| SourceError::io("read", &copy, cause))?.len();
+        let (writer, reader) = part_pipe(fixed_part(PART, MediaType::Sqlite, Some(bytes)));
+        // Ends by itself when the reader goes away.
+        drop(tokio::task::spawn_blocking(move || send_file(&copy, writer)));
+        Ok(Some(reader))
+    }
+
+    async fn finish(self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
+        Ok(CaptureReport {
+            engine: Some(engine()),
+            content: Some(Content::Sqlite(self.content)),
+            ..CaptureReport::default()
+        })
+    }
+}
+
+fn send_file(path: &Path, mut writer: PartWriter) {
+    let copied = File::open(path).and_then(|file| {
+        let mut file = io::BufReader::with_capacity(CHUNK_BYTES, file);
+        io::copy(&mut file, &mut writer)
+    });
+    match copied {
+        Ok(_) => writer.finish(),
+        Err(cause) => writer.fail(SourceError::io("read", path, cause)),
+    }
+}
+
+fn existing(path: &Path) -> Result<std::fs::Metadata, SourceError> {
+    match path.metadata() {
+        Ok(meta) if meta.is_file() => Ok(meta),
+        Ok(_) => Err(SourceError::WrongKind { path: path.to_owned(), expected: "a file" }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SourceError::NotFound { path: path.to_owned() }),
+        Err(cause) => Err(SourceError::io("look at", path, cause)),
+    }
+}
+
+fn engine() -> String {
+    format!("SQLite {}", rusqlite::version())
+}
+
+/// Runs work that blocks.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| {
+        Err(SourceError::Io { action: "finish the work on", path: PathBuf::new(), cause: io::Error::other(died) })
+    })
+}

@@ -1,0 +1,71 @@
+//! The spool directory: for what an engine can only give as a file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rand::RngCore as _;
+
+use crate::source::SourceError;
+
+/// A folder of one capture in the spool directory, named for the process that made it.
+///
+/// Removed with all in it when dropped: a snapshot left behind is a full disk on one of the next nights. What a killed
+/// process leaves is removed by [`clean`].
+#[derive(Debug)]
+pub(crate) struct Spool {
+    path: PathBuf,
+}
+
+impl Spool {
+    /// Makes a folder for a capture.
+    pub(crate) fn create(root: &Path) -> Result<Self, SourceError> {
+        let mut tail = [0; 6];
+        rand::rng().fill_bytes(&mut tail);
+        let path = root.join(format!("{}-{}", std::process::id(), hex::encode(tail)));
+        fs::create_dir_all(&path).map_err(|cause| SourceError::io("make the spool folder", &path, cause))?;
+        Ok(Self { path })
+    }
+
+    /// Returns the path of a file in it, after checking that there is room for it.
+    pub(crate) fn file(&self, name: &str, needed_bytes: u64) -> Result<PathBuf, SourceError> {
+        check_space(&self.path, needed_bytes)?;
+        Ok(self.path.join(name))
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the spool folder");
+        }
+    }
+}
+
+/// Fails if the file system of a directory has less room than needed.
+pub(crate) fn check_space(path: &Path, needed_bytes: u64) -> Result<(), SourceError> {
+    let room = rustix::fs::statvfs(path).map_err(|e| SourceError::io("look at the free space of", path, e.into()))?;
+    let available_bytes = room.f_bavail.saturating_mul(room.f_frsize);
+    if available_bytes < needed_bytes {
+        return Err(SourceError::NoSpace { path: path.to_owned(), available_bytes, needed_bytes });
+    }
+    Ok(())
+}
+
+/// Removes what processes that no longer live left in the spool directory.
+pub fn clean(root: &Path) -> std::io::Result<()> {
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
+        // Nothing of ours has another form.
+        let Some(pid) = pid else { continue };
+        if pid != std::process::id() && !Path::new("/proc").join(pid.to_string()).exists() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
