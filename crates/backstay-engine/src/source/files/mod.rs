@@ -1,1 +1,119 @@
-//! Trees of files.
+//! Trees of files: one tar stream, from which the tree returns as it was.
+
+mod apply;
+mod pattern;
+mod tar_read;
+mod tar_write;
+mod walk;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use backstay_format::{Content, FilesContent, ItemError, MediaType};
+use tokio::task::JoinHandle;
+
+pub use pattern::{Pattern, PatternError};
+
+use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
+use crate::cx::Cx;
+use crate::event::Event;
+use crate::part::{CaptureReport, PartReader, part_pipe};
+use crate::source::sqlite::blocking;
+
+/// The one part of such a backup.
+const PART: &str = "files.tar";
+
+/// A tree of files.
+#[derive(Debug, Clone)]
+pub struct FilesSource {
+    /// The root of the tree. May be a symbolic link; below it links are kept, never followed.
+    pub root: PathBuf,
+    /// What is left out.
+    pub exclude: Vec<Pattern>,
+    /// What is left out, and is not there after a restore even if the old tree had it (T3, T4).
+    pub transient: Vec<Pattern>,
+    /// Whether other file systems mounted below the root are left out.
+    pub one_file_system: bool,
+    /// Where snapshots of SQLite databases are kept while they are read.
+    pub spool: PathBuf,
+}
+
+#[async_trait]
+impl Source for FilesSource {
+    async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
+        let (source, cx) = (self.clone(), cx.clone());
+        blocking(move || walk::estimate(&cx, &source)).await
+    }
+
+    async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
+        let estimate = self.probe(cx).await?.size_bytes;
+        Ok(Box::new(FilesCapture { source: self.clone(), estimate, writing: None }))
+    }
+
+    fn target(&self, options: TargetOptions) -> Box<dyn Target> {
+        Box::new(apply::FilesTarget::new(self, options))
+    }
+}
+
+/// What became of a tree that was written.
+#[derive(Debug, Default)]
+struct Written {
+    content: FilesContent,
+    item_errors: Vec<ItemError>,
+    warnings: Vec<String>,
+}
+
+impl Written {
+    /// Counts an item that could not be read, and tells the listener.
+    fn item_error(&mut self, cx: &Cx, path: &[u8], error: String) {
+        let item = readable(path);
+        cx.event(Event::ItemError { item: item.clone(), error: error.clone() });
+        self.item_errors.push(ItemError { item, error });
+    }
+}
+
+struct FilesCapture {
+    source: FilesSource,
+    estimate: u64,
+    writing: Option<JoinHandle<Result<Written, SourceError>>>,
+}
+
+#[async_trait]
+impl Capture for FilesCapture {
+    async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError> {
+        if self.writing.is_some() {
+            return Ok(None);
+        }
+        let (writer, reader) = part_pipe(fixed_part(PART, MediaType::Tar, Some(self.estimate)));
+        let (cx, source) = (cx.clone(), self.source.clone());
+        self.writing = Some(tokio::task::spawn_blocking(move || walk::write_tree(&cx, &source, writer)));
+        Ok(Some(reader))
+    }
+
+    async fn finish(self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
+        let never = || SourceError::CutShort { part: PART.parse().expect("a legal part name") };
+        let written = self.writing.ok_or_else(never)?.await.map_err(|_died| never())??;
+        Ok(CaptureReport {
+            item_errors: written.item_errors,
+            warnings: written.warnings,
+            engine: None,
+            content: Some(Content::Files(written.content)),
+        })
+    }
+}
+
+/// Turns a raw path into text: bytes that are no UTF-8 and control characters as `\xNN`.
+fn readable(path: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() {
+                text.extend(c.to_string().bytes().map(|byte| format!("\\x{byte:02x}")));
+            } else {
+                text.push(c);
+            }
+        }
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
