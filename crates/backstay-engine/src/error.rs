@@ -106,6 +106,9 @@ pub enum EngineError {
     /// Retention found a reason to do nothing.
     #[error(transparent)]
     Retention(#[from] backstay_format::retention::RetentionError),
+    /// What was decoded was not taken any more; whoever took it has the error that matters.
+    #[error("nobody reads this part any more")]
+    ReaderGone,
     /// A thread of ours ended without an answer.
     #[error("the {thread} thread died; this is a defect of backstay, please report it")]
     ThreadDied {
@@ -153,6 +156,7 @@ impl EngineError {
             | Self::Hook { .. }
             | Self::Journal(_)
             | Self::Retention(_)
+            | Self::ReaderGone
             | Self::ThreadDied { .. } => ErrorKind::Failed,
         }
     }
@@ -175,6 +179,9 @@ fn store_kind(error: &StoreError) -> ErrorKind {
     match error.kind() {
         StoreErrorKind::NoSpace | StoreErrorKind::Denied => ErrorKind::RightsOrSpace,
         StoreErrorKind::Corrupt => ErrorKind::Damaged,
+        StoreErrorKind::Cancelled => {
+            error.cancellation().map_or(ErrorKind::Failed, |cancelled| ErrorKind::Interrupted(cancelled.0))
+        }
         _ => ErrorKind::Failed,
     }
 }

@@ -5,13 +5,18 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
-pub mod cx;
-pub mod error;
-pub mod event;
-pub mod part;
-pub mod pipeline;
-pub mod replace;
-pub mod source;
-pub mod spool;
-pub mod store;
+pub mod backup;
+pub mod restore;
+pub mod verify;
+pub mod forget;
+pub mod hook;
 pub mod vault;
+pub mod pipeline;
+pub mod part;
+pub mod source;
+pub mod store;
+pub mod replace;
+pub mod spool;
+pub mod cx;
+pub mod event;
+pub mod error;

@@ -176,7 +176,7 @@ fn decode_all(
             return Err(damaged(format!("it is longer than the {} bytes it should have", expected.measured.plain_bytes)));
         }
         hasher.update(&chunk[..read]);
-        out.write_all(&chunk[..read]).map_err(broken)?;
+        out.write_all(&chunk[..read]).map_err(|_| EngineError::ReaderGone)?;
         cx.event(Event::Progress { plain_bytes: read as u64 });
     }
     drop(plain);

@@ -27,6 +27,9 @@ pub trait Source: Send + Sync {
 
     /// Prepares a place to restore into. Nothing of the target is touched before the returned value is swapped in.
     fn target(&self, options: TargetOptions) -> Box<dyn Target>;
+
+    /// Fails if a program holds the target open: it would go on writing to what was swapped out.
+    fn check_free(&self, target: &std::path::Path) -> Result<(), SourceError>;
 }
 
 /// One consistent view of the data as named parts.

@@ -161,9 +161,7 @@ impl Vault {
             Err(error) => return Err(error.into()),
         };
         let opened = self.believe(&place, &bytes).and_then(|manifest| {
-            let details = manifest
-                .open_details(&self.keyring)
-                .map_err(|cause| EngineError::Manifest { backup: place.backup.clone(), cause })?;
+            let details = self.details(&manifest)?;
             Ok((manifest, details))
         });
         match opened {

@@ -10,7 +10,7 @@ mod writer;
 use std::sync::Arc;
 
 use backstay_format::{
-    BackupFile, BackupId, FORMAT_VERSION, Hold, KeyId, Keyring, MAX_MANIFEST_BYTES, Manifest, ManifestFile, ObjectName,
+    BackupFile, BackupId, Details, FORMAT_VERSION, Hold, KeyId, Keyring, MAX_MANIFEST_BYTES, Manifest, ManifestFile, ObjectName,
     SlotFile, Slug, VaultFile, VaultId,
 };
 use bytes::Bytes;
@@ -22,7 +22,7 @@ pub use writer::{BackupWriter, Draft};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::store::Store;
+use crate::store::{ObjectInfo, Store};
 
 /// Vault files, key slots and holds are far smaller.
 const MAX_SMALL_OBJECT_BYTES: u64 = 1 << 20;
@@ -103,11 +103,6 @@ impl Vault {
         &self.keyring
     }
 
-    /// Returns the objects behind the vault.
-    pub(crate) fn store(&self) -> &Store {
-        &self.store
-    }
-
     /// Makes sure that the newest key lies in the vault, wrapped, so that a recovery kit opens what it seals.
     ///
     /// A slot that does not open is written anew: the key is at hand, and without its slot the kit would be worthless.
@@ -138,6 +133,13 @@ impl Vault {
         let name = place.file(&BackupFile::Manifest);
         let bytes = self.store.get(cx, name.as_str(), MAX_MANIFEST_BYTES).await?;
         self.believe(place, &bytes)
+    }
+
+    /// Opens the section of a manifest that would leak content.
+    pub fn details(&self, manifest: &Manifest) -> Result<Details, EngineError> {
+        manifest
+            .open_details(&self.keyring)
+            .map_err(|cause| EngineError::Manifest { backup: manifest.backup.clone(), cause })
     }
 
     fn believe(&self, place: &BackupPlace, bytes: &[u8]) -> Result<Manifest, EngineError> {
@@ -198,6 +200,16 @@ impl Vault {
             self.store.delete(cx, &object.name).await?;
         }
         Ok(())
+    }
+
+    /// Lists everything that an organisation has in the vault.
+    pub(crate) async fn objects(&self, cx: &Cx, organisation: &Slug) -> Result<Vec<ObjectInfo>, EngineError> {
+        Ok(self.store.list(cx, &format!("{organisation}/")).await?)
+    }
+
+    /// Removes an object that no manifest names.
+    pub(crate) async fn delete_orphan(&self, cx: &Cx, name: &str) -> Result<(), EngineError> {
+        Ok(self.store.delete(cx, name).await?)
     }
 
     async fn put_index(&self, cx: &Cx, name: &ObjectName, bytes: Vec<u8>) -> Result<(), EngineError> {

@@ -74,6 +74,13 @@ impl Source for SqliteSource {
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
         Box::new(apply::SqliteTarget::new(options.to.unwrap_or_else(|| self.path.clone()), &options.tag))
     }
+
+    fn check_free(&self, target: &Path) -> Result<(), SourceError> {
+        match holder(target) {
+            Some(holder) => Err(SourceError::InUse { path: target.to_owned(), holder }),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -121,6 +128,23 @@ fn existing(path: &Path) -> Result<std::fs::Metadata, SourceError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SourceError::NotFound { path: path.to_owned() }),
         Err(cause) => Err(SourceError::io("look at", path, cause)),
     }
+}
+
+/// Returns a process that has the database open, as far as this process may see others.
+fn holder(database: &Path) -> Option<String> {
+    let database = database.canonicalize().ok()?;
+    for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if pid == std::process::id() {
+            continue;
+        }
+        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        if files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|open| open == database)) {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("process {pid} ({})", name.trim()));
+        }
+    }
+    None
 }
 
 fn engine() -> String {

@@ -1,0 +1,56 @@
+//! Backing up, from top to bottom: capture, write each part, finish, commit.
+
+use backstay_format::IndexEntry;
+
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::event::Event;
+use crate::part::CaptureReport;
+use crate::source::Source;
+use crate::vault::{BackupWriter, Draft, Vault};
+
+/// Makes a backup of a source. When this returns, the backup is durable and proven to be readable.
+///
+/// A failure leaves no backup: what was written is removed again, as far as the storage lets us.
+pub async fn backup(
+    cx: &Cx,
+    source: &dyn Source,
+    vault: &Vault,
+    draft: Draft,
+) -> Result<IndexEntry, EngineError> {
+    cx.event(Event::Step { what: "reading the source".to_owned() });
+    let mut writer = vault.begin(cx, draft).await?;
+    let captured = match write_parts(cx, source, &mut writer).await {
+        Ok(captured) => captured,
+        Err(error) => {
+            writer.discard(&cx.for_cleanup()).await;
+            return Err(error);
+        }
+    };
+    // From here on a stop would come too late to matter: what is read is stored, only the manifest is missing.
+    writer.commit(cx, captured).await
+}
+
+async fn write_parts(
+    cx: &Cx,
+    source: &dyn Source,
+    writer: &mut BackupWriter,
+) -> Result<CaptureReport, EngineError> {
+    let mut capture = source.capture(cx).await?;
+    while let Some(part) = capture.next_part(cx).await? {
+        if let Err(error) = writer.write_part(cx, part).await {
+            // A part that was cut short is a symptom; the capture knows the cause.
+            return Err(match capture.finish(cx).await {
+                Err(cause) if is_cut_short(&error) => cause.into(),
+                _ => error,
+            });
+        }
+    }
+    let captured = capture.finish(cx).await?;
+    cx.check()?;
+    Ok(captured)
+}
+
+fn is_cut_short(error: &EngineError) -> bool {
+    matches!(error, EngineError::Source(crate::source::SourceError::CutShort { .. }))
+}

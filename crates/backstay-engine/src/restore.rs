@@ -1,0 +1,242 @@
+//! Restoring: load beside, save what is there, swap. A failure before the swap leaves the target as it was.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use backstay_format::{BackupId, Content, Details, Encryption, Manifest, Trigger};
+
+use crate::backup::backup;
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::event::Event;
+use crate::hook::{Hook, run_hook};
+use crate::replace::{self, Replacement};
+use crate::source::{ApplyReport, Loaded, Source, Target, TargetOptions};
+use crate::vault::{BackupPlace, Draft, Vault};
+use crate::verify::settle;
+
+/// What a restore would do: to print, to show, to test.
+#[derive(Debug, Clone)]
+pub struct RestorePlan {
+    /// Which backup.
+    pub place: BackupPlace,
+    /// Its description, proven to be authentic.
+    pub manifest: Manifest,
+    /// The sealed section of it.
+    pub details: Details,
+    /// What will be replaced, or made.
+    pub target: PathBuf,
+    /// Whether something is there that will be replaced.
+    pub replaces: bool,
+    /// What to restore, and where to.
+    pub options: TargetOptions,
+    /// What a person should know before saying yes.
+    pub warnings: Vec<String>,
+}
+
+impl RestorePlan {
+    /// Returns what the backup holds, if its source said so.
+    pub fn content(&self) -> Option<&Content> {
+        self.details.content.as_ref()
+    }
+}
+
+/// What the caller wants of a restore.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// Another place, or only chosen paths.
+    pub target: TargetOptions,
+    /// Takes a backup that is not sealed although the source's backups should be.
+    pub accept_unsealed: bool,
+    /// Whether the source's backups should be sealed.
+    pub expects_sealed: bool,
+}
+
+/// Works out what a restore would do. Reads the manifest and changes nothing.
+pub async fn plan_restore(
+    cx: &Cx,
+    vault: &Vault,
+    place: BackupPlace,
+    own_target: PathBuf,
+    options: RestoreOptions,
+) -> Result<RestorePlan, EngineError> {
+    let manifest = vault.manifest(cx, &place).await?;
+    if manifest.encryption == Encryption::None && options.expects_sealed && !options.accept_unsealed {
+        return Err(EngineError::Unsealed { backup: place.backup });
+    }
+    let details = vault.details(&manifest)?;
+    let target = options.target.to.clone().unwrap_or(own_target);
+    let mut warnings = Vec::new();
+    if manifest.item_error_count > 0 {
+        warnings.push(format!("the backup is incomplete: {} items are missing from it", manifest.item_error_count));
+    }
+    warnings.extend(details.warnings.iter().cloned());
+    let replaces = target.symlink_metadata().is_ok();
+    Ok(RestorePlan { place, manifest, details, target, replaces, options: options.target, warnings })
+}
+
+/// Writes down what is about to be replaced, so that an interrupted swap can be finished and a finished one undone.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Records a swap before it begins. If this fails, nothing is swapped.
+    async fn before_swap(&self, replacement: &Replacement, safety: Option<&BackupId>) -> Result<(), JournalError>;
+
+    /// Records that the swap is done.
+    async fn after_swap(&self) -> Result<(), JournalError>;
+}
+
+/// The journal could not be written.
+pub type JournalError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What else happens around a restore.
+pub struct Around<'a> {
+    /// How the safety backup of what is there is described, unless none is wanted.
+    pub safety: Option<Draft>,
+    /// Stops the app.
+    pub before: Option<&'a Hook>,
+    /// Starts the app again; runs whatever happened since `before`.
+    pub after: Option<&'a Hook>,
+    /// Keeps what is needed for undoing.
+    pub journal: &'a dyn Journal,
+}
+
+/// What a restore did.
+#[derive(Debug)]
+pub struct Restored {
+    /// What happened while loading.
+    pub report: ApplyReport,
+    /// What was moved where; the old data lies in its `beside` until confirmed.
+    pub replacement: Replacement,
+    /// The backup of what was there before.
+    pub safety: Option<BackupId>,
+}
+
+/// Restores as planned.
+pub async fn restore(
+    cx: &Cx,
+    vault: &Vault,
+    source: &dyn Source,
+    plan: &RestorePlan,
+    around: Around<'_>,
+) -> Result<Restored, EngineError> {
+    cx.event(Event::Step { what: "loading beside the target, and proving every byte".to_owned() });
+    let loaded = load(cx, vault, plan, source.target(plan.options.clone())).await?;
+    let replaced = put_in_place(cx, vault, source, plan, &around, &loaded).await;
+    match replaced {
+        Ok(safety) => Ok(Restored { report: loaded.report, replacement: loaded.replacement, safety }),
+        Err(Failure { error, swapped: true }) => Err(error),
+        Err(Failure { error, swapped: false }) => {
+            // The target was not touched: what was loaded beside it is of no use.
+            if let Err(left) = replace::discard(&loaded.replacement) {
+                cx.event(Event::Warning { text: format!("what was loaded could not be removed: {left}") });
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A failure, and whether the target is already the restored one.
+struct Failure {
+    error: EngineError,
+    swapped: bool,
+}
+
+impl<E: Into<EngineError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), swapped: false }
+    }
+}
+
+async fn put_in_place(
+    cx: &Cx,
+    vault: &Vault,
+    source: &dyn Source,
+    plan: &RestorePlan,
+    around: &Around<'_>,
+    loaded: &Loaded,
+) -> Result<Option<BackupId>, Failure> {
+    let safety = match &around.safety {
+        Some(draft) if plan.replaces => Some(save_present(cx, vault, source, draft.clone(), plan).await?),
+        _ => None,
+    };
+    cx.check().map_err(EngineError::from)?;
+    if let Some(hook) = around.before {
+        run_hook(cx, "before_restore", hook).await?;
+    }
+    let swapped = swap_journaled(cx, source, around, loaded, safety.as_ref()).await;
+    if let Some(hook) = around.after {
+        let started = run_hook(&cx.for_cleanup(), "after_restore", hook).await;
+        // The swap's own error matters more than the app's failure to start.
+        if let (Ok(()), Err(error)) = (&swapped, started) {
+            return Err(Failure { error, swapped: true });
+        }
+    }
+    swapped.map(|()| safety)
+}
+
+async fn swap_journaled(
+    cx: &Cx,
+    source: &dyn Source,
+    around: &Around<'_>,
+    loaded: &Loaded,
+    safety: Option<&BackupId>,
+) -> Result<(), Failure> {
+    cx.event(Event::Step { what: "swapping".to_owned() });
+    source.check_free(&loaded.replacement.target).map_err(EngineError::from)?;
+    around.journal.before_swap(&loaded.replacement, safety).await.map_err(EngineError::Journal)?;
+    let after_swap = |error| Failure { error, swapped: true };
+    replace::swap(&loaded.replacement).map_err(after_swap)?;
+    around.journal.after_swap().await.map_err(|error| after_swap(EngineError::Journal(error)))
+}
+
+async fn load(
+    cx: &Cx,
+    vault: &Vault,
+    plan: &RestorePlan,
+    mut target: Box<dyn Target>,
+) -> Result<Loaded, EngineError> {
+    target.prepare(cx).await?;
+    let loaded = load_parts(cx, vault, plan, target.as_mut()).await;
+    match loaded {
+        Ok(()) => Ok(target.finish(cx).await?),
+        Err(error) => {
+            if let Err(left) = target.discard(&cx.for_cleanup()).await {
+                cx.event(Event::Warning { text: format!("what was loaded could not be removed: {left}") });
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn load_parts(
+    cx: &Cx,
+    vault: &Vault,
+    plan: &RestorePlan,
+    target: &mut dyn Target,
+) -> Result<(), EngineError> {
+    for (index, part) in plan.manifest.parts.iter().enumerate() {
+        cx.event(Event::PartStarted { part: part.name.to_string(), estimate_bytes: Some(part.plain_bytes) });
+        let (plain, measuring) = vault.read_part(cx, &plan.manifest, &plan.details, index)?;
+        let applied = target.apply(cx, plain).await;
+        settle(&plan.manifest, applied, measuring).await?;
+    }
+    Ok(cx.check()?)
+}
+
+/// Backs up what a restore will replace, and holds it until the restore is confirmed.
+async fn save_present(
+    cx: &Cx,
+    vault: &Vault,
+    source: &dyn Source,
+    draft: Draft,
+    plan: &RestorePlan,
+) -> Result<BackupId, EngineError> {
+    cx.event(Event::Step { what: "backing up what will be replaced".to_owned() });
+    let draft = Draft { trigger: Trigger::PreRestore, ..draft };
+    let saved = backup(cx, source, vault, draft).await?;
+    let place = BackupPlace { backup: saved.id.clone(), ..plan.place.clone() };
+    let reason = format!("what the restore of {} replaced", plan.place.backup);
+    vault.hold(cx, &place, &reason).await?;
+    crate::verify::verify(cx, vault, &place).await?;
+    Ok(saved.id)
+}
