@@ -1,0 +1,223 @@
+//! The database of an installation. SQL stands here and in the files of the tables, in words that SQLite and PostgreSQL
+//! both understand; times are microseconds since 1970.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backstay_format::Keyring;
+use sea_orm::{
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbErr, QueryResult, Statement, Value,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use crate::master_key::{MasterKey, MasterKeyError};
+use crate::Home;
+
+/// The version of the tables; a catalog with a higher one is a newer program's.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL);
+CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS leases (
+    source TEXT PRIMARY KEY, token BIGINT NOT NULL, holder TEXT NOT NULL, expires_at BIGINT NOT NULL);
+CREATE TABLE IF NOT EXISTS swaps (
+    id TEXT PRIMARY KEY, source TEXT NOT NULL, storage TEXT NOT NULL, state TEXT NOT NULL, made_at BIGINT NOT NULL,
+    undo_until BIGINT NOT NULL, replacement TEXT NOT NULL, safety TEXT);
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY, source TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, started_at BIGINT NOT NULL,
+    finished_at BIGINT, holder TEXT NOT NULL, error TEXT, backup TEXT);
+CREATE INDEX IF NOT EXISTS runs_by_source ON runs (source, started_at);
+";
+
+/// The name of the keyring among the secrets.
+const KEYRING: &str = "keyring";
+
+/// The database of an installation.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    db: DatabaseConnection,
+    master_key: MasterKey,
+}
+
+/// Why the catalog could not be used. Backups are not affected.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The database failed.
+    #[error(
+        "the catalog {path} cannot be used; backups are not affected: `backstay recover` with a kit makes a new installation in another home"
+    )]
+    Database {
+        /// The catalog's file.
+        path: PathBuf,
+        /// What the database said.
+        #[source]
+        cause: DbErr,
+    },
+    /// A newer program's.
+    #[error("the catalog has version {found}, this program knows {SCHEMA_VERSION}; use a newer backstay")]
+    Newer {
+        /// The version found.
+        found: i64,
+    },
+    /// A query failed.
+    #[error("the catalog failed while it {action}")]
+    Query {
+        /// What was being done.
+        action: &'static str,
+        /// What the database said.
+        #[source]
+        cause: DbErr,
+    },
+    /// What was stored cannot be read.
+    #[error("the catalog holds something unreadable under {name}")]
+    Unreadable {
+        /// Where.
+        name: String,
+    },
+    /// A secret does not open.
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    /// The keyring is no keyring.
+    #[error(transparent)]
+    Keyring(#[from] backstay_format::KeyError),
+}
+
+impl Catalog {
+    /// Opens the catalog in a home directory, making it if there is none.
+    pub async fn open(home: &Home, master_key: MasterKey) -> Result<Self, CatalogError> {
+        let path = home.catalog();
+        let failed = |cause| CatalogError::Database { path: path.clone(), cause };
+        let url = format!("sqlite://{}?mode=rwc", escaped(&path.display().to_string()));
+        let mut options = ConnectOptions::new(url);
+        options.max_connections(2).sqlx_logging(false);
+        options.map_sqlx_sqlite_opts(|options| {
+            options
+                .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+                .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
+                .busy_timeout(Duration::from_secs(10))
+        });
+        let db = Database::connect(options).await.map_err(failed)?;
+        let catalog = Self { db, master_key };
+        catalog.migrate(&path).await?;
+        Ok(catalog)
+    }
+
+    async fn migrate(&self, path: &std::path::Path) -> Result<(), CatalogError> {
+        let failed = |cause| CatalogError::Database { path: path.to_owned(), cause };
+        self.db.execute_unprepared(SCHEMA).await.map_err(failed)?;
+        // One statement, so that two processes which come first together write one row.
+        let insert = "INSERT INTO schema_version (version) SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM schema_version)";
+        self.execute("began", insert, [SCHEMA_VERSION.into()]).await?;
+        let row = self.query_one("looked at its version", "SELECT version FROM schema_version", []).await?;
+        let found = row.map_or(Ok(SCHEMA_VERSION), |row| row.try_get("", "version")).map_err(failed)?;
+        if found > SCHEMA_VERSION {
+            return Err(CatalogError::Newer { found });
+        }
+        Ok(())
+    }
+
+    /// Returns the keys, or `None` before the first were made.
+    pub async fn keyring(&self) -> Result<Option<Keyring>, CatalogError> {
+        let bytes = self.secret(KEYRING).await?;
+        bytes.map(|bytes| Keyring::from_secret_bytes(&bytes)).transpose().map_err(CatalogError::from)
+    }
+
+    /// Keeps the keys.
+    pub async fn set_keyring(&self, keyring: &Keyring) -> Result<(), CatalogError> {
+        self.set_secret(KEYRING, &keyring.to_secret_bytes()).await
+    }
+
+    /// Keeps the first keys, unless others did meanwhile. Returns the keys that are kept.
+    pub async fn first_keyring(&self, made: &Keyring) -> Result<Keyring, CatalogError> {
+        let sealed = hex(&self.master_key.seal(KEYRING, &made.to_secret_bytes()));
+        let insert = "INSERT INTO secrets (name, sealed) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        self.execute("kept the first key", insert, [KEYRING.into(), sealed.into()]).await?;
+        let kept = self.keyring().await?;
+        kept.ok_or(CatalogError::Unreadable { name: KEYRING.to_owned() })
+    }
+
+    /// Returns a secret.
+    pub async fn secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CatalogError> {
+        let select = "SELECT sealed FROM secrets WHERE name = $1";
+        let Some(row) = self.query_one("looked for a secret", select, [name.into()]).await? else { return Ok(None) };
+        let unreadable = || CatalogError::Unreadable { name: name.to_owned() };
+        let sealed: String = row.try_get("", "sealed").map_err(|_| unreadable())?;
+        let sealed = unhex(&sealed).ok_or_else(unreadable)?;
+        Ok(Some(self.master_key.open(name, &sealed)?))
+    }
+
+    /// Keeps a secret, sealed.
+    pub async fn set_secret(&self, name: &str, secret: &[u8]) -> Result<(), CatalogError> {
+        let sealed = hex(&self.master_key.seal(name, secret));
+        let upsert = "INSERT INTO secrets (name, sealed) VALUES ($1, $2) \
+                      ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed";
+        self.execute("kept a secret", upsert, [name.into(), sealed.into()]).await.map(drop)
+    }
+
+    /// Returns a setting.
+    pub async fn setting<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, CatalogError> {
+        let select = "SELECT value FROM settings WHERE name = $1";
+        let Some(row) = self.query_one("looked for a setting", select, [name.into()]).await? else { return Ok(None) };
+        let unreadable = || CatalogError::Unreadable { name: name.to_owned() };
+        let text: String = row.try_get("", "value").map_err(|_| unreadable())?;
+        serde_json::from_str(&text).map(Some).map_err(|_| unreadable())
+    }
+
+    /// Keeps a setting.
+    pub async fn set_setting<T: Serialize + Sync>(&self, name: &str, value: &T) -> Result<(), CatalogError> {
+        let text = serde_json::to_string(value).map_err(|_| CatalogError::Unreadable { name: name.to_owned() })?;
+        let upsert = "INSERT INTO settings (name, value) VALUES ($1, $2) \
+                      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        self.execute("kept a setting", upsert, [name.into(), text.into()]).await.map(drop)
+    }
+
+    /// Runs a statement; returns how many rows it changed.
+    pub(crate) async fn execute<const N: usize>(
+        &self,
+        action: &'static str,
+        sql: &str,
+        values: [Value; N],
+    ) -> Result<u64, CatalogError> {
+        let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
+        let done = self.db.execute_raw(statement).await;
+        done.map(|done| done.rows_affected()).map_err(|cause| CatalogError::Query { action, cause })
+    }
+
+    pub(crate) async fn query_one<const N: usize>(
+        &self,
+        action: &'static str,
+        sql: &str,
+        values: [Value; N],
+    ) -> Result<Option<QueryResult>, CatalogError> {
+        let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
+        self.db.query_one_raw(statement).await.map_err(|cause| CatalogError::Query { action, cause })
+    }
+
+    pub(crate) async fn query_all<const N: usize>(
+        &self,
+        action: &'static str,
+        sql: &str,
+        values: [Value; N],
+    ) -> Result<Vec<QueryResult>, CatalogError> {
+        let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
+        self.db.query_all_raw(statement).await.map_err(|cause| CatalogError::Query { action, cause })
+    }
+}
+
+/// Percent-encodes what would end the path of a database URL.
+fn escaped(path: &str) -> String {
+    path.replace('%', "%25").replace('?', "%3F").replace('#', "%23")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
