@@ -10,6 +10,7 @@ pub mod restore;
 pub mod verify;
 pub mod forget;
 pub mod hook;
+pub mod recover;
 pub mod vault;
 pub mod pipeline;
 pub mod part;

@@ -208,6 +208,8 @@ pub enum DetailsSection {
 pub struct Details {
     /// What the person who made the backup wrote about it.
     pub note: Option<String>,
+    /// Where the source was: the place that a restore on a bare machine goes to. Bytes that are not UTF-8 are replaced.
+    pub origin: Option<String>,
     /// Digests of the plain bytes, in the order of the parts.
     pub plain_sha256: Vec<Sha256>,
     /// The items that could not be read; at most [`Details::LISTED_ITEM_ERRORS`].

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use backstay_format::{
     BackupFile, BackupId, Details, FORMAT_VERSION, Hold, KeyId, Keyring, MAX_MANIFEST_BYTES, Manifest, ManifestFile, ObjectName,
-    SlotFile, Slug, VaultFile, VaultId,
+    SlotFile, Slug, StoredPart, VaultFile, VaultId,
 };
 use bytes::Bytes;
 use rand::RngCore as _;
@@ -198,6 +198,31 @@ impl Vault {
         self.store.delete(cx, place.file(&BackupFile::Manifest).as_str()).await?;
         for object in self.store.list(cx, &place.folder()).await? {
             self.store.delete(cx, &object.name).await?;
+        }
+        Ok(())
+    }
+
+    /// Lists the names of the key slots.
+    pub(crate) async fn key_slot_names(&self, cx: &Cx) -> Result<Vec<String>, EngineError> {
+        let slots = self.store.list(cx, "keys/").await?;
+        Ok(slots.into_iter().map(|slot| slot.name).collect())
+    }
+
+    /// Fails if an object that a manifest names is missing or has another size.
+    pub async fn check_objects(&self, cx: &Cx, manifest: &Manifest) -> Result<(), EngineError> {
+        for part in &manifest.parts {
+            let StoredPart::Whole { object, stored_bytes, .. } = &part.stored;
+            let damaged = |finding: String| EngineError::DamagedPart {
+                backup: manifest.backup.clone(),
+                part: part.name.clone(),
+                finding,
+            };
+            let name = parts::place_of(manifest).file(&BackupFile::Object(object.clone()));
+            let there = self.store.head(cx, name.as_str()).await?;
+            let there = there.ok_or_else(|| damaged("its object is missing".to_owned()))?;
+            if there.bytes != *stored_bytes {
+                return Err(damaged(format!("its object has {} bytes of {stored_bytes}", there.bytes)));
+            }
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ pub struct Draft {
     pub environment: Option<String>,
     /// Whether it is sealed with the newest key.
     pub sealed: bool,
+    /// Where the source is, for a restore on a bare machine.
+    pub origin: Option<String>,
     /// zstd level.
     pub compression_level: i32,
     /// Schema version of the app, if a query for it is set.
@@ -70,6 +72,7 @@ impl Vault {
         };
         let details = Details {
             note: draft.note.clone(),
+            origin: draft.origin.clone(),
             schema_version: draft.schema_version.clone(),
             ..Details::default()
         };

@@ -1,0 +1,313 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit::EXIT_CODES;
+
+/// Backs up databases and app data to object storage, and gives them back.
+#[derive(Debug, Parser)]
+#[command(name = "backstay", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The configuration; by default backstay.toml here, else /etc/backstay/backstay.toml
+    #[arg(long, global = true, env = "BACKSTAY_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where keys and the catalog are kept; by default ~/.local/share/backstay, for root /var/lib/backstay
+    #[arg(long, global = true, env = "BACKSTAY_HOME", value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Print JSON: one document, and one line for each event on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print results and errors only
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tell the whole story on a made-up app: back up, lose everything, get it back
+    Quickstart,
+    /// Write a commented backstay.toml
+    #[command(after_help = EXIT_CODES)]
+    Init {
+        /// Where to; an existing file is never replaced
+        #[arg(default_value = "backstay.toml")]
+        file: PathBuf,
+    },
+    /// Read the configuration and say what is wrong with it
+    ConfigCheck,
+    /// Find out what is wrong, and say what to do
+    #[command(after_help = EXIT_CODES)]
+    Doctor,
+    /// Say of each source whether it is protected
+    #[command(after_help = EXIT_CODES)]
+    Status,
+    /// Look at sources
+    #[command(subcommand)]
+    Source(SourceCommand),
+    /// Look at storages, test them, set their credentials
+    #[command(subcommand)]
+    Storage(StorageCommand),
+    /// Back up now
+    #[command(after_help = EXIT_CODES)]
+    Backup(BackupArgs),
+    /// List backups, newest first
+    #[command(after_help = EXIT_CODES)]
+    Backups {
+        /// Of this source only
+        source: Option<String>,
+    },
+    /// Show one backup
+    #[command(after_help = EXIT_CODES)]
+    Show {
+        /// Its id, or the beginning of it
+        id: String,
+    },
+    /// Keep a backup from being forgotten
+    Hold {
+        /// Its id, or the beginning of it
+        id: String,
+        /// Why
+        #[arg(long, default_value = "held by hand")]
+        reason: String,
+    },
+    /// Let a held backup be forgotten again
+    Release {
+        /// Its id, or the beginning of it
+        id: String,
+    },
+    /// Delete one backup
+    #[command(after_help = EXIT_CODES)]
+    Delete {
+        /// Its id, or the beginning of it
+        id: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Restore a source: preview, confirm, load beside, swap
+    #[command(after_help = EXIT_CODES)]
+    Restore(RestoreArgs),
+    /// Put back what the last restore replaced
+    #[command(after_help = EXIT_CODES)]
+    Undo {
+        /// Of this source
+        source: Option<String>,
+    },
+    /// Let go of what the last restore replaced
+    #[command(after_help = EXIT_CODES)]
+    Confirm {
+        /// Of this source
+        source: Option<String>,
+    },
+    /// Read and authenticate every byte of backups
+    #[command(after_help = EXIT_CODES)]
+    Verify {
+        /// A source (its newest backup) or the id of a backup
+        what: Option<String>,
+        /// All backups of all sources
+        #[arg(long, conflicts_with = "what")]
+        all: bool,
+    },
+    /// Check the structure of the vaults without reading the parts
+    #[command(after_help = EXIT_CODES)]
+    Check,
+    /// Fetch a part of a backup as a file
+    #[command(after_help = EXIT_CODES)]
+    Download {
+        /// The backup's id, or the beginning of it
+        id: String,
+        /// Which part; needed if there are several
+        #[arg(long)]
+        part: Option<String>,
+        /// The file to write; it must not exist
+        #[arg(long, short)]
+        output: PathBuf,
+        /// As it lies on the storage: compressed, and sealed if it is
+        #[arg(long)]
+        sealed: bool,
+    },
+    /// Open a downloaded sealed object, offline
+    #[command(after_help = EXIT_CODES)]
+    Decrypt {
+        /// The downloaded file
+        file: PathBuf,
+        /// The file to write; it must not exist
+        #[arg(long, short)]
+        output: PathBuf,
+        /// Take the keys from this recovery kit instead of the home directory
+        #[arg(long)]
+        kit: Option<PathBuf>,
+    },
+    /// Forget backups by the sources' retention rules
+    #[command(after_help = EXIT_CODES)]
+    Forget {
+        /// Of this source only
+        source: Option<String>,
+        /// Say what would be forgotten, and why
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove objects that no manifest names
+    #[command(after_help = EXIT_CODES)]
+    Prune {
+        /// Say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Look after the keys that seal backups
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Make a fresh installation from a storage and a recovery kit alone
+    #[command(after_help = EXIT_CODES)]
+    Recover(RecoverArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a directory
+    Man {
+        /// Where to
+        #[arg(default_value = ".")]
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourceCommand {
+    /// List the sources of the configuration
+    List,
+    /// Look at a source as a backup would: is it there, how large is it
+    Test {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StorageCommand {
+    /// List the storages
+    List,
+    /// Try everything that backups need, and remember what the storage can do
+    Test {
+        /// Its name
+        name: String,
+    },
+    /// Set or replace a storage's S3 credentials; they are asked for, or read from two lines of standard input
+    Credentials {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// List the keys; the newest seals
+    List,
+    /// Make a new key; older ones go on opening older backups
+    Rotate,
+    /// Write a recovery kit: keep it away from this machine. Its passphrase is asked for, or BACKSTAY_KIT_PASSPHRASE
+    Kit {
+        /// The file to write; it must not exist
+        #[arg(long, short)]
+        output: PathBuf,
+    },
+    /// Write all keys, under a passphrase, for another installation
+    Export {
+        /// The file to write; it must not exist
+        #[arg(long, short)]
+        output: PathBuf,
+    },
+    /// Take over the keys of an export or a kit
+    Import {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Which sources
+    #[arg(required_unless_present = "all")]
+    pub(crate) sources: Vec<String>,
+    /// All sources of the configuration
+    #[arg(long, conflicts_with = "sources")]
+    pub(crate) all: bool,
+    /// A note to keep with the backup
+    #[arg(long)]
+    pub(crate) note: Option<String>,
+    /// Hold the backup: retention does not touch it
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// What starts it
+    #[arg(long, default_value = "manual", value_parser = ["manual", "scheduled", "pre-deploy", "post-deploy"])]
+    pub(crate) trigger: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// Which source
+    pub(crate) source: String,
+    /// The newest complete backup (the default)
+    #[arg(long, conflicts_with_all = ["id", "at"])]
+    pub(crate) latest: bool,
+    /// This backup: its id, or the beginning of it
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// The newest complete backup that began before this time, for example 2026-03-08T12:00:00Z
+    #[arg(long, conflicts_with = "id", value_name = "TIME")]
+    pub(crate) at: Option<jiff::Timestamp>,
+    /// To another place, which must not exist or be empty
+    #[arg(long, value_name = "PATH")]
+    pub(crate) to: Option<PathBuf>,
+    /// Only this path of a tree, with all below it; may be given several times; needs --to
+    #[arg(long, value_name = "PATH", requires = "to")]
+    pub(crate) only: Vec<PathBuf>,
+    /// Write the part as a file instead, ready for other tools
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "only"])]
+    pub(crate) to_file: Option<PathBuf>,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Show the preview and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not back up what is replaced; it is kept beside the target all the same
+    #[arg(long)]
+    pub(crate) no_safety_backup: bool,
+    /// Take a backup that is not sealed although the source's backups should be
+    #[arg(long)]
+    pub(crate) accept_unsealed: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    /// s3://bucket/prefix, or the directory of a local vault
+    #[arg(long, value_name = "URL")]
+    pub(crate) storage: String,
+    /// The recovery kit; its passphrase is asked for, or BACKSTAY_KIT_PASSPHRASE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kit: PathBuf,
+    /// The provider's endpoint; none is AWS
+    #[arg(long)]
+    pub(crate) endpoint: Option<String>,
+    /// The bucket's region
+    #[arg(long, default_value = "us-east-1")]
+    pub(crate) region: String,
+    /// Whose backups, if not the default organisation's
+    #[arg(long, default_value = "default")]
+    pub(crate) organisation: String,
+    /// A file with certificates to trust, in PEM
+    #[arg(long)]
+    pub(crate) ca_file: Option<PathBuf>,
+}

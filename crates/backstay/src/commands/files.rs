@@ -1,0 +1,211 @@
+//! Reading backups as files: verify, check, download, decrypt.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use backstay_engine::part::PartReader;
+use backstay_engine::vault::{BackupPlace, Vault};
+use backstay_engine::verify;
+use backstay_format::{Encryption, FrameError, Keyring, OpenReader};
+use serde_json::json;
+
+use super::{find_backup, list};
+use crate::cli::Global;
+use crate::exit::{Exit, UsageError};
+use crate::installation::{Installation, open_home};
+use crate::render;
+
+pub(super) async fn verify(app: &Installation, what: Option<&str>, all: bool, json: bool) -> anyhow::Result<Exit> {
+    let (listed, mut exit) = match what {
+        None if !all => return Err(UsageError("name a source or a backup, or give --all".to_owned()).into()),
+        None => list::all(app, None).await?,
+        Some(name) if app.config.sources.contains_key(name) => {
+            let (mut listed, exit) = list::all(app, Some(name)).await?;
+            listed.truncate(1);
+            anyhow::ensure!(!listed.is_empty() || exit != Exit::Done, "source {name} has no backup yet");
+            (listed, exit)
+        }
+        Some(id) => {
+            let (entry, storage) = find_backup(app, id).await?;
+            (vec![list::Listed { entry, storage: storage.name.clone(), location: String::new() }], Exit::Done)
+        }
+    };
+    let mut results = Vec::new();
+    for one in &listed {
+        let vault = app.vault(app.storage(&one.storage)?).await?;
+        let place = app.place(&one.entry.source, one.entry.id.clone());
+        let verified = verify::verify(&app.cx, &vault, &place).await;
+        let error = verified.map_err(anyhow::Error::new).err();
+        if let Some(error) = &error {
+            exit = Exit::of(error);
+            if exit == Exit::Interrupted {
+                break;
+            }
+        }
+        let text = error.as_ref().map(|error| format!("{error:#}"));
+        results.push(json!({"id": one.entry.id, "source": one.entry.source, "good": error.is_none(), "error": text}));
+        if !json {
+            match text {
+                None => render::print(&format!("{} {}: every byte is good", one.entry.source, one.entry.id))?,
+                Some(text) => render::print(&format!("{} {}: NOT GOOD: {text}", one.entry.source, one.entry.id))?,
+            }
+        }
+    }
+    if json {
+        render::print_json(&results.into())?;
+    }
+    Ok(exit)
+}
+
+/// Looks at manifests, key slots, objects and their sizes; reads no part.
+pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit> {
+    let mut problems = Vec::new();
+    let mut exit = Exit::Done;
+    let mut note = |error: anyhow::Error| {
+        exit = Exit::of(&error);
+        problems.push(format!("{error:#}"));
+    };
+    for storage in app.config.storages.values() {
+        let vault = match app.vault(storage).await {
+            Ok(vault) => vault,
+            Err(error) if Exit::of(&error) == Exit::NoVault => continue,
+            Err(error) => {
+                note(error);
+                continue;
+            }
+        };
+        for source in vault.sources(&app.cx, &app.config.organisation).await? {
+            let listing = vault.rebuild_index(&app.cx, &app.config.organisation, &source).await?;
+            for unusable in listing.unusable {
+                note(unusable.error.into());
+            }
+            for entry in listing.backups {
+                let place = app.place(&source, entry.id.clone());
+                if let Err(error) = check_backup(app, &vault, &place).await {
+                    note(error);
+                }
+            }
+        }
+    }
+    if json {
+        render::print_json(&json!({"good": problems.is_empty(), "problems": problems}))?;
+    } else if problems.is_empty() {
+        render::print("the structure of all vaults is good; `backstay verify --all` reads every byte")?;
+    } else {
+        render::print(&problems.join("\n"))?;
+    }
+    Ok(exit)
+}
+
+async fn check_backup(app: &Installation, vault: &Vault, place: &BackupPlace) -> anyhow::Result<()> {
+    let manifest = vault.manifest(&app.cx, place).await?;
+    if let Encryption::Sealed { key } = &manifest.encryption {
+        let slot = vault.key_slot(&app.cx, key).await?;
+        slot.open(vault.keyring().recovery())?;
+    }
+    Ok(vault.check_objects(&app.cx, &manifest).await?)
+}
+
+pub(super) async fn download(
+    app: &Installation,
+    id: &str,
+    part: Option<&str>,
+    output: &Path,
+    sealed: bool,
+) -> anyhow::Result<Exit> {
+    let (entry, storage) = find_backup(app, id).await?;
+    let vault = app.vault(storage).await?;
+    download_part(app, &vault, app.place(&entry.source, entry.id), part, output, sealed).await
+}
+
+/// Writes a part to a file that must not exist; what could not be proven is removed again.
+pub(super) async fn download_part(
+    app: &Installation,
+    vault: &Vault,
+    place: BackupPlace,
+    part: Option<&str>,
+    output: &Path,
+    sealed: bool,
+) -> anyhow::Result<Exit> {
+    let manifest = vault.manifest(&app.cx, &place).await?;
+    let details = vault.details(&manifest)?;
+    let names = || manifest.parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>().join(", ");
+    let index = match part {
+        None if manifest.parts.len() == 1 => Some(0),
+        None => None,
+        Some(wanted) => manifest.parts.iter().position(|part| part.name.as_str() == wanted),
+    };
+    let index = index.ok_or_else(|| UsageError(format!("name a part with --part; there are: {}", names())))?;
+    let mut file = create_new(output)?;
+    let written = if sealed {
+        let part = manifest.parts.get(index).context("the part is gone")?;
+        write_out(vault.read_stored(&app.cx, &manifest, part), &mut file).await
+    } else {
+        let (plain, measuring) = vault.read_part(&app.cx, &manifest, &details, index)?;
+        let written = write_out(plain, &mut file).await;
+        // The decoder knows best what is wrong with the bytes.
+        backstay_engine::pipeline::join("decoder", measuring).await.map_err(anyhow::Error::from).and(written)
+    };
+    finish(output, &file, written)?;
+    render::print(&format!("{} written", output.display()))?;
+    Ok(Exit::Done)
+}
+
+async fn write_out(mut part: PartReader, file: &mut File) -> anyhow::Result<()> {
+    while let Some(chunk) = part.next().await? {
+        file.write_all(&chunk).context("cannot write the file")?;
+    }
+    Ok(())
+}
+
+/// Opens a sealed object with the keys at hand. What comes out is what was sealed: usually a `.zst`.
+pub(super) async fn decrypt(
+    global: &Global,
+    file: &Path,
+    output: &Path,
+    kit: Option<PathBuf>,
+) -> anyhow::Result<Exit> {
+    let keyring = match kit {
+        Some(kit) => super::keys::open_kit(&kit)?,
+        None => {
+            let (_, catalog) = open_home(global).await?;
+            catalog.keyring().await?.context("there are no keys in the home directory; name a kit with --kit")?
+        }
+    };
+    let mut out = create_new(output)?;
+    let written = open_object(file, &keyring, &mut out);
+    finish(output, &out, written)?;
+    render::print(&format!("{} written", output.display()))?;
+    Ok(Exit::Done)
+}
+
+fn open_object(file: &Path, keyring: &Keyring, out: &mut File) -> anyhow::Result<()> {
+    let input = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    let mut reader = OpenReader::new(std::io::BufReader::new(input), keyring, None)?;
+    std::io::copy(&mut reader, out).map_err(|error| match error.downcast::<FrameError>() {
+        Ok(frame) => anyhow::Error::from(frame),
+        Err(other) => other.into(),
+    })?;
+    Ok(())
+}
+
+pub(super) fn create_new(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot make {}; it must not exist yet", path.display()))
+}
+
+fn finish(path: &Path, file: &File, written: anyhow::Result<()>) -> anyhow::Result<()> {
+    let written = written.and_then(|()| file.sync_all().context("cannot write the file"));
+    if written.is_err() {
+        // Half a file must not be taken for a whole one.
+        std::fs::remove_file(path).with_context(|| format!("cannot remove the unfinished {}", path.display()))?;
+    }
+    written
+}

@@ -1,0 +1,113 @@
+//! Listing backups, and what is done to one of them.
+
+use backstay_format::IndexEntry;
+use serde_json::json;
+
+use super::find_backup;
+use crate::exit::Exit;
+use crate::installation::Installation;
+use crate::render;
+
+/// A backup and where it lies.
+pub(super) struct Listed {
+    pub(super) entry: IndexEntry,
+    pub(super) storage: String,
+    pub(super) location: String,
+}
+
+/// Lists the backups of one source or of all, newest first. Trouble with single ones goes to standard error.
+pub(super) async fn all(app: &Installation, source: Option<&str>) -> anyhow::Result<(Vec<Listed>, Exit)> {
+    let mut listed = Vec::new();
+    let mut exit = Exit::Done;
+    for storage in app.config.storages.values() {
+        let vault = match app.vault(storage).await {
+            Err(error) if Exit::of(&error) == Exit::NoVault => continue,
+            vault => vault?,
+        };
+        let sources = match source {
+            Some(name) => vec![app.source(name).await?.name],
+            None => vault.sources(&app.cx, &app.config.organisation).await?,
+        };
+        for source in sources {
+            let listing = vault.list(&app.cx, &app.config.organisation, &source).await?;
+            let location = format!("{}/{}/{source}", vault.location(), app.config.organisation);
+            for entry in listing.backups {
+                listed.push(Listed { entry, storage: storage.name.clone(), location: location.clone() });
+            }
+            for unusable in listing.unusable {
+                let error = anyhow::Error::new(unusable.error);
+                exit = Exit::of(&error);
+                render::say(&format!("error: backup {} of {source} cannot be used: {error:#}", unusable.id));
+            }
+        }
+    }
+    listed.sort_by(|a, b| b.entry.id.cmp(&a.entry.id));
+    Ok((listed, exit))
+}
+
+pub(super) async fn backups(app: &Installation, source: Option<&str>, json: bool) -> anyhow::Result<Exit> {
+    let (listed, exit) = all(app, source).await?;
+    if json {
+        let all = listed.iter().map(|l| render::backup_json(&l.entry, &l.storage, &l.location));
+        render::print_json(&all.collect::<Vec<_>>().into())?;
+    } else if listed.is_empty() {
+        render::print("there are no backups yet; make one with `backstay backup SOURCE`")?;
+    } else {
+        let rows = listed.iter().map(|l| render::backup_row(&l.entry, &l.storage)).collect();
+        render::print(&render::table(&render::BACKUP_HEAD, rows))?;
+    }
+    Ok(exit)
+}
+
+pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Result<Exit> {
+    let (entry, storage) = find_backup(app, id).await?;
+    let vault = app.vault(storage).await?;
+    let manifest = vault.manifest(&app.cx, &app.place(&entry.source, entry.id.clone())).await?;
+    let details = vault.details(&manifest)?;
+    let location = format!("{}/{}/{}", vault.location(), app.config.organisation, entry.source);
+    let mut value = render::backup_json(&entry, &storage.name, &location);
+    value["item_errors"] = json!(details.item_errors);
+    value["content"] = json!(details.content);
+    value["origin"] = json!(details.origin);
+    value["engine"] = json!(manifest.engine);
+    value["tool"] = json!(manifest.tool);
+    value["stored"] = json!(manifest.parts);
+    if json {
+        render::print_json(&value)?;
+        return Ok(Exit::Done);
+    }
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        render::print(&format!("{name:16} {text}"))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn hold(app: &Installation, id: &str, reason: &str) -> anyhow::Result<Exit> {
+    let (entry, storage) = find_backup(app, id).await?;
+    let vault = app.vault_for_writing(storage).await?;
+    vault.hold(&app.cx, &app.place(&entry.source, entry.id.clone()), reason).await?;
+    render::print(&format!("{} is held: {reason}", entry.id))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn release(app: &Installation, id: &str) -> anyhow::Result<Exit> {
+    let (entry, storage) = find_backup(app, id).await?;
+    let vault = app.vault_for_writing(storage).await?;
+    vault.release(&app.cx, &app.place(&entry.source, entry.id.clone())).await?;
+    render::print(&format!("{} is no longer held", entry.id))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn delete(app: &Installation, id: &str, yes: bool) -> anyhow::Result<Exit> {
+    let (entry, storage) = find_backup(app, id).await?;
+    let what = format!("This deletes backup {} of {}, for good.", entry.id, entry.source);
+    super::restore::ask(&what, "DELETE", yes)?;
+    let lease = app.lease(&entry.source).await?;
+    let vault = app.vault_for_writing(storage).await?;
+    let removed = vault.remove(&app.cx, &app.place(&entry.source, entry.id.clone())).await;
+    lease.release().await?;
+    removed?;
+    render::print(&format!("{} is deleted", entry.id))?;
+    Ok(Exit::Done)
+}

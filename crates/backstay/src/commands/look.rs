@@ -1,0 +1,202 @@
+//! Looking around: init, doctor, status, sources, storages.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::Path;
+
+use anyhow::Context as _;
+use backstay_format::Status;
+use serde_json::json;
+
+use crate::cli::{Global, SourceCommand, StorageCommand};
+use crate::config::{Config, StorageKind, template};
+use crate::exit::{Exit, UsageError};
+use crate::installation::{Installation, StoredCredentials, config_path, credentials_name};
+use crate::render;
+
+pub(super) fn init(file: &Path) -> anyhow::Result<Exit> {
+    let mut out = super::files::create_new(file)?;
+    out.write_all(template::TEMPLATE.as_bytes())?;
+    render::print(&format!("{} written; edit it, then run `backstay doctor`", file.display()))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn config_check(global: &Global) -> anyhow::Result<Exit> {
+    let path = config_path(global).context("there is no configuration; `backstay init` writes one")?;
+    let config = Config::load(&path, &|name| std::env::var(name).ok())?;
+    for warning in &config.warnings {
+        render::say(&format!("warning: {warning}"));
+    }
+    render::print(&format!("{} is good: {} storages, {} sources", path.display(), config.storages.len(), config.sources.len()))?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn doctor(app: &Installation) -> anyhow::Result<Exit> {
+    let mut troubles = 0;
+    let mut tell = |what: String, result: Result<String, String>| {
+        troubles += u32::from(result.is_err());
+        render::print(&match result {
+            Ok(text) => format!("ok    {what}: {text}"),
+            Err(text) => format!("FAIL  {what}: {text}"),
+        })
+    };
+    tell("home".to_owned(), Ok(app.home.path().display().to_string()))?;
+    let keyring = app.keyring().await?;
+    let kit: Option<bool> = app.catalog.setting(super::keys::KIT_EXPORTED).await?;
+    let key_state = match (keyring.newest(), kit) {
+        (Err(_), _) => Ok("none yet; the first backup makes one".to_owned()),
+        (Ok(newest), Some(true)) => Ok(format!("{} seals; a recovery kit was made", newest.id)),
+        (Ok(_), _) => Err("no recovery kit was made: `backstay keys kit --output kit.txt`".to_owned()),
+    };
+    tell("keys".to_owned(), key_state)?;
+    for storage in app.config.storages.values() {
+        let tested = app.test_storage(storage).await;
+        let result = tested.map(|report| format!("{} things tried, all good", report.findings.len()));
+        tell(format!("storage {}", storage.name), result.map_err(|error| format!("{error:#}")))?;
+    }
+    for source in app.config.sources.values() {
+        let probed = app.engine_source(source).probe(&app.cx).await;
+        let result = probed.map(|probe| format!("about {}", render::size(probe.size_bytes)));
+        let result = result.map_err(|error| format!("{:#}", anyhow::Error::new(error)));
+        tell(format!("source {}", source.name), result)?;
+    }
+    for warning in &app.config.warnings {
+        render::print(&format!("warn  {warning}"))?;
+    }
+    Ok(if troubles == 0 { Exit::Done } else { Exit::Failed })
+}
+
+pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exit> {
+    let mut rows = Vec::new();
+    let mut values = Vec::new();
+    for source in app.config.sources.values() {
+        let run = app.catalog.last_backup_run(source.name.as_str()).await?;
+        let last_error = run.as_ref().and_then(|run| run.error.clone());
+        let listed = super::list::all(app, Some(source.name.as_str())).await;
+        let newest = listed.as_ref().ok().and_then(|(listed, _)| {
+            listed.iter().find(|listed| listed.entry.status == Status::Complete).map(|listed| listed.entry.clone())
+        });
+        let trouble = listed.as_ref().err().map(|error| format!("{error:#}")).or(last_error);
+        values.push(json!({
+            "source": source.name,
+            "newest_good": newest.as_ref().map(|n| &n.id),
+            "newest_good_at": newest.as_ref().map(|n| n.started_at),
+            "last_run": run.as_ref().map(|run| &run.state),
+            "last_error": trouble,
+        }));
+        let newest = newest.map_or_else(
+            || "NONE".to_owned(),
+            |newest| format!("{} ({} ago)", newest.id, render::age(newest.started_at, app.cx.now())),
+        );
+        rows.push(vec![source.name.to_string(), newest, run.map_or_else(String::new, |r| r.state), trouble.unwrap_or_default()]);
+    }
+    if json {
+        render::print_json(&values.into())?;
+    } else if rows.is_empty() {
+        render::print("nothing is backed up: the configuration has no sources")?;
+    } else {
+        render::print(&render::table(&["SOURCE", "NEWEST GOOD BACKUP", "LAST RUN", "LAST ERROR"], rows))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn source(app: &Installation, command: SourceCommand, json: bool) -> anyhow::Result<Exit> {
+    match command {
+        SourceCommand::List => {
+            let values = app.config.sources.values().map(|source| {
+                json!({"name": source.name, "kind": source.kind.as_str(), "path": source.path, "storage": source.storage})
+            });
+            if json {
+                render::print_json(&values.collect::<Vec<_>>().into())?;
+            } else {
+                let row = |source: &crate::config::SourceConfig| {
+                    let path = source.path.display().to_string();
+                    vec![source.name.to_string(), source.kind.as_str().to_owned(), path, source.storage.clone()]
+                };
+                let rows = app.config.sources.values().map(row).collect();
+                render::print(&render::table(&["SOURCE", "KIND", "PATH", "STORAGE"], rows))?;
+            }
+        }
+        SourceCommand::Test { name } => {
+            let source = app.source(&name).await?;
+            let probe = app.engine_source(&source).probe(&app.cx).await?;
+            let engine = probe.engine.map(|engine| format!(", {engine}")).unwrap_or_default();
+            render::print(&format!("{name}: can be read, about {}{engine}", render::size(probe.size_bytes)))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn storage(app: &Installation, command: StorageCommand, json: bool) -> anyhow::Result<Exit> {
+    match command {
+        StorageCommand::List => list_storages(app, json).await?,
+        StorageCommand::Test { name } => {
+            let report = app.test_storage(app.storage(&name)?).await?;
+            if json {
+                let findings = report.findings.iter().map(|f| json!({"what": f.what, "result": f.result}));
+                let findings: Vec<_> = findings.collect();
+                render::print_json(&json!({"storage": name, "status": "verified", "profile": report.profile, "findings": findings}))?;
+            } else {
+                for finding in &report.findings {
+                    render::print(&format!("{}: {}", finding.what, finding.result))?;
+                }
+                render::print(&format!("storage {name} is verified"))?;
+            }
+        }
+        StorageCommand::Credentials { name } => {
+            let storage = app.storage(&name)?;
+            if let StorageKind::Local { .. } = storage.kind {
+                return Err(UsageError(format!("storage {name} is a directory and has no credentials")).into());
+            }
+            let credentials = ask_credentials()?;
+            app.catalog.set_secret(&credentials_name(&name), &serde_json::to_vec(&credentials)?).await?;
+            app.test_storage(storage).await.context("the credentials are kept, but the storage's test failed")?;
+            render::print(&format!("the credentials of storage {name} are kept, sealed, and work"))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn list_storages(app: &Installation, json: bool) -> anyhow::Result<()> {
+    let mut values = Vec::new();
+    let mut rows = Vec::new();
+    for storage in app.config.storages.values() {
+        let tested = app.tested(storage).await?;
+        let status = match &tested {
+            None => "unverified",
+            Some(tested) if tested.error.is_some() => "failed",
+            Some(_) => "verified",
+        };
+        let location = match &storage.kind {
+            StorageKind::S3 { bucket, prefix, .. } => format!("s3://{bucket}/{prefix}"),
+            StorageKind::Local { path, prefix } => path.join(prefix).display().to_string(),
+        };
+        let at = tested.as_ref().map(|tested| tested.at);
+        let error = tested.and_then(|tested| tested.error);
+        values.push(json!({"name": storage.name, "location": location, "status": status, "tested_at": at, "error": error}));
+        rows.push(vec![storage.name.clone(), location, status.to_owned(), error.unwrap_or_default()]);
+    }
+    if json {
+        return render::print_json(&values.into());
+    }
+    render::print(&render::table(&["STORAGE", "LOCATION", "STATUS", "ERROR"], rows))
+}
+
+/// Never from the command line: other users can read that.
+fn ask_credentials() -> anyhow::Result<StoredCredentials> {
+    let (access_key_id, secret_access_key) = if std::io::stdin().is_terminal() {
+        let id: String = dialoguer::Input::new().with_prompt("Access key ID").interact_text()?;
+        (id, dialoguer::Password::new().with_prompt("Secret access key").interact()?)
+    } else {
+        let mut lines = std::io::stdin().lock().lines();
+        let mut line = || lines.next().transpose().map(Option::unwrap_or_default);
+        (line()?, line()?)
+    };
+    if access_key_id.trim().is_empty() || secret_access_key.trim().is_empty() {
+        let text = "expected two lines: the access key id and the secret access key; nothing was kept";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    Ok(StoredCredentials {
+        access_key_id: access_key_id.trim().to_owned(),
+        secret_access_key: secret_access_key.trim().to_owned(),
+    })
+}

@@ -1,0 +1,94 @@
+//! One file for each group of commands; here is which is which.
+
+mod backup;
+mod files;
+mod keys;
+mod list;
+mod look;
+mod quickstart;
+mod recover;
+mod restore;
+mod retention;
+
+use backstay_engine::cx::Cx;
+use backstay_format::IndexEntry;
+use clap::CommandFactory as _;
+
+use crate::cli::{Cli, Command};
+use crate::config::StorageConfig;
+use crate::exit::{Exit, UsageError};
+use crate::installation::Installation;
+
+pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
+    let global = cli.global;
+    match cli.command {
+        Command::Quickstart => return quickstart::quickstart(&cx).await,
+        Command::Init { file } => return look::init(&file),
+        Command::ConfigCheck => return look::config_check(&global),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "backstay", &mut std::io::stdout());
+            return Ok(Exit::Done);
+        }
+        Command::Man { directory } => {
+            clap_mangen::generate_to(Cli::command(), directory)?;
+            return Ok(Exit::Done);
+        }
+        Command::Recover(args) => return recover::recover(&global, cx, args).await,
+        Command::Decrypt { file, output, kit } => return files::decrypt(&global, &file, &output, kit).await,
+        _ => {}
+    }
+    let json = global.json;
+    let installation = Installation::open(&global, cx).await?;
+    let app = &installation;
+    match cli.command {
+        Command::Doctor => look::doctor(app).await,
+        Command::Status => look::status(app, json).await,
+        Command::Source(command) => look::source(app, command, json).await,
+        Command::Storage(command) => look::storage(app, command, json).await,
+        Command::Backup(args) => backup::backup_all(app, args, json).await,
+        Command::Backups { source } => list::backups(app, source.as_deref(), json).await,
+        Command::Show { id } => list::show(app, &id, json).await,
+        Command::Hold { id, reason } => list::hold(app, &id, &reason).await,
+        Command::Release { id } => list::release(app, &id).await,
+        Command::Delete { id, yes } => list::delete(app, &id, yes).await,
+        Command::Restore(args) => restore::restore(app, args, json).await,
+        Command::Undo { source } => restore::undo(app, source.as_deref()).await,
+        Command::Confirm { source } => restore::confirm(app, source.as_deref()).await,
+        Command::Verify { what, all } => files::verify(app, what.as_deref(), all, json).await,
+        Command::Check => files::check(app, json).await,
+        Command::Download { id, part, output, sealed } => files::download(app, &id, part.as_deref(), &output, sealed).await,
+        Command::Forget { source, dry_run } => retention::forget(app, source.as_deref(), dry_run, json).await,
+        Command::Prune { dry_run } => retention::prune(app, dry_run, json).await,
+        Command::Keys(command) => keys::keys(app, command, json).await,
+        Command::Quickstart
+        | Command::Init { .. }
+        | Command::ConfigCheck
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Recover(_)
+        | Command::Decrypt { .. } => Ok(Exit::Done),
+    }
+}
+
+/// Finds the one backup whose id begins so, in whatever storage.
+async fn find_backup<'a>(app: &'a Installation, id: &str) -> anyhow::Result<(IndexEntry, &'a StorageConfig)> {
+    let mut found = Vec::new();
+    for storage in app.config.storages.values() {
+        let vault = match app.vault(storage).await {
+            Err(error) if Exit::of(&error) == Exit::NoVault => continue,
+            vault => vault?,
+        };
+        for source in vault.sources(&app.cx, &app.config.organisation).await? {
+            let listing = vault.list(&app.cx, &app.config.organisation, &source).await?;
+            found.extend(listing.backups.into_iter().filter(|b| b.id.as_str().starts_with(id)).map(|b| (b, storage)));
+            if let Some(unusable) = listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id)) {
+                return Err(unusable.error.into());
+            }
+        }
+    }
+    match (found.pop(), found.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (None, _) => Err(UsageError(format!("there is no backup {id:?}; list them with `backstay backups`")).into()),
+        (Some(_), false) => Err(UsageError(format!("{id:?} begins the ids of several backups; write more of it")).into()),
+    }
+}

@@ -1,0 +1,59 @@
+//! `backstay recover`: a fresh installation from storage and kit alone.
+
+use std::sync::Arc;
+
+use backstay_engine::cx::Cx;
+use backstay_engine::recover::recover_keys;
+use backstay_engine::store::Store;
+use backstay_engine::vault::Vault;
+use backstay_format::Slug;
+
+use crate::cli::{Global, RecoverArgs};
+use crate::config::{Config, StorageKind, parse_location};
+use crate::exit::{Exit, UsageError};
+use crate::installation::{Installation, Recovered, open_home};
+use crate::render;
+
+pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyhow::Result<Exit> {
+    let wrong = |problem: String| UsageError(format!("--storage: {problem}"));
+    let mut storage = parse_location(&args.storage, args.endpoint.as_deref(), &args.region).map_err(wrong)?;
+    if let StorageKind::S3 { ca_file, .. } = &mut storage {
+        ca_file.clone_from(&args.ca_file);
+    }
+    let organisation: Slug = args.organisation.parse().map_err(|error| wrong(format!("{error}")))?;
+    let kit = super::keys::open_kit(&args.kit)?;
+    let (home, catalog) = open_home(global).await?;
+    if let Some(present) = catalog.keyring().await?
+        && present.recovery().fingerprint() != kit.recovery().fingerprint()
+    {
+        let text = format!(
+            "the home directory {} has keys of another installation; choose an empty one with --home",
+            home.path().display()
+        );
+        return Err(UsageError(text).into());
+    }
+    let config =
+        Config { organisation: organisation.clone(), storages: Default::default(), sources: Default::default(), warnings: Vec::new() };
+    let app = Installation { config, home, catalog, cx };
+    let recovered = Recovered { organisation, storage };
+    let storage = recovered.as_storage();
+    let spec = app.store_spec(&storage).await?;
+    let store = Store::open(&spec, spec.documented_profile())?;
+    let vault = Vault::open(&app.cx, store, Arc::new(kit.clone())).await?;
+    let found = recover_keys(&app.cx, &vault, kit).await?;
+    app.catalog.set_keyring(&found.keyring).await?;
+    app.catalog.set_setting(super::keys::KIT_EXPORTED, &true).await?;
+    app.remember(&recovered).await?;
+    for (key, error) in &found.unusable {
+        render::say(&format!("warning: the key slot of {key} is of no use: {error}"));
+    }
+    render::print(&format!(
+        "{} keys are back; {} holds:",
+        found.keyring.entries().len(),
+        vault.location()
+    ))?;
+    let installation = Installation::open(global, app.cx).await?;
+    super::list::backups(&installation, None, global.json).await?;
+    render::print("next: `backstay verify --all`, then `backstay restore SOURCE`")?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,77 @@
+//! `backstay forget` and `backstay prune`.
+
+use backstay_engine::forget;
+use serde_json::json;
+
+use crate::exit::Exit;
+use crate::installation::Installation;
+use crate::render;
+
+pub(super) async fn forget(app: &Installation, source: Option<&str>, dry_run: bool, json: bool) -> anyhow::Result<Exit> {
+    let mut shown = Vec::new();
+    for config in app.config.sources.values().filter(|config| source.is_none_or(|name| name == config.name.as_str())) {
+        let lease = if dry_run { None } else { Some(app.lease(&config.name).await?) };
+        let vault = app.vault(app.storage(&config.storage)?).await?;
+        let plan = forget::plan_forget(&app.cx, &vault, &app.config.organisation, &config.name, &config.keep).await?;
+        if !dry_run {
+            forget::forget(&app.cx, &vault, &plan).await?;
+        }
+        if let Some(lease) = lease {
+            lease.release().await?;
+        }
+        for verdict in plan.verdicts {
+            let done = match (verdict.keep, dry_run) {
+                (true, _) => "keep",
+                (false, true) => "would forget",
+                (false, false) => "forgotten",
+            };
+            if !json {
+                render::print(&format!("{} {} {done}: {}", config.name, verdict.id, verdict.reasons.join(", ")))?;
+            }
+            shown.push(json!({"source": config.name, "id": verdict.id, "keep": verdict.keep, "reasons": verdict.reasons}));
+        }
+    }
+    if let Some(name) = source {
+        // Says so if there is no such source.
+        app.source(name).await?;
+    }
+    if json {
+        render::print_json(&shown.into())?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn prune(app: &Installation, dry_run: bool, json: bool) -> anyhow::Result<Exit> {
+    let mut objects = Vec::new();
+    for storage in app.config.storages.values() {
+        let vault = match app.vault(storage).await {
+            Err(error) if Exit::of(&error) == Exit::NoVault => continue,
+            vault => vault?,
+        };
+        let plan = forget::plan_prune(&app.cx, &vault, &app.config.organisation).await?;
+        if !dry_run {
+            forget::prune(&app.cx, &vault, &plan).await?;
+        }
+        let bytes = plan.objects.iter().map(|(_, bytes)| bytes).sum();
+        let verb = if dry_run { "would be removed" } else { "removed" };
+        if !json {
+            render::print(&format!(
+                "storage {}: {} objects that no backup names {verb}, {}; {} are too young to be touched",
+                storage.name,
+                plan.objects.len(),
+                render::size(bytes),
+                plan.too_young
+            ))?;
+        }
+        objects.push(json!({
+            "storage": storage.name,
+            "objects": plan.objects.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            "bytes": bytes,
+            "too_young": plan.too_young,
+        }));
+    }
+    if json {
+        render::print_json(&objects.into())?;
+    }
+    Ok(Exit::Done)
+}

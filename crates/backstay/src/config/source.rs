@@ -1,0 +1,216 @@
+//! `[sources.NAME]`: what is backed up.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backstay_engine::hook::Hook;
+use backstay_engine::source::files::Pattern;
+use backstay_format::Slug;
+use backstay_format::retention::Rules;
+use jiff::SignedDuration;
+use toml::Spanned;
+
+use super::Env;
+use super::raw::{Faults, RawHook, RawSource};
+
+const DEFAULT_LEVEL: i32 = 3;
+const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_mins(5);
+const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Kinds that the design names and this version does not have.
+const LATER_KINDS: [&str; 5] = ["postgres", "mysql", "duckdb", "redis", "command"];
+
+/// A source, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceConfig {
+    pub(crate) name: Slug,
+    pub(crate) kind: SourceKind,
+    pub(crate) path: PathBuf,
+    pub(crate) storage: String,
+    pub(crate) app: Option<String>,
+    pub(crate) environment: Option<String>,
+    pub(crate) keep: Rules,
+    pub(crate) sealed: bool,
+    pub(crate) compression_level: i32,
+    pub(crate) undo_for: SignedDuration,
+    pub(crate) before_backup: Option<Hook>,
+    pub(crate) after_backup: Option<Hook>,
+    pub(crate) before_restore: Option<Hook>,
+    pub(crate) after_restore: Option<Hook>,
+}
+
+/// What kind of thing a source is.
+#[derive(Debug, Clone)]
+pub(crate) enum SourceKind {
+    Files { exclude: Vec<Pattern>, transient: Vec<Pattern>, one_file_system: bool },
+    Sqlite,
+}
+
+impl SourceKind {
+    /// Returns the word for it in the configuration and in manifests.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Files { .. } => "files",
+            Self::Sqlite => "sqlite",
+        }
+    }
+
+    /// Returns the kind of that word, with nothing set; for sources that only a vault knows.
+    pub(crate) fn bare(word: &str) -> Option<Self> {
+        match word {
+            "files" => Some(Self::Files { exclude: Vec::new(), transient: Vec::new(), one_file_system: false }),
+            "sqlite" => Some(Self::Sqlite),
+            _ => None,
+        }
+    }
+}
+
+impl SourceConfig {
+    /// Makes a source of what a vault knows of it.
+    pub(crate) fn bare(name: Slug, kind: SourceKind, path: PathBuf, storage: String) -> Self {
+        Self {
+            name,
+            kind,
+            path,
+            storage,
+            app: None,
+            environment: None,
+            keep: Rules::default(),
+            sealed: true,
+            compression_level: DEFAULT_LEVEL,
+            undo_for: DEFAULT_UNDO,
+            before_backup: None,
+            after_backup: None,
+            before_restore: None,
+            after_restore: None,
+        }
+    }
+}
+
+pub(super) fn check(
+    name: &str,
+    raw: &RawSource,
+    (env, storages): (Env<'_>, &[&str]),
+    faults: &mut Faults<'_>,
+) -> Option<SourceConfig> {
+    let slug: Option<Slug> = name.parse().map_err(|error| faults.add("", raw.kind.span(), format!("{error}"))).ok();
+    let kind = check_kind(raw, faults);
+    let path = match &raw.path {
+        None => {
+            faults.add("path", raw.kind.span(), "is missing: what is to be backed up");
+            None
+        }
+        Some(raw_path) => faults.text("path", raw_path, env).map(PathBuf::from).filter(|path| {
+            if !path.is_absolute() {
+                faults.add("path", raw_path.span(), format!("found `{}`, expected an absolute path", path.display()));
+            }
+            path.is_absolute()
+        }),
+    };
+    let storage = raw.storage.get_ref().clone();
+    if !storages.contains(&storage.as_str()) {
+        let known = if storages.is_empty() { "there is none".to_owned() } else { storages.join(", ") };
+        faults.add("storage", raw.storage.span(), format!("found `{storage}`, expected one of the storages: {known}"));
+    }
+    let sealed = match raw.encryption.as_ref().map(|e| (e.get_ref().as_str(), e.span())) {
+        None | Some(("sealed", _)) => true,
+        Some(("none", _)) => false,
+        Some((other, span)) => {
+            faults.add("encryption", span, format!("found `{other}`, expected `sealed` or `none`"));
+            true
+        }
+    };
+    let level = raw.compression_level.as_ref().map_or(DEFAULT_LEVEL, |level| {
+        if !(1..=19).contains(level.get_ref()) {
+            faults.add("compression_level", level.span(), format!("found {}, expected 1 to 19", level.get_ref()));
+        }
+        *level.get_ref()
+    });
+    let undo_for = raw.undo_for.as_ref().map_or(Some(DEFAULT_UNDO), |text| duration("undo_for", text, faults));
+    let label = |name, value: &Option<Spanned<String>>| value.as_ref().and_then(|value| faults.text(name, value, env));
+    let (app, environment) = {
+        let mut label = label;
+        (label("app", &raw.app), label("environment", &raw.environment))
+    };
+    let mut hook = |name, raw: &Option<Spanned<RawHook>>| raw.as_ref().and_then(|raw| check_hook(name, raw, faults));
+    Some(SourceConfig {
+        before_backup: hook("before_backup", &raw.before_backup),
+        after_backup: hook("after_backup", &raw.after_backup),
+        before_restore: hook("before_restore", &raw.before_restore),
+        after_restore: hook("after_restore", &raw.after_restore),
+        name: slug?,
+        kind: kind?,
+        path: path?,
+        storage,
+        app,
+        environment,
+        keep: raw.keep.clone().unwrap_or_default(),
+        sealed,
+        compression_level: level,
+        undo_for: undo_for?,
+    })
+}
+
+fn check_kind(raw: &RawSource, faults: &mut Faults<'_>) -> Option<SourceKind> {
+    let mut patterns = |name, list: &[Spanned<String>]| -> Vec<Pattern> {
+        let parsed = list.iter().filter_map(|text| match text.get_ref().parse() {
+            Ok(pattern) => Some(pattern),
+            Err(error) => {
+                let error: backstay_engine::source::files::PatternError = error;
+                faults.add(name, text.span(), error.to_string());
+                None
+            }
+        });
+        parsed.collect()
+    };
+    let exclude = patterns("exclude", &raw.exclude);
+    let transient = patterns("transient", &raw.transient);
+    match raw.kind.get_ref().as_str() {
+        "files" => Some(SourceKind::Files { exclude, transient, one_file_system: raw.one_file_system }),
+        "sqlite" => {
+            for (name, list) in [("exclude", &raw.exclude), ("transient", &raw.transient)] {
+                if let Some(first) = list.first() {
+                    faults.add(name, first.span(), "only a source of kind `files` has it");
+                }
+            }
+            Some(SourceKind::Sqlite)
+        }
+        other => {
+            let problem = if LATER_KINDS.contains(&other) {
+                format!("kind `{other}` is not in this version; expected `files` or `sqlite`")
+            } else {
+                format!("found `{other}`, expected `files` or `sqlite`")
+            };
+            faults.add("kind", raw.kind.span(), problem);
+            None
+        }
+    }
+}
+
+fn check_hook(name: &str, raw: &Spanned<RawHook>, faults: &mut Faults<'_>) -> Option<Hook> {
+    let hook = raw.get_ref();
+    if hook.run.first().is_none_or(String::is_empty) {
+        faults.add(name, raw.span(), "`run` is empty, expected a program and its arguments: run = [\"systemctl\", \"stop\", \"shop\"]");
+        return None;
+    }
+    let timeout = match &hook.timeout {
+        None => Some(DEFAULT_HOOK_TIMEOUT),
+        Some(text) => {
+            let parsed = text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+            if parsed.is_none() {
+                faults.add(name, raw.span(), format!("found the timeout `{text}`, expected one such as \"5m\" or \"30s\""));
+            }
+            parsed
+        }
+    };
+    Some(Hook { argv: hook.run.clone(), timeout: timeout? })
+}
+
+fn duration(name: &str, text: &Spanned<String>, faults: &mut Faults<'_>) -> Option<SignedDuration> {
+    // Days are not of one length everywhere; here they are 24 hours.
+    let days = text.get_ref().strip_suffix('d').and_then(|days| days.trim().parse::<i64>().ok());
+    let parsed = days.map(|days| SignedDuration::from_hours(24 * days)).or_else(|| text.get_ref().parse().ok());
+    if parsed.is_none() {
+        faults.add(name, text.span(), format!("found `{}`, expected a time such as \"7d\" or \"12h\"", text.get_ref()));
+    }
+    parsed
+}

@@ -1,0 +1,48 @@
+//! The configuration that `backstay init` writes.
+
+/// A commented configuration that says nothing yet.
+pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to.
+# Check this file with `backstay config-check`. ${NAME} stands for an environment variable, $$ for a $.
+
+# --- Where backups go -------------------------------------------------------------------------------------------
+#
+# Any S3-compatible storage. Without access_key_id the machine's own credentials are used (environment, AWS profile,
+# instance role), or those that `backstay storage credentials NAME` sealed.
+#
+# [storages.bucket]
+# provider = "s3"
+# bucket = "app-backups"
+# endpoint = "https://<account>.r2.cloudflarestorage.com"   # leave it out for AWS
+# region = "auto"                                           # us-east-1 if left out
+# prefix = "backstay"                                       # the folder in the bucket
+# addressing = "path"                                       # or "virtual"; path with an endpoint, virtual without
+# access_key_id = "${S3_KEY_ID}"
+# secret_access_key = "file:/etc/backstay/s3.secret"
+# credentials_expire = "2027-06-30"                         # a warning comes 30 days before
+# ca_file = "/etc/ssl/my-ca.pem"
+#
+# A directory, better on another disk. It is not off-site.
+#
+# [storages.disk]
+# provider = "local"
+# path = "/srv/backups"
+
+# --- What is backed up ------------------------------------------------------------------------------------------
+#
+# [sources.shop-files]
+# kind = "files"                       # a tree; SQLite databases in it are taken as consistent snapshots
+# path = "/var/lib/shop"
+# storage = "bucket"
+# exclude = ["cache/", "*.tmp"]        # left out
+# transient = ["channels.sqlite"]      # left out, and gone after a restore
+# keep = { last = 7, days = 30 }       # also hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least
+# before_restore = { run = ["systemctl", "stop", "shop"] }
+# after_restore = { run = ["systemctl", "start", "shop"], timeout = "2m" }
+#
+# [sources.crm]
+# kind = "sqlite"                      # one database, while its app goes on writing
+# path = "/var/lib/crm/crm.db"
+# storage = "bucket"
+# encryption = "sealed"                # "none" leaves standard files that anybody can read
+# undo_for = "7d"                      # how long a restore can be undone
+"#;

@@ -1,0 +1,84 @@
+//! How the program ends.
+
+use backstay_control::{CatalogError, LeaseError};
+use backstay_engine::cx::Cancelled;
+use backstay_engine::error::{EngineError, ErrorKind};
+use backstay_engine::source::SourceError;
+use backstay_engine::store::{StoreError, StoreErrorKind};
+use backstay_format::{FrameError, KitError};
+
+use crate::config::ConfigError;
+
+/// The exit codes, for help texts.
+pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, nothing made; 2 usage or configuration; 3 incomplete \
+backup made; 10 no vault; 11 source is being worked on by another; 12 wrong or missing key; 13 damaged data found; 14 not \
+enough rights or space; 130 interrupted.";
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Incomplete = 3,
+    NoVault = 10,
+    LeaseHeld = 11,
+    Key = 12,
+    Damaged = 13,
+    RightsOrSpace = 14,
+    Interrupted = 130,
+}
+
+/// Marks an error as the user's: a wrong call, not a failed one.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl Exit {
+    /// Finds the code in the first error of the chain that has one.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        error.chain().find_map(code).unwrap_or(Self::Failed)
+    }
+}
+
+fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if error.is::<ConfigError>() || error.is::<UsageError>() {
+        return Some(Exit::Usage);
+    }
+    if let Some(engine) = error.downcast_ref::<EngineError>() {
+        return Some(of_kind(engine.kind()));
+    }
+    if error.is::<Cancelled>() {
+        return Some(Exit::Interrupted);
+    }
+    if let Some(lease) = error.downcast_ref::<LeaseError>() {
+        return matches!(lease, LeaseError::Held { .. } | LeaseError::Lost { .. }).then_some(Exit::LeaseHeld);
+    }
+    if let Some(source) = error.downcast_ref::<SourceError>() {
+        return matches!(source, SourceError::Damaged { .. }).then_some(Exit::Damaged);
+    }
+    if let Some(store) = error.downcast_ref::<StoreError>() {
+        return matches!(store.kind(), StoreErrorKind::Denied | StoreErrorKind::NoSpace).then_some(Exit::RightsOrSpace);
+    }
+    if let Some(CatalogError::MasterKey(_) | CatalogError::Keyring(_)) = error.downcast_ref() {
+        return Some(Exit::Key);
+    }
+    if let Some(kit) = error.downcast_ref::<KitError>() {
+        return Some(if *kit == KitError::WrongPassphrase { Exit::Key } else { Exit::Usage });
+    }
+    match error.downcast_ref()? {
+        FrameError::Key(_) => Some(Exit::Key),
+        _ => Some(Exit::Damaged),
+    }
+}
+
+fn of_kind(kind: ErrorKind) -> Exit {
+    match kind {
+        ErrorKind::Failed => Exit::Failed,
+        ErrorKind::NoVault => Exit::NoVault,
+        ErrorKind::Key => Exit::Key,
+        ErrorKind::Damaged => Exit::Damaged,
+        ErrorKind::RightsOrSpace => Exit::RightsOrSpace,
+        ErrorKind::Interrupted(_) => Exit::Interrupted,
+    }
+}

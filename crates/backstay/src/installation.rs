@@ -1,0 +1,378 @@
+//! Wires configuration, home directory and engine together: what every command works with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use backstay_control::{Catalog, Holder, Home, Lease, MasterKey};
+use backstay_engine::cx::Cx;
+use backstay_engine::source::Source;
+use backstay_engine::source::files::FilesSource;
+use backstay_engine::source::sqlite::SqliteSource;
+use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
+use backstay_engine::vault::{BackupPlace, Draft, Vault};
+use backstay_format::{DataKey, Keyring, RecoveryKey, Slug, Trigger};
+use jiff::{SignedDuration, Timestamp};
+use rand::RngCore as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Global;
+use crate::config::{Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, StorageKind};
+use crate::exit::UsageError;
+
+/// Credentials that end within this time are warned of (T26).
+const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// The catalog's setting with storages that `recover` was told of.
+const RECOVERED: &str = "recovered";
+
+/// A configuration, a home directory, and what runs in them.
+pub(crate) struct Installation {
+    pub(crate) config: Config,
+    pub(crate) home: Home,
+    pub(crate) catalog: Catalog,
+    pub(crate) cx: Cx,
+}
+
+/// What `recover` was told, kept for later commands.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Recovered {
+    pub(crate) organisation: Slug,
+    pub(crate) storage: StorageKind,
+}
+
+impl Recovered {
+    /// Returns the storage under the name that it has from now on.
+    pub(crate) fn as_storage(&self) -> StorageConfig {
+        StorageConfig {
+            name: RECOVERED.to_owned(),
+            kind: self.storage.clone(),
+            credentials: CredentialConfig::Elsewhere { profile: None },
+            credentials_expire: None,
+        }
+    }
+}
+
+/// What a storage showed in its last test.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Tested {
+    pub(crate) at: Timestamp,
+    /// Where it was then: another place must be tested anew.
+    pub(crate) location: String,
+    pub(crate) profile: Option<Profile>,
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct StoredCredentials {
+    pub(crate) access_key_id: String,
+    pub(crate) secret_access_key: String,
+}
+
+impl Installation {
+    /// Opens the installation that the global options mean. A wrong configuration makes nothing.
+    pub(crate) async fn open(global: &Global, cx: Cx) -> anyhow::Result<Self> {
+        let env = |name: &str| std::env::var(name).ok();
+        let config = match config_path(global) {
+            Some(path) => Some(Config::load(&path, &env)?),
+            None => None,
+        };
+        let (home, catalog) = open_home(global).await?;
+        let recovered: Option<Recovered> = catalog.setting(RECOVERED).await?;
+        let mut config = match (config, &recovered) {
+            (Some(config), _) => config,
+            (None, Some(recovered)) => Config {
+                organisation: recovered.organisation.clone(),
+                storages: Default::default(),
+                sources: Default::default(),
+                warnings: Vec::new(),
+            },
+            (None, None) => {
+                let text = "there is no configuration: `backstay init` writes one, or name it with --config";
+                return Err(UsageError(text.to_owned()).into());
+            }
+        };
+        if let Some(recovered) = recovered {
+            config.storages.entry(RECOVERED.to_owned()).or_insert(recovered.as_storage());
+        }
+        backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
+        Ok(Self { config, home, catalog, cx })
+    }
+
+    /// Returns a source by name: of the configuration, else as a vault remembers it.
+    pub(crate) async fn source(&self, name: &str) -> anyhow::Result<SourceConfig> {
+        if let Some(source) = self.config.sources.get(name) {
+            return Ok(source.clone());
+        }
+        if let Some(source) = self.remembered_source(name).await? {
+            return Ok(source);
+        }
+        let known: Vec<&str> = self.config.sources.keys().map(String::as_str).collect();
+        Err(UsageError(format!("there is no source {name:?}; known: {}", known.join(", "))).into())
+    }
+
+    /// Makes a source of what its newest manifest says: on a bare machine there is no configuration.
+    async fn remembered_source(&self, name: &str) -> anyhow::Result<Option<SourceConfig>> {
+        let Ok(slug) = name.parse::<Slug>() else { return Ok(None) };
+        for storage in self.config.storages.values() {
+            let vault = self.vault(storage).await?;
+            let listing = vault.list(&self.cx, &self.config.organisation, &slug).await?;
+            let Some(newest) = listing.backups.first() else { continue };
+            let place = self.place(&slug, newest.id.clone());
+            let manifest = vault.manifest(&self.cx, &place).await?;
+            let origin = vault.details(&manifest)?.origin;
+            let Some((kind, origin)) = SourceKind::bare(&manifest.source_kind).zip(origin) else { continue };
+            return Ok(Some(SourceConfig::bare(slug, kind, PathBuf::from(origin), storage.name.clone())));
+        }
+        Ok(None)
+    }
+
+    /// Returns the names of all sources: of the configuration, and of the vaults if `also_remembered`.
+    pub(crate) async fn source_names(&self, also_remembered: bool) -> anyhow::Result<Vec<String>> {
+        let mut names: Vec<String> = self.config.sources.keys().cloned().collect();
+        if also_remembered {
+            for storage in self.config.storages.values() {
+                let Ok(vault) = self.vault(storage).await else { continue };
+                names.extend(vault.sources(&self.cx, &self.config.organisation).await?.iter().map(ToString::to_string));
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    pub(crate) fn storage(&self, name: &str) -> anyhow::Result<&StorageConfig> {
+        let known = || self.config.storages.keys().cloned().collect::<Vec<_>>().join(", ");
+        self.config
+            .storages
+            .get(name)
+            .ok_or_else(|| UsageError(format!("there is no storage {name:?}; known: {}", known())).into())
+    }
+
+    /// Returns how to reach a storage, after looking at the expiry of its credentials.
+    pub(crate) async fn store_spec(&self, storage: &StorageConfig) -> anyhow::Result<StoreSpec> {
+        if let Some(expires) = storage.credentials_expire {
+            let left = expires.duration_since(self.cx.now());
+            anyhow::ensure!(
+                left > SignedDuration::ZERO,
+                "the credentials of storage {} expired on {expires}; set new ones and correct credentials_expire",
+                storage.name
+            );
+            if left < EXPIRY_WARNING {
+                let text = format!("the credentials of storage {} expire on {expires}", storage.name);
+                self.cx.event(backstay_engine::event::Event::Warning { text });
+            }
+        }
+        let credentials = match &storage.credentials {
+            CredentialConfig::Given { access_key_id, secret_access_key, session_token } => S3Credentials::Static {
+                access_key_id: access_key_id.clone(),
+                secret_access_key: secret_access_key.clone(),
+                session_token: session_token.clone(),
+            },
+            CredentialConfig::Elsewhere { profile } => match self.catalog.secret(&credentials_name(&storage.name)).await? {
+                None => S3Credentials::Chain { profile: profile.clone() },
+                Some(bytes) => {
+                    let stored: StoredCredentials =
+                        serde_json::from_slice(&bytes).context("the sealed credentials cannot be read")?;
+                    S3Credentials::Static {
+                        access_key_id: stored.access_key_id,
+                        secret_access_key: stored.secret_access_key.into(),
+                        session_token: None,
+                    }
+                }
+            },
+        };
+        storage.spec(credentials).with_context(|| format!("cannot read ca_file of storage {}", storage.name))
+    }
+
+    /// Opens a storage, testing it first if it was never found good (D4).
+    pub(crate) async fn store(&self, storage: &StorageConfig) -> anyhow::Result<Store> {
+        let spec = self.store_spec(storage).await?;
+        let tested = self.tested(storage).await?.filter(|tested| tested.location == spec.location());
+        let profile = match tested.and_then(|tested| tested.profile) {
+            Some(profile) => profile,
+            None => self.test_storage(storage).await?.profile,
+        };
+        Ok(Store::open(&spec, profile)?)
+    }
+
+    /// Tests a storage and remembers what came of it.
+    pub(crate) async fn test_storage(
+        &self,
+        storage: &StorageConfig,
+    ) -> anyhow::Result<backstay_engine::store::ProbeReport> {
+        let spec = self.store_spec(storage).await?;
+        let report = probe(&self.cx, &spec).await;
+        let tested = Tested {
+            at: self.cx.now(),
+            location: spec.location(),
+            profile: report.as_ref().ok().map(|report| report.profile.clone()),
+            error: report.as_ref().err().map(ToString::to_string),
+        };
+        self.catalog.set_setting(&tested_name(&storage.name), &tested).await?;
+        Ok(report?)
+    }
+
+    pub(crate) async fn tested(&self, storage: &StorageConfig) -> anyhow::Result<Option<Tested>> {
+        Ok(self.catalog.setting(&tested_name(&storage.name)).await?)
+    }
+
+    /// Opens the vault at a storage for reading.
+    pub(crate) async fn vault(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
+        // Reading needs no create and no upload check: an untested storage is read with all caution.
+        let spec = self.store_spec(storage).await?;
+        let profile = self.tested(storage).await?.and_then(|tested| tested.profile);
+        let store = Store::open(&spec, profile.unwrap_or_else(|| spec.documented_profile()))?;
+        let keyring = self.keyring().await?;
+        Ok(Vault::open(&self.cx, store, Arc::new(keyring)).await?)
+    }
+
+    /// Opens the vault at a storage for writing: makes it, and the first key, if need be.
+    pub(crate) async fn vault_for_writing(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
+        let store = self.store(storage).await?;
+        let keyring = self.keyring_with_key().await?;
+        Ok(Vault::open_or_create(&self.cx, store, Arc::new(keyring)).await?)
+    }
+
+    /// Returns the keys; none before the first backup.
+    pub(crate) async fn keyring(&self) -> anyhow::Result<Keyring> {
+        let kept = self.catalog.keyring().await?;
+        Ok(kept.unwrap_or_else(|| Keyring::new(RecoveryKey::new(random()))))
+    }
+
+    async fn keyring_with_key(&self) -> anyhow::Result<Keyring> {
+        if let Some(keyring) = self.catalog.keyring().await? {
+            return Ok(keyring);
+        }
+        let mut made = Keyring::new(RecoveryKey::new(random()));
+        made.add(DataKey::new(random()), self.cx.now());
+        Ok(self.catalog.first_keyring(&made).await?)
+    }
+
+    pub(crate) fn engine_source(&self, source: &SourceConfig) -> Box<dyn Source> {
+        let spool = self.home.spool();
+        match &source.kind {
+            SourceKind::Files { exclude, transient, one_file_system } => Box::new(FilesSource {
+                root: source.path.clone(),
+                exclude: exclude.clone(),
+                transient: transient.clone(),
+                one_file_system: *one_file_system,
+                spool,
+            }),
+            SourceKind::Sqlite => Box::new(SqliteSource { path: source.path.clone(), spool }),
+        }
+    }
+
+    pub(crate) fn draft(&self, source: &SourceConfig, trigger: Trigger, note: Option<String>) -> Draft {
+        Draft {
+            organisation: self.config.organisation.clone(),
+            source: source.name.clone(),
+            source_kind: source.kind.as_str(),
+            trigger,
+            note,
+            host: host(),
+            app: source.app.clone(),
+            environment: source.environment.clone(),
+            sealed: source.sealed,
+            origin: Some(source.path.to_string_lossy().into_owned()),
+            compression_level: source.compression_level,
+            schema_version: None,
+        }
+    }
+
+    pub(crate) fn place(&self, source: &Slug, backup: backstay_format::BackupId) -> BackupPlace {
+        BackupPlace { organisation: self.config.organisation.clone(), source: source.clone(), backup }
+    }
+
+    /// Takes the right to work on a source. The returned guard renews it until it is given back.
+    pub(crate) async fn lease(&self, source: &Slug) -> anyhow::Result<LeaseGuard> {
+        let me = Holder::this_process(&host());
+        let lease = self.catalog.lease(source.as_str(), &me, self.cx.now()).await?;
+        Ok(LeaseGuard::keep(self.catalog.clone(), lease, self.cx.clone()))
+    }
+
+    pub(crate) async fn remember(&self, recovered: &Recovered) -> anyhow::Result<()> {
+        Ok(self.catalog.set_setting(RECOVERED, recovered).await?)
+    }
+}
+
+/// Renews a lease while work goes on; a lost one stops the work.
+pub(crate) struct LeaseGuard {
+    catalog: Catalog,
+    renewing: tokio::task::JoinHandle<()>,
+    lease: Arc<Lease>,
+}
+
+impl LeaseGuard {
+    fn keep(catalog: Catalog, lease: Lease, cx: Cx) -> Self {
+        let lease = Arc::new(lease);
+        let (renewed, with) = (lease.clone(), catalog.clone());
+        let renewing = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+                if with.renew(&renewed, cx.now()).await.is_err() {
+                    return cx.cancel_handle().cancel(backstay_engine::cx::CancelReason::LeaseLost);
+                }
+            }
+        });
+        Self { catalog, renewing, lease }
+    }
+
+    /// Gives the lease back.
+    pub(crate) async fn release(self) -> anyhow::Result<()> {
+        self.renewing.abort();
+        // The task is gone or going; what it holds is only a number to renew by.
+        drop(self.renewing.await);
+        if let Some(lease) = Arc::into_inner(self.lease) {
+            self.catalog.release(lease).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens the home directory and its catalog, without a configuration.
+pub(crate) async fn open_home(global: &Global) -> anyhow::Result<(Home, Catalog)> {
+    let home = Home::open(&home_path(global)?)?;
+    let given = std::env::var("BACKSTAY_MASTER_KEY").ok().map(SecretString::from);
+    let given = given.filter(|key| !key.expose_secret().is_empty());
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let master_key = MasterKey::load(&home, given.as_ref(), credentials.as_deref())?;
+    let catalog = Catalog::open(&home, master_key).await?;
+    Ok((home, catalog))
+}
+
+/// Returns the configuration that is meant, if any is there.
+pub(crate) fn config_path(global: &Global) -> Option<PathBuf> {
+    let usual = ["backstay.toml", "/etc/backstay/backstay.toml"].map(PathBuf::from);
+    global.config.clone().or_else(|| usual.into_iter().find(|path| path.exists()))
+}
+
+fn home_path(global: &Global) -> anyhow::Result<PathBuf> {
+    if let Some(home) = &global.home {
+        return Ok(std::path::absolute(home)?);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/backstay"));
+    }
+    let home = std::env::var_os("HOME").context("HOME is not set; name a home directory with --home")?;
+    Ok(PathBuf::from(home).join(".local/share/backstay"))
+}
+
+pub(crate) fn credentials_name(storage: &str) -> String {
+    format!("credentials of storage {storage}")
+}
+
+fn tested_name(storage: &str) -> String {
+    format!("test of storage {storage}")
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Returns random bytes of the operating system.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+}

@@ -1,0 +1,235 @@
+//! What a person sees, and what a program reads: progress on standard error, results on standard output.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use backstay_engine::event::{Event, Monitor};
+use backstay_format::{Encryption, IndexEntry, Trigger};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+
+/// Shows events: as a bar on a terminal, as lines elsewhere, as JSON lines if asked.
+pub(crate) struct Screen {
+    mode: Mode,
+}
+
+enum Mode {
+    Quiet,
+    Json,
+    Lines,
+    Bar(Mutex<ProgressBar>),
+}
+
+impl Screen {
+    pub(crate) fn new(global: &Global) -> Self {
+        let mode = if global.json {
+            Mode::Json
+        } else if global.quiet {
+            Mode::Quiet
+        } else if std::io::stderr().is_terminal() {
+            Mode::Bar(Mutex::new(ProgressBar::hidden()))
+        } else {
+            Mode::Lines
+        };
+        Self { mode }
+    }
+}
+
+impl Monitor for Screen {
+    fn event(&self, event: Event) {
+        match &self.mode {
+            Mode::Quiet => {}
+            Mode::Json => {
+                if let Some(value) = event_json(&event) {
+                    say(&value.to_string());
+                }
+            }
+            Mode::Lines => {
+                if let Some(line) = event_line(&event) {
+                    say(&line);
+                }
+            }
+            Mode::Bar(bar) => {
+                // A panic elsewhere must not take the display with it.
+                let mut bar = bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                draw(&mut bar, &event);
+            }
+        }
+    }
+}
+
+fn draw(bar: &mut ProgressBar, event: &Event) {
+    match event {
+        Event::PartStarted { part, estimate_bytes } => {
+            bar.finish_and_clear();
+            *bar = ProgressBar::with_draw_target(*estimate_bytes, ProgressDrawTarget::stderr());
+            let form = "{msg} [{bar:30}] {bytes} of about {total_bytes}, {bytes_per_sec}, {eta} left";
+            if let Ok(style) = ProgressStyle::with_template(form) {
+                bar.set_style(style);
+            }
+            bar.set_message(part.clone());
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+        Event::Progress { plain_bytes } => {
+            bar.inc(*plain_bytes);
+            // Estimates are estimates: a bar beyond its end would look broken.
+            if bar.length().is_some_and(|length| length < bar.position()) {
+                bar.set_length(bar.position());
+            }
+        }
+        Event::PartFinished { .. } => bar.finish_and_clear(),
+        other => {
+            if let Some(line) = event_line(other) {
+                bar.suspend(|| say(&line));
+            }
+        }
+    }
+}
+
+fn event_line(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Step { what } => what.clone(),
+        Event::PartFinished { part, plain_bytes, stored_bytes } => {
+            format!("{part}: {} read, {} stored", size(*plain_bytes), size(*stored_bytes))
+        }
+        Event::ItemError { item, error } => format!("left out {item}: {error}"),
+        Event::Warning { text } => format!("warning: {text}"),
+        Event::Retrying { what, error, after } => {
+            format!("trying again in {} ms: {what}: {error}", after.as_millis())
+        }
+        _ => return None,
+    })
+}
+
+fn event_json(event: &Event) -> Option<Value> {
+    Some(match event {
+        Event::Step { what } => json!({"event": "step", "what": what}),
+        Event::PartStarted { part, estimate_bytes } => {
+            json!({"event": "part_started", "part": part, "estimate_bytes": estimate_bytes})
+        }
+        Event::PartFinished { part, plain_bytes, stored_bytes } => {
+            json!({"event": "part_finished", "part": part, "plain_bytes": plain_bytes, "stored_bytes": stored_bytes})
+        }
+        Event::ItemError { item, error } => json!({"event": "item_error", "item": item, "error": error}),
+        Event::Warning { text } => json!({"event": "warning", "text": text}),
+        Event::Retrying { what, error, after } => {
+            json!({"event": "retrying", "what": what, "error": error, "after_ms": after.as_millis() as u64})
+        }
+        Event::Progress { plain_bytes } => json!({"event": "progress", "plain_bytes": plain_bytes}),
+        _ => return None,
+    })
+}
+
+/// Writes a line to standard error. A reader who left does not stop a backup.
+pub(crate) fn say(line: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{line}"));
+}
+
+/// Writes a result to standard output.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        // `backstay backups | head` is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+/// A backup in JSON, with the fields that every command gives it.
+pub(crate) fn backup_json(backup: &IndexEntry, storage: &str, location: &str) -> Value {
+    json!({
+        "id": backup.id,
+        "source": backup.source,
+        "status": backup.status,
+        "trigger": backup.trigger,
+        "storage": storage,
+        "location": format!("{location}/{}", backup.id),
+        "started_at": backup.started_at,
+        "finished_at": backup.finished_at,
+        "plain_bytes": backup.plain_bytes,
+        "stored_bytes": backup.stored_bytes,
+        "parts": backup.parts,
+        "warnings": backup.warnings,
+        "item_errors": backup.item_errors,
+        "item_error_count": backup.item_error_count,
+        "encryption": backup.encryption,
+        "note": backup.note,
+        "hold": backup.hold,
+        "host": backup.host,
+    })
+}
+
+/// A table that fits the terminal.
+pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(head.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+pub(crate) fn backup_row(backup: &IndexEntry, storage: &str) -> Vec<String> {
+    let sealed = if backup.encryption == Encryption::None { "no" } else { "yes" };
+    let mut remarks = Vec::new();
+    if backup.item_error_count > 0 {
+        remarks.push(format!("{} items missing", backup.item_error_count));
+    }
+    remarks.extend(backup.hold.as_ref().map(|why| format!("held: {why}")));
+    remarks.extend(backup.note.clone());
+    vec![
+        backup.id.to_string(),
+        backup.source.to_string(),
+        word(backup.status),
+        trigger(backup.trigger).to_owned(),
+        storage.to_owned(),
+        size(backup.plain_bytes),
+        size(backup.stored_bytes),
+        sealed.to_owned(),
+        remarks.join("; "),
+    ]
+}
+
+pub(crate) const BACKUP_HEAD: [&str; 9] =
+    ["ID", "SOURCE", "STATUS", "TRIGGER", "STORAGE", "SIZE", "STORED", "SEALED", "REMARKS"];
+
+/// The word for a value of a closed set, as it stands in JSON.
+pub(crate) fn word(value: impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn trigger(trigger: Trigger) -> &'static str {
+    match trigger {
+        Trigger::Manual => "manual",
+        Trigger::Scheduled => "scheduled",
+        Trigger::PreRestore => "pre-restore",
+        Trigger::PreDeploy => "pre-deploy",
+        Trigger::PostDeploy => "post-deploy",
+        Trigger::Imported => "imported",
+        Trigger::Drill => "drill",
+    }
+}
+
+/// Bytes for a person.
+pub(crate) fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// How long ago, for a person.
+pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
+    let secs = now.duration_since(then).as_secs().max(0);
+    match secs {
+        0..60 => format!("{secs} s"),
+        60..3600 => format!("{} min", secs / 60),
+        3600..172_800 => format!("{} h", secs / 3600),
+        _ => format!("{} days", secs / 86_400),
+    }
+}
