@@ -1,1 +1,9 @@
-//! x
+//! Real servers, faults and independent oracles for Backstay's tests.
+//!
+//! What is compared with the product shares no code with it: the walker of [`tree`] reads paths where the product uses
+//! directory handles, and hashes with another library.
+
+pub mod faulty;
+pub mod ledger;
+pub mod s3;
+pub mod tree;

@@ -1,0 +1,125 @@
+//! A vault in memory or in a directory, and the verbs as short words.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backstay_engine::backup::backup;
+use backstay_engine::cx::Cx;
+use backstay_engine::error::EngineError;
+use backstay_engine::event::Silent;
+use backstay_engine::replace::Replacement;
+use backstay_engine::restore::{Around, Journal, JournalError, RestoreOptions, Restored, plan_restore, restore};
+use backstay_engine::source::files::FilesSource;
+use backstay_engine::source::{Source, TargetOptions};
+use backstay_engine::store::{Profile, Store};
+use backstay_engine::vault::{BackupPlace, Draft, Vault};
+use backstay_format::{BackupId, DataKey, IndexEntry, Keyring, RecoveryKey, Slug, Trigger};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) backend: Arc<dyn ObjectStore>,
+    pub(crate) cx: Cx,
+}
+
+pub(crate) fn keyring(byte: u8) -> Arc<Keyring> {
+    let mut ring = Keyring::new(RecoveryKey::new([9; 32]));
+    ring.add(DataKey::new([byte; 32]), "2026-01-01T00:00:00Z".parse().unwrap());
+    Arc::new(ring)
+}
+
+pub(crate) fn slug(text: &str) -> Slug {
+    text.parse().unwrap()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, backend: Arc::new(InMemory::new()), cx: Cx::new(Arc::new(Silent)) }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn store(&self, backend: Arc<dyn ObjectStore>) -> Store {
+        Store::over(backend, "memory", "backstay", Profile::local())
+    }
+
+    pub(crate) async fn vault(&self) -> Vault {
+        self.vault_with(keyring(1)).await.unwrap()
+    }
+
+    pub(crate) async fn vault_with(&self, keyring: Arc<Keyring>) -> Result<Vault, EngineError> {
+        Vault::open_or_create(&self.cx, self.store(self.backend.clone()), keyring).await
+    }
+
+    pub(crate) fn files(&self, root: &Path) -> FilesSource {
+        FilesSource {
+            root: root.to_owned(),
+            exclude: Vec::new(),
+            transient: Vec::new(),
+            one_file_system: false,
+            spool: self.path("spool"),
+        }
+    }
+
+    pub(crate) fn draft(&self, kind: &'static str) -> Draft {
+        Draft {
+            organisation: slug("default"),
+            source: slug("shop"),
+            source_kind: kind,
+            trigger: Trigger::Manual,
+            note: None,
+            host: "test".to_owned(),
+            app: None,
+            environment: None,
+            origin: None,
+            sealed: true,
+            compression_level: 1,
+            schema_version: None,
+        }
+    }
+
+    pub(crate) async fn backup(&self, source: &dyn Source) -> Result<IndexEntry, EngineError> {
+        backup(&self.cx, source, &self.vault().await, self.draft("files")).await
+    }
+
+    pub(crate) fn place(&self, id: &BackupId) -> BackupPlace {
+        BackupPlace { organisation: slug("default"), source: slug("shop"), backup: id.clone() }
+    }
+
+    /// Restores to another place, without hooks, safety backup and journal.
+    pub(crate) async fn restore_to(&self, source: &dyn Source, id: &BackupId, to: &Path) -> Result<Restored, EngineError> {
+        let target = TargetOptions { to: Some(to.to_owned()), only: Vec::new(), tag: "test".to_owned() };
+        self.restore(source, id, target).await
+    }
+
+    pub(crate) async fn restore(
+        &self,
+        source: &dyn Source,
+        id: &BackupId,
+        target: TargetOptions,
+    ) -> Result<Restored, EngineError> {
+        let vault = self.vault().await;
+        let options = RestoreOptions { target, accept_unsealed: false, expects_sealed: true };
+        let plan = plan_restore(&self.cx, &vault, self.place(id), PathBuf::from("/nowhere"), options).await?;
+        let around = Around { safety: None, before: None, after: None, journal: &NoJournal };
+        restore(&self.cx, &vault, source, &plan, around).await
+    }
+}
+
+struct NoJournal;
+
+#[async_trait]
+impl Journal for NoJournal {
+    async fn before_swap(&self, _replacement: &Replacement, _safety: Option<&BackupId>) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    async fn after_swap(&self) -> Result<(), JournalError> {
+        Ok(())
+    }
+}

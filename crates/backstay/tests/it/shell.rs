@@ -1,0 +1,93 @@
+//! A machine of its own: home directory, configuration, and the program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use backstay_testkit::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+
+pub(crate) struct Shell {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+pub(crate) const PASSPHRASE: &str = "correct horse battery";
+
+impl Shell {
+    /// A machine that backs up `shop` (a tree) and `crm` (a database) to a bucket.
+    pub(crate) fn with_bucket(server: &S3Server) -> Self {
+        let shell = Self::bare();
+        shell.configure(&format!(
+            "provider = 's3'\nbucket = '{BUCKET}'\nendpoint = '{}'\naccess_key_id = '${{KEY_ID}}'\nsecret_access_key = '${{SECRET}}'\n",
+            server.endpoint
+        ));
+        shell
+    }
+
+    /// The same with a directory.
+    pub(crate) fn with_directory() -> Self {
+        let shell = Self::bare();
+        shell.configure(&format!("provider = 'local'\npath = '{}'\n", shell.path("storage").display()));
+        shell
+    }
+
+    /// A machine with nothing on it.
+    pub(crate) fn bare() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn configure(&self, storage: &str) {
+        let (shop, crm) = (self.path("shop"), self.path("crm.db"));
+        let text = format!(
+            "[storages.main]\n{storage}\n[sources.shop]\nkind = 'files'\npath = '{}'\nstorage = 'main'\n\n\
+             [sources.crm]\nkind = 'sqlite'\npath = '{}'\nstorage = 'main'\n",
+            shop.display(),
+            crm.display()
+        );
+        std::fs::write(self.path("backstay.toml"), text).unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backstay"));
+        command.args(words).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
+        command.env("HOME", self.dir.path()).env("BACKSTAY_HOME", self.path("home"));
+        command.env("KEY_ID", ACCESS_KEY).env("SECRET", SECRET_KEY).env("BACKSTAY_KIT_PASSPHRASE", PASSPHRASE);
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command
+    }
+
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Runs a command that must end with this code. Returns its standard output.
+    pub(crate) fn ends(&self, code: i32, words: &[&str]) -> String {
+        let output = self.run(words);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "backstay {words:?}\n{out}\n{err}");
+        out.into_owned()
+    }
+
+    /// Runs a command that must end with this code. Returns its standard error.
+    pub(crate) fn complains(&self, code: i32, words: &[&str]) -> String {
+        let output = self.run(words);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "backstay {words:?}\n{err}");
+        err
+    }
+
+    pub(crate) fn json(&self, words: &[&str]) -> serde_json::Value {
+        let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+        serde_json::from_str(&self.ends(0, &words)).unwrap()
+    }
+}
+
+/// Is a byte sequence in any file below a directory?
+pub(crate) fn contains(directory: &Path, needle: &[u8]) -> bool {
+    backstay_testkit::tree::files_below(directory)
+        .unwrap()
+        .iter()
+        .any(|file| std::fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle))
+}
