@@ -1,1 +1,130 @@
-fn main() {}
+//! `cargo xtask`: what is done to the project, as programs.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for a terminal")]
+
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Parser, Subcommand};
+
+/// The test runner, in the version that the project is tested with.
+const NEXTEST: &str = "0.9.143";
+/// Programs that the tests compare ours with, and Debian's packages of them.
+const PROGRAMS: [(&str, &str); 4] =
+    [("cc", "gcc"), ("tar", "tar"), ("zstd", "zstd"), ("tail", "coreutils")];
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what the tests need, and run them
+    Test {
+        /// Only tests whose names contain one of these
+        filters: Vec<String>,
+    },
+    /// All that must be green: format, lints, order, tests, documentation, licences
+    Check,
+    /// Look for broken rules of the project that no compiler knows
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Test { filters } => test(&filters),
+        Task::Check => check(),
+        Task::Tidy => tidy::tidy(&root()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check() -> anyhow::Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    tidy::tidy(&root())?;
+    run(Command::new("cargo")
+        .args(["doc", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings"))?;
+    if !is_there("cargo-deny") {
+        cargo(&["install", "--locked", "cargo-deny"])?;
+    }
+    // Advisories need a database from elsewhere; what the lock file alone decides is checked everywhere.
+    cargo(&["deny", "check", "bans", "licenses", "sources"])?;
+    println!(
+        "advisories are not checked here: run `cargo deny check advisories` where its database can be fetched"
+    );
+    test(&[])
+}
+
+fn test(filters: &[String]) -> anyhow::Result<()> {
+    install()?;
+    tidy::tidy(&root())?;
+    cargo(&["test", "--quiet", "--workspace", "--doc"])?;
+    let mut nextest = Command::new("cargo");
+    nextest.args(["nextest", "run", "--workspace"]).args(filters);
+    run(&mut nextest)
+}
+
+/// Installs what is missing, or says what to install.
+fn install() -> anyhow::Result<()> {
+    let missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !is_there(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if !missing.is_empty() {
+        let is_root =
+            Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.starts_with(b"0\n"));
+        ensure!(
+            is_root && is_there("apt-get"),
+            "install these first: apt-get install {}",
+            missing.join(" ")
+        );
+        run(Command::new("apt-get").arg("update"))?;
+        run(Command::new("apt-get").args(["install", "-y"]).args(&missing))?;
+    }
+    if !is_there("cargo-nextest") {
+        cargo(&["install", "--locked", "cargo-nextest", "--version", NEXTEST])?;
+    }
+    Ok(())
+}
+
+fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // cargo finds its subcommands here even where PATH does not lead to it.
+    let cargo_bin = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo/bin"));
+    std::env::split_paths(&path).chain(cargo_bin).any(|directory| directory.join(program).is_file())
+}
+
+fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
+    run(Command::new("cargo").args(arguments))
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    println!("$ {command:?}");
+    let status = command
+        .current_dir(root())
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}

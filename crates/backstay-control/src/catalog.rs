@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use backstay_format::Keyring;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbErr, QueryResult, Statement, Value,
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbErr, QueryResult,
+    Statement, Value,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use crate::master_key::{MasterKey, MasterKeyError};
 use crate::Home;
+use crate::master_key::{MasterKey, MasterKeyError};
 
 /// The version of the tables; a catalog with a higher one is a newer program's.
 const SCHEMA_VERSION: i64 = 1;
@@ -58,7 +59,9 @@ pub enum CatalogError {
         cause: DbErr,
     },
     /// A newer program's.
-    #[error("the catalog has version {found}, this program knows {SCHEMA_VERSION}; use a newer backstay")]
+    #[error(
+        "the catalog has version {found}, this program knows {SCHEMA_VERSION}; use a newer backstay"
+    )]
     Newer {
         /// The version found.
         found: i64,
@@ -112,8 +115,11 @@ impl Catalog {
         // One statement, so that two processes which come first together write one row.
         let insert = "INSERT INTO schema_version (version) SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM schema_version)";
         self.execute("began", insert, [SCHEMA_VERSION.into()]).await?;
-        let row = self.query_one("looked at its version", "SELECT version FROM schema_version", []).await?;
-        let found = row.map_or(Ok(SCHEMA_VERSION), |row| row.try_get("", "version")).map_err(failed)?;
+        let row = self
+            .query_one("looked at its version", "SELECT version FROM schema_version", [])
+            .await?;
+        let found =
+            row.map_or(Ok(SCHEMA_VERSION), |row| row.try_get("", "version")).map_err(failed)?;
         if found > SCHEMA_VERSION {
             return Err(CatalogError::Newer { found });
         }
@@ -123,7 +129,10 @@ impl Catalog {
     /// Returns the keys, or `None` before the first were made.
     pub async fn keyring(&self) -> Result<Option<Keyring>, CatalogError> {
         let bytes = self.secret(KEYRING).await?;
-        bytes.map(|bytes| Keyring::from_secret_bytes(&bytes)).transpose().map_err(CatalogError::from)
+        bytes
+            .map(|bytes| Keyring::from_secret_bytes(&bytes))
+            .transpose()
+            .map_err(CatalogError::from)
     }
 
     /// Keeps the keys.
@@ -134,7 +143,8 @@ impl Catalog {
     /// Keeps the first keys, unless others did meanwhile. Returns the keys that are kept.
     pub async fn first_keyring(&self, made: &Keyring) -> Result<Keyring, CatalogError> {
         let sealed = hex(&self.master_key.seal(KEYRING, &made.to_secret_bytes()));
-        let insert = "INSERT INTO secrets (name, sealed) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        let insert =
+            "INSERT INTO secrets (name, sealed) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
         self.execute("kept the first key", insert, [KEYRING.into(), sealed.into()]).await?;
         let kept = self.keyring().await?;
         kept.ok_or(CatalogError::Unreadable { name: KEYRING.to_owned() })
@@ -143,7 +153,9 @@ impl Catalog {
     /// Returns a secret.
     pub async fn secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CatalogError> {
         let select = "SELECT sealed FROM secrets WHERE name = $1";
-        let Some(row) = self.query_one("looked for a secret", select, [name.into()]).await? else { return Ok(None) };
+        let Some(row) = self.query_one("looked for a secret", select, [name.into()]).await? else {
+            return Ok(None);
+        };
         let unreadable = || CatalogError::Unreadable { name: name.to_owned() };
         let sealed: String = row.try_get("", "sealed").map_err(|_| unreadable())?;
         let sealed = unhex(&sealed).ok_or_else(unreadable)?;
@@ -159,17 +171,27 @@ impl Catalog {
     }
 
     /// Returns a setting.
-    pub async fn setting<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, CatalogError> {
+    pub async fn setting<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, CatalogError> {
         let select = "SELECT value FROM settings WHERE name = $1";
-        let Some(row) = self.query_one("looked for a setting", select, [name.into()]).await? else { return Ok(None) };
+        let Some(row) = self.query_one("looked for a setting", select, [name.into()]).await? else {
+            return Ok(None);
+        };
         let unreadable = || CatalogError::Unreadable { name: name.to_owned() };
         let text: String = row.try_get("", "value").map_err(|_| unreadable())?;
         serde_json::from_str(&text).map(Some).map_err(|_| unreadable())
     }
 
     /// Keeps a setting.
-    pub async fn set_setting<T: Serialize + Sync>(&self, name: &str, value: &T) -> Result<(), CatalogError> {
-        let text = serde_json::to_string(value).map_err(|_| CatalogError::Unreadable { name: name.to_owned() })?;
+    pub async fn set_setting<T: Serialize + Sync>(
+        &self,
+        name: &str,
+        value: &T,
+    ) -> Result<(), CatalogError> {
+        let text = serde_json::to_string(value)
+            .map_err(|_| CatalogError::Unreadable { name: name.to_owned() })?;
         let upsert = "INSERT INTO settings (name, value) VALUES ($1, $2) \
                       ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         self.execute("kept a setting", upsert, [name.into(), text.into()]).await.map(drop)
@@ -194,7 +216,10 @@ impl Catalog {
         values: [Value; N],
     ) -> Result<Option<QueryResult>, CatalogError> {
         let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
-        self.db.query_one_raw(statement).await.map_err(|cause| CatalogError::Query { action, cause })
+        self.db
+            .query_one_raw(statement)
+            .await
+            .map_err(|cause| CatalogError::Query { action, cause })
     }
 
     pub(crate) async fn query_all<const N: usize>(
@@ -204,7 +229,10 @@ impl Catalog {
         values: [Value; N],
     ) -> Result<Vec<QueryResult>, CatalogError> {
         let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
-        self.db.query_all_raw(statement).await.map_err(|cause| CatalogError::Query { action, cause })
+        self.db
+            .query_all_raw(statement)
+            .await
+            .map_err(|cause| CatalogError::Query { action, cause })
     }
 }
 

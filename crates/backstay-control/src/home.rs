@@ -24,7 +24,9 @@ pub enum HomeError {
         cause: io::Error,
     },
     /// Others may write to it.
-    #[error("others may write to the home directory {path} (mode {mode:o}); run `chmod go-w {path}`")]
+    #[error(
+        "others may write to the home directory {path} (mode {mode:o}); run `chmod go-w {path}`"
+    )]
     Open {
         /// Which directory.
         path: PathBuf,
@@ -41,7 +43,9 @@ impl Home {
         let meta = fs::metadata(path).map_err(failed)?;
         let mode = meta.permissions().mode() & 0o7777;
         // The sticky bit does not help: files could still be put here under names that we trust.
-        if mode & 0o022 != 0 && meta.uid() == rustix::process::geteuid().as_raw() || mode & 0o002 != 0 {
+        if mode & 0o022 != 0 && meta.uid() == rustix::process::geteuid().as_raw()
+            || mode & 0o002 != 0
+        {
             return Err(HomeError::Open { path: path.to_owned(), mode });
         }
         Ok(Self { path: path.to_owned() })

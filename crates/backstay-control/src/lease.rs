@@ -30,7 +30,9 @@ pub struct Lease {
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// Somebody else holds it.
-    #[error("source {source_name} is being worked on by process {pid} on {host}; wait for it to end")]
+    #[error(
+        "source {source_name} is being worked on by process {pid} on {host}; wait for it to end"
+    )]
     Held {
         /// Which source.
         source_name: String,
@@ -68,7 +70,12 @@ impl Holder {
 
 impl Catalog {
     /// Takes the lease on a source, or says who has it. One that a dead process held is free at once.
-    pub async fn lease(&self, source: &str, me: &Holder, now: Timestamp) -> Result<Lease, LeaseError> {
+    pub async fn lease(
+        &self,
+        source: &str,
+        me: &Holder,
+        now: Timestamp,
+    ) -> Result<Lease, LeaseError> {
         let holder = serde_json::to_string(me).expect("a holder is plain values");
         let until = (now + TTL).as_microsecond();
         // Free if nobody has it, if its time is up, or if the one that was seen to be gone still has it.
@@ -78,8 +85,13 @@ impl Catalog {
              WHERE leases.expires_at < $4 OR leases.holder = $5";
         let mut gone = String::new();
         loop {
-            let values =
-                [source.into(), holder.clone().into(), until.into(), now.as_microsecond().into(), gone.clone().into()];
+            let values = [
+                source.into(),
+                holder.clone().into(),
+                until.into(),
+                now.as_microsecond().into(),
+                gone.clone().into(),
+            ];
             let taken = self.execute("took a lease", take, values).await?;
             let select = "SELECT token, holder FROM leases WHERE source = $1";
             let row = self.query_one("looked at a lease", select, [source.into()]).await?;
@@ -92,7 +104,11 @@ impl Catalog {
             }
             let other: Holder = serde_json::from_str(&text).map_err(|_| unreadable())?;
             if text == gone || !other.is_gone(me) {
-                return Err(LeaseError::Held { source_name: source.to_owned(), host: other.host, pid: other.pid });
+                return Err(LeaseError::Held {
+                    source_name: source.to_owned(),
+                    host: other.host,
+                    pid: other.pid,
+                });
             }
             gone = text;
         }
@@ -100,7 +116,8 @@ impl Catalog {
 
     /// Keeps a lease for another while.
     pub async fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), LeaseError> {
-        let update = "UPDATE leases SET expires_at = $1 WHERE source = $2 AND token = $3 AND holder = $4";
+        let update =
+            "UPDATE leases SET expires_at = $1 WHERE source = $2 AND token = $3 AND holder = $4";
         let values = [
             (now + TTL).as_microsecond().into(),
             lease.source.clone().into(),
@@ -116,7 +133,8 @@ impl Catalog {
     /// Gives a lease back. The row stays, so that its token goes on growing.
     pub async fn release(&self, lease: Lease) -> Result<(), LeaseError> {
         let update = "UPDATE leases SET expires_at = 0 WHERE source = $1 AND token = $2";
-        self.execute("gave a lease back", update, [lease.source.into(), lease.token.into()]).await?;
+        self.execute("gave a lease back", update, [lease.source.into(), lease.token.into()])
+            .await?;
         Ok(())
     }
 }
@@ -156,7 +174,8 @@ mod tests {
         let first = catalog.lease("shop", &elsewhere, now()).await.unwrap();
         let held = catalog.lease("shop", &here, now()).await.unwrap_err();
         assert!(matches!(held, LeaseError::Held { ref host, .. } if host == "b"), "{held}");
-        let second = catalog.lease("shop", &here, now() + SignedDuration::from_secs(61)).await.unwrap();
+        let second =
+            catalog.lease("shop", &here, now() + SignedDuration::from_secs(61)).await.unwrap();
         assert!(second.token > first.token);
         assert!(matches!(catalog.renew(&first, now()).await, Err(LeaseError::Lost { .. })));
         catalog.renew(&second, now()).await.unwrap();
@@ -182,7 +201,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let catalog = catalog(dir.path()).await;
         let asking = (0..8).map(|i| {
-            let (catalog, me) = (catalog.clone(), Holder { pid: i, ..Holder::this_process(&format!("host{i}")) });
+            let (catalog, me) =
+                (catalog.clone(), Holder { pid: i, ..Holder::this_process(&format!("host{i}")) });
             tokio::spawn(async move { catalog.lease("shop", &me, now()).await.is_ok() })
         });
         let mut winners = 0;

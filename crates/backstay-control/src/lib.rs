@@ -4,12 +4,12 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
-mod home;
-mod master_key;
 mod catalog;
+mod home;
 mod lease;
-mod swap;
+mod master_key;
 mod run;
+mod swap;
 
 pub use catalog::{Catalog, CatalogError};
 pub use home::{Home, HomeError};

@@ -43,7 +43,9 @@ pub enum MasterKeyError {
         mode: u32,
     },
     /// The text is no key.
-    #[error("the master key in {place} is not 32 bytes in base64; if it was lost, start anew with `backstay recover`")]
+    #[error(
+        "the master key in {place} is not 32 bytes in base64; if it was lost, start anew with `backstay recover`"
+    )]
     Malformed {
         /// Where it was found.
         place: String,
@@ -61,16 +63,23 @@ pub enum MasterKeyError {
 impl MasterKey {
     /// Takes the key given in text, else that in the credentials directory, else the file in the home directory, which
     /// is made on first use.
-    pub fn load(home: &Home, given: Option<&SecretString>, credentials: Option<&Path>) -> Result<Self, MasterKeyError> {
+    pub fn load(
+        home: &Home,
+        given: Option<&SecretString>,
+        credentials: Option<&Path>,
+    ) -> Result<Self, MasterKeyError> {
         if let Some(given) = given {
             return Self::parse(given.expose_secret(), "BACKSTAY_MASTER_KEY");
         }
-        if let Some(path) = credentials.map(|directory| directory.join(CREDENTIAL)).filter(|path| path.exists()) {
+        if let Some(path) =
+            credentials.map(|directory| directory.join(CREDENTIAL)).filter(|path| path.exists())
+        {
             return Self::read(&path);
         }
         let path = home.master_key();
         if !path.exists() {
-            Self::create(&path).map_err(|cause| MasterKeyError::Io { path: path.clone(), cause })?;
+            Self::create(&path)
+                .map_err(|cause| MasterKeyError::Io { path: path.clone(), cause })?;
         }
         let mode = fs::metadata(&path)
             .map_err(|cause| MasterKeyError::Io { path: path.clone(), cause })?
@@ -91,7 +100,8 @@ impl MasterKey {
         let mut tail = [0; 8];
         rand::rng().fill_bytes(&mut tail);
         let whole = path.with_extension(format!("key-{}", u64::from_be_bytes(tail)));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&whole)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&whole)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         // A hard link never replaces: the file is there whole, or somebody else's is.
@@ -108,14 +118,16 @@ impl MasterKey {
     }
 
     fn read(path: &Path) -> Result<Self, MasterKeyError> {
-        let text = fs::read_to_string(path).map_err(|cause| MasterKeyError::Io { path: path.to_owned(), cause })?;
+        let text = fs::read_to_string(path)
+            .map_err(|cause| MasterKeyError::Io { path: path.to_owned(), cause })?;
         Self::parse(&Zeroizing::new(text), &path.display().to_string())
     }
 
     fn parse(text: &str, place: &str) -> Result<Self, MasterKeyError> {
         let bytes = Zeroizing::new(BASE64.decode(text.trim()).unwrap_or_default());
         let key = <[u8; 32]>::try_from(bytes.as_slice());
-        key.map(|key| Self(Zeroizing::new(key))).map_err(|_| MasterKeyError::Malformed { place: place.to_owned() })
+        key.map(|key| Self(Zeroizing::new(key)))
+            .map_err(|_| MasterKeyError::Malformed { place: place.to_owned() })
     }
 
     /// Seals a secret of the catalog; the name is bound in, so that secrets cannot change places.
@@ -124,19 +136,31 @@ impl MasterKey {
         rand::rng().fill_bytes(&mut nonce);
         let mut sealed = secret.to_vec();
         self.aead()
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), &mut sealed)
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(name.as_bytes()),
+                &mut sealed,
+            )
             .expect("secrets are far below the limits of the cipher");
         [nonce.as_slice(), &sealed].concat()
     }
 
     /// Opens what [`MasterKey::seal`] sealed under that name.
-    pub(crate) fn open(&self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, MasterKeyError> {
+    pub(crate) fn open(
+        &self,
+        name: &str,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, MasterKeyError> {
         let wrong = || MasterKeyError::Wrong { secret: name.to_owned() };
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(wrong)?;
         let mut plain = Zeroizing::new(sealed.to_vec());
         let length = self
             .aead()
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(name.as_bytes()), &mut plain)
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                Aad::from(name.as_bytes()),
+                &mut plain,
+            )
             .map_err(|_| wrong())?
             .len();
         plain.truncate(length);
@@ -144,7 +168,9 @@ impl MasterKey {
     }
 
     fn aead(&self) -> LessSafeKey {
-        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, self.0.as_ref()).expect("an AES-256 key has 32 bytes"))
+        LessSafeKey::new(
+            UnboundKey::new(&AES_256_GCM, self.0.as_ref()).expect("an AES-256 key has 32 bytes"),
+        )
     }
 }
 

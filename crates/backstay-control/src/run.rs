@@ -64,10 +64,22 @@ pub struct Run {
 
 impl Catalog {
     /// Writes down that something is tried.
-    pub async fn begin_run(&self, id: &str, source: &str, kind: RunKind, now: Timestamp) -> Result<(), CatalogError> {
+    pub async fn begin_run(
+        &self,
+        id: &str,
+        source: &str,
+        kind: RunKind,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
         let insert = "INSERT INTO runs (id, source, kind, state, started_at, holder) VALUES ($1, $2, $3, 'running', $4, $5)";
         let pid = std::process::id().to_string();
-        let values = [id.into(), source.into(), kind.as_str().into(), now.as_microsecond().into(), pid.into()];
+        let values = [
+            id.into(),
+            source.into(),
+            kind.as_str().into(),
+            now.as_microsecond().into(),
+            pid.into(),
+        ];
         self.execute("wrote down a run", insert, values).await.map(drop)
     }
 
@@ -79,8 +91,15 @@ impl Catalog {
         now: Timestamp,
         (error, backup): (Option<String>, Option<String>),
     ) -> Result<(), CatalogError> {
-        let update = "UPDATE runs SET state = $1, finished_at = $2, error = $3, backup = $4 WHERE id = $5";
-        let values = [state.as_str().into(), now.as_microsecond().into(), error.into(), backup.into(), id.into()];
+        let update =
+            "UPDATE runs SET state = $1, finished_at = $2, error = $3, backup = $4 WHERE id = $5";
+        let values = [
+            state.as_str().into(),
+            now.as_microsecond().into(),
+            error.into(),
+            backup.into(),
+            id.into(),
+        ];
         self.execute("wrote down a run", update, values).await.map(drop)
     }
 
@@ -88,7 +107,9 @@ impl Catalog {
     pub async fn last_backup_run(&self, source: &str) -> Result<Option<Run>, CatalogError> {
         let select = "SELECT state, started_at, error FROM runs WHERE source = $1 AND kind = 'backup' \
                       ORDER BY started_at DESC LIMIT 1";
-        let Some(row) = self.query_one("looked for runs", select, [source.into()]).await? else { return Ok(None) };
+        let Some(row) = self.query_one("looked for runs", select, [source.into()]).await? else {
+            return Ok(None);
+        };
         let unreadable = |_| CatalogError::Unreadable { name: "runs".to_owned() };
         let micros: i64 = row.try_get("", "started_at").map_err(unreadable)?;
         Ok(Some(Run {

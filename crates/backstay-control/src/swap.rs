@@ -57,7 +57,8 @@ const COLUMNS: &str = "id, source, storage, state, made_at, undo_until, replacem
 impl Catalog {
     /// Writes down a swap before it begins.
     pub async fn begin_swap(&self, swap: &SwapRecord) -> Result<(), CatalogError> {
-        let insert = format!("INSERT INTO swaps ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)");
+        let insert =
+            format!("INSERT INTO swaps ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)");
         let values = [
             swap.id.clone().into(),
             swap.source.clone().into(),
@@ -74,19 +75,25 @@ impl Catalog {
     /// Writes down how far a swap went.
     pub async fn set_swap_state(&self, id: &str, state: SwapState) -> Result<(), CatalogError> {
         let update = "UPDATE swaps SET state = $1 WHERE id = $2";
-        self.execute("wrote down a swap", update, [state.as_str().into(), id.into()]).await.map(drop)
+        self.execute("wrote down a swap", update, [state.as_str().into(), id.into()])
+            .await
+            .map(drop)
     }
 
     /// Drops a swap that was confirmed, or that never happened.
     pub async fn end_swap(&self, id: &str) -> Result<(), CatalogError> {
-        self.execute("dropped a swap", "DELETE FROM swaps WHERE id = $1", [id.into()]).await.map(drop)
+        self.execute("dropped a swap", "DELETE FROM swaps WHERE id = $1", [id.into()])
+            .await
+            .map(drop)
     }
 
     /// Returns the swaps of a source, or of all, that nobody confirmed yet; the newest first.
     pub async fn swaps(&self, source: Option<&str>) -> Result<Vec<SwapRecord>, CatalogError> {
-        let select =
-            format!("SELECT {COLUMNS} FROM swaps WHERE $1 = '' OR source = $1 ORDER BY made_at DESC, id DESC");
-        let rows = self.query_all("looked for swaps", &select, [source.unwrap_or("").into()]).await?;
+        let select = format!(
+            "SELECT {COLUMNS} FROM swaps WHERE $1 = '' OR source = $1 ORDER BY made_at DESC, id DESC"
+        );
+        let rows =
+            self.query_all("looked for swaps", &select, [source.unwrap_or("").into()]).await?;
         rows.iter().map(read).collect()
     }
 }

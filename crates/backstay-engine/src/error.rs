@@ -25,7 +25,9 @@ pub enum EngineError {
     #[error(transparent)]
     Slot(#[from] SlotError),
     /// There is no vault at the storage.
-    #[error("there is no vault at {location}; the first backup makes one, or the bucket or prefix is another")]
+    #[error(
+        "there is no vault at {location}; the first backup makes one, or the bucket or prefix is another"
+    )]
     NoVault {
         /// The storage.
         location: String,
@@ -48,7 +50,9 @@ pub enum EngineError {
         cause: ManifestError,
     },
     /// There is no such backup.
-    #[error("source {source_name} has no backup {wanted}; list them with `backstay backups {source_name}`")]
+    #[error(
+        "source {source_name} has no backup {wanted}; list them with `backstay backups {source_name}`"
+    )]
     NoSuchBackup {
         /// Of which source.
         source_name: Slug,
@@ -74,7 +78,9 @@ pub enum EngineError {
         backup: BackupId,
     },
     /// A held backup was to be removed.
-    #[error("backup {backup} is held ({reason}); release it first with `backstay release {backup}`")]
+    #[error(
+        "backup {backup} is held ({reason}); release it first with `backstay release {backup}`"
+    )]
     Held {
         /// Which backup.
         backup: BackupId,
@@ -170,7 +176,7 @@ fn source_kind(error: &SourceError) -> ErrorKind {
         SourceError::Cancelled(Cancelled(reason)) => ErrorKind::Interrupted(*reason),
         SourceError::Vault { cause, .. } => {
             cause.downcast_ref::<EngineError>().map_or(ErrorKind::Failed, EngineError::kind)
-        },
+        }
         _ => ErrorKind::Failed,
     }
 }
@@ -179,18 +185,18 @@ fn store_kind(error: &StoreError) -> ErrorKind {
     match error.kind() {
         StoreErrorKind::NoSpace | StoreErrorKind::Denied => ErrorKind::RightsOrSpace,
         StoreErrorKind::Corrupt => ErrorKind::Damaged,
-        StoreErrorKind::Cancelled => {
-            error.cancellation().map_or(ErrorKind::Failed, |cancelled| ErrorKind::Interrupted(cancelled.0))
-        }
+        StoreErrorKind::Cancelled => error
+            .cancellation()
+            .map_or(ErrorKind::Failed, |cancelled| ErrorKind::Interrupted(cancelled.0)),
         _ => ErrorKind::Failed,
     }
 }
 
 fn io_kind(error: &io::Error) -> ErrorKind {
     match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ErrorKind::RightsOrSpace
-        }
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::StorageFull
+        | io::ErrorKind::QuotaExceeded => ErrorKind::RightsOrSpace,
         _ => ErrorKind::Failed,
     }
 }

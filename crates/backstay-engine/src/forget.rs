@@ -42,7 +42,11 @@ pub async fn plan_forget(
 }
 
 /// Removes what the plan says. Returns the backups that are gone.
-pub async fn forget(cx: &Cx, vault: &Vault, plan: &ForgetPlan) -> Result<Vec<BackupId>, EngineError> {
+pub async fn forget(
+    cx: &Cx,
+    vault: &Vault,
+    plan: &ForgetPlan,
+) -> Result<Vec<BackupId>, EngineError> {
     let mut gone = Vec::new();
     // The oldest first: stopped in between, the newest are still there.
     for verdict in plan.verdicts.iter().rev().filter(|verdict| !verdict.keep) {
@@ -74,12 +78,18 @@ pub struct PrunePlan {
 }
 
 /// Finds the objects of an organisation that no manifest names.
-pub async fn plan_prune(cx: &Cx, vault: &Vault, organisation: &Slug) -> Result<PrunePlan, EngineError> {
+pub async fn plan_prune(
+    cx: &Cx,
+    vault: &Vault,
+    organisation: &Slug,
+) -> Result<PrunePlan, EngineError> {
     let objects = vault.objects(cx, organisation).await?;
     let mut folders: BTreeMap<BackupPlace, Vec<(String, u64, i64)>> = BTreeMap::new();
     let mut committed = BTreeSet::new();
     for object in objects {
-        let ParsedName::Backup { organisation, source, backup, file } = ParsedName::parse(&object.name) else {
+        let ParsedName::Backup { organisation, source, backup, file } =
+            ParsedName::parse(&object.name)
+        else {
             continue;
         };
         let place = BackupPlace { organisation, source, backup };

@@ -26,7 +26,9 @@ pub struct Hook {
 pub async fn run_hook(cx: &Cx, name: &'static str, hook: &Hook) -> Result<(), EngineError> {
     cx.event(Event::Step { what: format!("running hook {name}") });
     let failed = |finding: String| EngineError::Hook { hook: name, finding };
-    let Some((program, arguments)) = hook.argv.split_first() else { return Err(failed("it is empty".to_owned())) };
+    let Some((program, arguments)) = hook.argv.split_first() else {
+        return Err(failed("it is empty".to_owned()));
+    };
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -48,7 +50,9 @@ pub async fn run_hook(cx: &Cx, name: &'static str, hook: &Hook) -> Result<(), En
     let limited = tokio::time::timeout(hook.timeout, run);
     let status = match cx.run(limited).await? {
         Ok(status) => status.map_err(|error| failed(error.to_string()))?,
-        Err(_elapsed) => return Err(failed(format!("it took longer than {} s", hook.timeout.as_secs()))),
+        Err(_elapsed) => {
+            return Err(failed(format!("it took longer than {} s", hook.timeout.as_secs())));
+        }
     };
     if status.success() {
         return Ok(());

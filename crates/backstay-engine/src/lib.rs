@@ -6,18 +6,18 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
 pub mod backup;
-pub mod restore;
-pub mod verify;
+pub mod cx;
+pub mod error;
+pub mod event;
 pub mod forget;
 pub mod hook;
-pub mod recover;
-pub mod vault;
-pub mod pipeline;
 pub mod part;
-pub mod source;
-pub mod store;
+pub mod pipeline;
+pub mod recover;
 pub mod replace;
+pub mod restore;
+pub mod source;
 pub mod spool;
-pub mod cx;
-pub mod event;
-pub mod error;
+pub mod store;
+pub mod vault;
+pub mod verify;

@@ -6,7 +6,9 @@
 use std::io::{self, Read, Write};
 use std::num::NonZero;
 
-use backstay_format::{Binding, Codec, DataKey, FrameError, Hasher, Keyring, OpenReader, SealWriter, Sha256};
+use backstay_format::{
+    Binding, Codec, DataKey, FrameError, Hasher, Keyring, OpenReader, SealWriter, Sha256,
+};
 use tokio::task::JoinHandle;
 
 use crate::cx::Cx;
@@ -83,10 +85,13 @@ fn encode_all(
     out: &mut Measure<PartWriter>,
 ) -> Result<(u64, Sha256), EngineError> {
     let name = part.spec.name.clone();
-    let broken = |cause: io::Error| SourceError::Vault { part: name.clone(), cause: Box::new(cause) };
+    let broken =
+        |cause: io::Error| SourceError::Vault { part: name.clone(), cause: Box::new(cause) };
     let sink = match &encoding.sealing {
         None => Sink::Plain(out),
-        Some((key, binding, salt)) => Sink::Sealed(SealWriter::new(out, key, binding, *salt).map_err(broken)?),
+        Some((key, binding, salt)) => {
+            Sink::Sealed(SealWriter::new(out, key, binding, *salt).map_err(broken)?)
+        }
     };
     let mut zstd = zstd::stream::write::Encoder::new(sink, encoding.level).map_err(broken)?;
     prepare_zstd(&mut zstd).map_err(broken)?;
@@ -123,7 +128,12 @@ pub struct Expected {
 }
 
 /// Turns stored bytes back into a part. The plain stream ends cleanly only if every byte is as expected.
-pub fn decode(cx: &Cx, stored: PartReader, keyring: &Keyring, expected: Expected) -> (PartReader, Measuring) {
+pub fn decode(
+    cx: &Cx,
+    stored: PartReader,
+    keyring: &Keyring,
+    expected: Expected,
+) -> (PartReader, Measuring) {
     let (mut writer, plain) = part_pipe(stored.spec.clone());
     let (cx, keyring) = (cx.clone(), keyring.clone());
     let thread = tokio::task::spawn_blocking(move || {
@@ -151,7 +161,8 @@ fn decode_all(
     out: &mut PartWriter,
 ) -> Result<(), EngineError> {
     let part = out.part_name();
-    let damaged = |finding: String| EngineError::Source(SourceError::Hostile { part: part.clone(), finding });
+    let damaged =
+        |finding: String| EngineError::Source(SourceError::Hostile { part: part.clone(), finding });
     let broken = |error: io::Error| read_error(error, &damaged);
     let mut measured = MeasureRead::new(stored);
     let opened: Box<dyn Read + '_> = if expected.codecs.contains(&Codec::Sealed) {
@@ -173,7 +184,10 @@ fn decode_all(
         plain_bytes += read as u64;
         // Endless output from few bytes must not fill the disk.
         if plain_bytes > expected.measured.plain_bytes {
-            return Err(damaged(format!("it is longer than the {} bytes it should have", expected.measured.plain_bytes)));
+            return Err(damaged(format!(
+                "it is longer than the {} bytes it should have",
+                expected.measured.plain_bytes
+            )));
         }
         hasher.update(&chunk[..read]);
         out.write_all(&chunk[..read]).map_err(|_| EngineError::ReaderGone)?;
@@ -181,7 +195,8 @@ fn decode_all(
     }
     drop(plain);
     let (stored_bytes, stored_sha256) = measured.finish().map_err(broken)?;
-    let found = Measured { plain_bytes, plain_sha256: hasher.finish(), stored_bytes, stored_sha256 };
+    let found =
+        Measured { plain_bytes, plain_sha256: hasher.finish(), stored_bytes, stored_sha256 };
     if found != expected.measured {
         return Err(damaged(difference(&found, &expected.measured)));
     }
@@ -190,11 +205,17 @@ fn decode_all(
 
 fn difference(found: &Measured, expected: &Measured) -> String {
     if found.stored_bytes != expected.stored_bytes {
-        format!("the object holds {} bytes, the manifest says {}", found.stored_bytes, expected.stored_bytes)
+        format!(
+            "the object holds {} bytes, the manifest says {}",
+            found.stored_bytes, expected.stored_bytes
+        )
     } else if found.stored_sha256 != expected.stored_sha256 {
         "the object's SHA-256 is not the one in the manifest".to_owned()
     } else if found.plain_bytes != expected.plain_bytes {
-        format!("it opens to {} bytes, the manifest says {}", found.plain_bytes, expected.plain_bytes)
+        format!(
+            "it opens to {} bytes, the manifest says {}",
+            found.plain_bytes, expected.plain_bytes
+        )
     } else {
         "the SHA-256 of its plain bytes is not the one in the manifest".to_owned()
     }

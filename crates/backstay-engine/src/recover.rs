@@ -16,12 +16,18 @@ pub struct RecoveredKeys {
 }
 
 /// Adds the keys in the vault's slots to those of the kit. A slot that does not open hides no other.
-pub async fn recover_keys(cx: &Cx, vault: &Vault, mut keyring: Keyring) -> Result<RecoveredKeys, EngineError> {
+pub async fn recover_keys(
+    cx: &Cx,
+    vault: &Vault,
+    mut keyring: Keyring,
+) -> Result<RecoveredKeys, EngineError> {
     let mut unusable = Vec::new();
     for name in vault.key_slot_names(cx).await? {
         let ParsedName::KeySlots(key) = ParsedName::parse(&name) else { continue };
         let opened = match vault.key_slot(cx, &key).await {
-            Ok(slot) if slot.key == key => slot.open(keyring.recovery()).map(|data| (data, slot.created_at)),
+            Ok(slot) if slot.key == key => {
+                slot.open(keyring.recovery()).map(|data| (data, slot.created_at))
+            }
             Ok(slot) => {
                 let finding = format!("it holds key {}", slot.key);
                 Err(backstay_format::SlotError::Malformed { finding })

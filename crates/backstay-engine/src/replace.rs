@@ -68,14 +68,18 @@ fn exchange(a: &Path, b: &Path) -> Result<(), EngineError> {
         (false, true) => renameat_with(CWD, b, CWD, a, RenameFlags::NOREPLACE),
         (false, false) => Ok(()),
     };
-    renamed.map_err(|errno| EngineError::Swap { action: "exchange", path: a.to_owned(), cause: errno.into() })
+    renamed.map_err(|errno| EngineError::Swap {
+        action: "exchange",
+        path: a.to_owned(),
+        cause: errno.into(),
+    })
 }
 
 fn sync_parent(path: &Path) -> Result<(), EngineError> {
     let Some(parent) = path.parent() else { return Ok(()) };
-    std::fs::File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|cause| EngineError::Swap { action: "make durable", path: parent.to_owned(), cause })
+    std::fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(|cause| {
+        EngineError::Swap { action: "make durable", path: parent.to_owned(), cause }
+    })
 }
 
 fn remove(path: &Path) -> Result<(), EngineError> {
@@ -109,7 +113,10 @@ mod tests {
         assert_eq!((read("app.db").as_deref(), read("app.db-wal")), (Some("new"), None));
         assert_eq!(read(".app.db.backstay-1-wal").as_deref(), Some("old log"));
         swap(&replacement).unwrap();
-        assert_eq!((read("app.db").as_deref(), read("app.db-wal").as_deref()), (Some("old"), Some("old log")));
+        assert_eq!(
+            (read("app.db").as_deref(), read("app.db-wal").as_deref()),
+            (Some("old"), Some("old log"))
+        );
         swap(&replacement).unwrap();
         discard(&replacement).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

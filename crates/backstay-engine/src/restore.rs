@@ -61,25 +61,41 @@ pub async fn plan_restore(
     options: RestoreOptions,
 ) -> Result<RestorePlan, EngineError> {
     let manifest = vault.manifest(cx, &place).await?;
-    if manifest.encryption == Encryption::None && options.expects_sealed && !options.accept_unsealed {
+    if manifest.encryption == Encryption::None && options.expects_sealed && !options.accept_unsealed
+    {
         return Err(EngineError::Unsealed { backup: place.backup });
     }
     let details = vault.details(&manifest)?;
     let target = options.target.to.clone().unwrap_or(own_target);
     let mut warnings = Vec::new();
     if manifest.item_error_count > 0 {
-        warnings.push(format!("the backup is incomplete: {} items are missing from it", manifest.item_error_count));
+        warnings.push(format!(
+            "the backup is incomplete: {} items are missing from it",
+            manifest.item_error_count
+        ));
     }
     warnings.extend(details.warnings.iter().cloned());
     let replaces = target.symlink_metadata().is_ok();
-    Ok(RestorePlan { place, manifest, details, target, replaces, options: options.target, warnings })
+    Ok(RestorePlan {
+        place,
+        manifest,
+        details,
+        target,
+        replaces,
+        options: options.target,
+        warnings,
+    })
 }
 
 /// Writes down what is about to be replaced, so that an interrupted swap can be finished and a finished one undone.
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// Records a swap before it begins. If this fails, nothing is swapped.
-    async fn before_swap(&self, replacement: &Replacement, safety: Option<&BackupId>) -> Result<(), JournalError>;
+    async fn before_swap(
+        &self,
+        replacement: &Replacement,
+        safety: Option<&BackupId>,
+    ) -> Result<(), JournalError>;
 
     /// Records that the swap is done.
     async fn after_swap(&self) -> Result<(), JournalError>;
@@ -123,12 +139,16 @@ pub async fn restore(
     let loaded = load(cx, vault, plan, source.target(plan.options.clone())).await?;
     let replaced = put_in_place(cx, vault, source, plan, &around, &loaded).await;
     match replaced {
-        Ok(safety) => Ok(Restored { report: loaded.report, replacement: loaded.replacement, safety }),
+        Ok(safety) => {
+            Ok(Restored { report: loaded.report, replacement: loaded.replacement, safety })
+        }
         Err(Failure { error, swapped: true }) => Err(error),
         Err(Failure { error, swapped: false }) => {
             // The target was not touched: what was loaded beside it is of no use.
             if let Err(left) = replace::discard(&loaded.replacement) {
-                cx.event(Event::Warning { text: format!("what was loaded could not be removed: {left}") });
+                cx.event(Event::Warning {
+                    text: format!("what was loaded could not be removed: {left}"),
+                });
             }
             Err(error)
         }
@@ -156,7 +176,9 @@ async fn put_in_place(
     loaded: &Loaded,
 ) -> Result<Option<BackupId>, Failure> {
     let safety = match &around.safety {
-        Some(draft) if plan.replaces => Some(save_present(cx, vault, source, draft.clone(), plan).await?),
+        Some(draft) if plan.replaces => {
+            Some(save_present(cx, vault, source, draft.clone(), plan).await?)
+        }
         _ => None,
     };
     cx.check().map_err(EngineError::from)?;
@@ -201,7 +223,9 @@ async fn load(
         Ok(()) => Ok(target.finish(cx).await?),
         Err(error) => {
             if let Err(left) = target.discard(&cx.for_cleanup()).await {
-                cx.event(Event::Warning { text: format!("what was loaded could not be removed: {left}") });
+                cx.event(Event::Warning {
+                    text: format!("what was loaded could not be removed: {left}"),
+                });
             }
             Err(error)
         }
@@ -215,7 +239,10 @@ async fn load_parts(
     target: &mut dyn Target,
 ) -> Result<(), EngineError> {
     for (index, part) in plan.manifest.parts.iter().enumerate() {
-        cx.event(Event::PartStarted { part: part.name.to_string(), estimate_bytes: Some(part.plain_bytes) });
+        cx.event(Event::PartStarted {
+            part: part.name.to_string(),
+            estimate_bytes: Some(part.plain_bytes),
+        });
         let (plain, measuring) = vault.read_part(cx, &plan.manifest, &plan.details, index)?;
         let applied = target.apply(cx, plain).await;
         settle(&plan.manifest, applied, measuring).await?;

@@ -22,7 +22,8 @@ impl Spool {
         let mut tail = [0; 6];
         rand::rng().fill_bytes(&mut tail);
         let path = root.join(format!("{}-{}", std::process::id(), hex::encode(tail)));
-        fs::create_dir_all(&path).map_err(|cause| SourceError::io("make the spool folder", &path, cause))?;
+        fs::create_dir_all(&path)
+            .map_err(|cause| SourceError::io("make the spool folder", &path, cause))?;
         Ok(Self { path })
     }
 
@@ -43,7 +44,8 @@ impl Drop for Spool {
 
 /// Fails if the file system of a directory has less room than needed.
 pub(crate) fn check_space(path: &Path, needed_bytes: u64) -> Result<(), SourceError> {
-    let room = rustix::fs::statvfs(path).map_err(|e| SourceError::io("look at the free space of", path, e.into()))?;
+    let room = rustix::fs::statvfs(path)
+        .map_err(|e| SourceError::io("look at the free space of", path, e.into()))?;
     let available_bytes = room.f_bavail.saturating_mul(room.f_frsize);
     if available_bytes < needed_bytes {
         return Err(SourceError::NoSpace { path: path.to_owned(), available_bytes, needed_bytes });
@@ -60,7 +62,10 @@ pub fn clean(root: &Path) -> std::io::Result<()> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.split_once('-'))
+            .and_then(|(pid, _)| pid.parse::<u32>().ok());
         // Nothing of ours has another form.
         let Some(pid) = pid else { continue };
         if pid != std::process::id() && !Path::new("/proc").join(pid.to_string()).exists() {

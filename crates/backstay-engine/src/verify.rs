@@ -27,7 +27,10 @@ pub async fn verify(cx: &Cx, vault: &Vault, place: &BackupPlace) -> Result<Verif
     let details = vault.details(&manifest)?;
     let mut verified = Verified::default();
     for (index, part) in manifest.parts.iter().enumerate() {
-        cx.event(Event::PartStarted { part: part.name.to_string(), estimate_bytes: Some(part.plain_bytes) });
+        cx.event(Event::PartStarted {
+            part: part.name.to_string(),
+            estimate_bytes: Some(part.plain_bytes),
+        });
         let (plain, measuring) = vault.read_part(cx, &manifest, &details, index)?;
         let drained = drain(plain).await;
         let measured = settle(&manifest, drained, measuring).await?;

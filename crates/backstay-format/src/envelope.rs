@@ -9,7 +9,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, Binding, FrameError};
-use crate::{BackupId, Details, DetailsSection, Encryption, FORMAT_VERSION, KeyError, KeyId, Keyring, Manifest, Slug, VaultId};
+use crate::{
+    BackupId, Details, DetailsSection, Encryption, FORMAT_VERSION, KeyError, KeyId, Keyring,
+    Manifest, Slug, VaultId,
+};
 
 /// Larger files are not manifests.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
@@ -29,7 +32,9 @@ pub enum ManifestError {
         finding: String,
     },
     /// Written by a newer program.
-    #[error("the manifest has format {found}, this program reads {FORMAT_VERSION}; use a newer backstay")]
+    #[error(
+        "the manifest has format {found}, this program reads {FORMAT_VERSION}; use a newer backstay"
+    )]
     Newer {
         /// The version found.
         found: u64,
@@ -100,7 +105,9 @@ impl ManifestFile {
         let malformed = |finding: &str| ManifestError::Malformed { finding: finding.to_owned() };
         let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8"))?;
         refuse_newer(text)?;
-        let body = text.strip_suffix(MAC_CLOSING).ok_or_else(|| malformed("it does not end as a manifest"))?;
+        let body = text
+            .strip_suffix(MAC_CLOSING)
+            .ok_or_else(|| malformed("it does not end as a manifest"))?;
         let at = body.rfind(MAC_OPENING).ok_or_else(|| malformed("it has no authenticator"))?;
         let (signed, mac) = body.split_at(at);
         let mac = mac.strip_prefix(MAC_OPENING).expect("it was found there");
@@ -135,10 +142,13 @@ impl ManifestFile {
             hmac::verify(&mac_key, &self.signed, &self.mac)
                 .map_err(|_| ManifestError::Altered { key: key.clone() })?;
         }
-        let name = |v: &VaultId, org: &Slug, source: &Slug, id: &BackupId| format!("{v}/{org}/{source}/{id}");
+        let name = |v: &VaultId, org: &Slug, source: &Slug, id: &BackupId| {
+            format!("{v}/{org}/{source}/{id}")
+        };
         let manifest = self.manifest;
         let expected = name(vault, place.0, place.1, place.2);
-        let found = name(&manifest.vault, &manifest.organisation, &manifest.source, &manifest.backup);
+        let found =
+            name(&manifest.vault, &manifest.organisation, &manifest.source, &manifest.backup);
         if found != expected {
             return Err(ManifestError::WrongPlace { expected, found });
         }
@@ -153,10 +163,14 @@ impl Manifest {
             DetailsSection::Plain(details) => return Ok((**details).clone()),
             DetailsSection::Sealed(text) => BASE64.decode(text),
         };
-        let sealed = sealed.map_err(|_| ManifestError::Malformed { finding: "its sealed section is not base64".to_owned() })?;
+        let sealed = sealed.map_err(|_| ManifestError::Malformed {
+            finding: "its sealed section is not base64".to_owned(),
+        })?;
         let binding = Binding::manifest_details(&self.vault, &self.backup);
-        let plain = frame::open_bytes(&sealed, keyring, Some(&binding)).map_err(ManifestError::Details)?;
-        serde_json::from_slice(&plain).map_err(|error| ManifestError::Malformed { finding: error.to_string() })
+        let plain =
+            frame::open_bytes(&sealed, keyring, Some(&binding)).map_err(ManifestError::Details)?;
+        serde_json::from_slice(&plain)
+            .map_err(|error| ManifestError::Malformed { finding: error.to_string() })
     }
 }
 
@@ -166,8 +180,8 @@ fn refuse_newer(text: &str) -> Result<(), ManifestError> {
     struct Versioned {
         format: u64,
     }
-    let versioned: Versioned =
-        serde_json::from_str(text).map_err(|error| ManifestError::Malformed { finding: error.to_string() })?;
+    let versioned: Versioned = serde_json::from_str(text)
+        .map_err(|error| ManifestError::Malformed { finding: error.to_string() })?;
     if versioned.format > u64::from(FORMAT_VERSION) {
         return Err(ManifestError::Newer { found: versioned.format });
     }

@@ -63,13 +63,17 @@ pub enum FrameError {
         finding: &'static str,
     },
     /// Sealed by a newer program.
-    #[error("sealed in version {found} of the format, this program opens version {VERSION}; use a newer backstay")]
+    #[error(
+        "sealed in version {found} of the format, this program opens version {VERSION}; use a newer backstay"
+    )]
     Newer {
         /// The version found.
         found: u8,
     },
     /// The object belongs elsewhere.
-    #[error("this object belongs to another place: expected {expected:?}, its header says {found:?}")]
+    #[error(
+        "this object belongs to another place: expected {expected:?}, its header says {found:?}"
+    )]
     WrongPlace {
         /// Where it should belong.
         expected: String,
@@ -104,7 +108,13 @@ pub struct SealWriter<W: Write> {
 impl<W: Write> SealWriter<W> {
     /// Writes the header. `salt` must be random: it makes the object's key.
     pub fn new(mut out: W, key: &DataKey, binding: &Binding, salt: [u8; 32]) -> io::Result<Self> {
-        let header = Header { role: binding.role.to_byte(), frame_log2: FRAME_LOG2, key: key.id(), salt, place: binding.place.clone() };
+        let header = Header {
+            role: binding.role.to_byte(),
+            frame_log2: FRAME_LOG2,
+            key: key.id(),
+            salt,
+            place: binding.place.clone(),
+        };
         let bytes = header.encode();
         out.write_all(&bytes)?;
         Ok(Self {
@@ -124,7 +134,11 @@ impl<W: Write> SealWriter<W> {
 
     fn seal_frame(&mut self, last: bool) -> io::Result<()> {
         self.key
-            .seal_in_place_append_tag(nonce(self.counter, last), Aad::from(self.header_digest), &mut self.frame)
+            .seal_in_place_append_tag(
+                nonce(self.counter, last),
+                Aad::from(self.header_digest),
+                &mut self.frame,
+            )
             .map_err(|_| io::Error::other("cannot seal a frame"))?;
         self.out.write_all(&self.frame)?;
         self.frame.clear();
@@ -174,12 +188,19 @@ pub struct OpenReader<R: Read> {
 
 impl<R: Read> OpenReader<R> {
     /// Reads the header, and checks the place if one is expected (offline nobody knows it).
-    pub fn new(mut input: R, keyring: &Keyring, expected: Option<&Binding>) -> Result<Self, FrameError> {
+    pub fn new(
+        mut input: R,
+        keyring: &Keyring,
+        expected: Option<&Binding>,
+    ) -> Result<Self, FrameError> {
         let (header, bytes) = Header::read(&mut input)?;
         if let Some(expected) = expected
             && (expected.place != header.place || expected.role.to_byte() != header.role)
         {
-            return Err(FrameError::WrongPlace { expected: expected.place.clone(), found: header.place });
+            return Err(FrameError::WrongPlace {
+                expected: expected.place.clone(),
+                found: header.place,
+            });
         }
         let key = keyring.get(&header.key)?.object_key(&header.salt);
         Ok(Self {
@@ -249,7 +270,11 @@ pub fn seal_bytes(key: &DataKey, binding: &Binding, salt: [u8; 32], plain: &[u8]
 }
 
 /// Opens bytes that are at hand.
-pub fn open_bytes(sealed: &[u8], keyring: &Keyring, expected: Option<&Binding>) -> Result<Vec<u8>, FrameError> {
+pub fn open_bytes(
+    sealed: &[u8],
+    keyring: &Keyring,
+    expected: Option<&Binding>,
+) -> Result<Vec<u8>, FrameError> {
     let mut reader = OpenReader::new(sealed, keyring, expected)?;
     let mut plain = Vec::new();
     reader.read_to_end(&mut plain).map_err(|error| match error.downcast::<FrameError>() {
@@ -277,7 +302,8 @@ struct Header {
 impl Header {
     fn encode(&self) -> Vec<u8> {
         let place = self.place.as_bytes();
-        let length = u16::try_from(place.len()).expect("places are checked names, far below 64 KiB");
+        let length =
+            u16::try_from(place.len()).expect("places are checked names, far below 64 KiB");
         let mut bytes = Vec::with_capacity(FIXED_HEADER_BYTES + place.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&[VERSION, self.role, self.frame_log2, 0]);
@@ -292,9 +318,12 @@ impl Header {
         let mut fixed = [0; FIXED_HEADER_BYTES];
         read_all(input, &mut fixed)?;
         let [magic @ .., _, _, _, _] = fixed.first_chunk::<12>().expect("the header is longer");
-        let [.., version, role, frame_log2, _] = fixed.first_chunk::<12>().expect("the header is longer");
+        let [.., version, role, frame_log2, _] =
+            fixed.first_chunk::<12>().expect("the header is longer");
         if magic != MAGIC {
-            return Err(FrameError::NotSealed { finding: "it does not begin with the mark BACKSTAY" });
+            return Err(FrameError::NotSealed {
+                finding: "it does not begin with the mark BACKSTAY",
+            });
         }
         if *version != VERSION {
             return Err(FrameError::Newer { found: *version });
@@ -312,7 +341,13 @@ impl Header {
         read_all(input, &mut place)?;
         let place = String::from_utf8(place)
             .map_err(|_| FrameError::NotSealed { finding: "its place is not text" })?;
-        let header = Self { role: *role, frame_log2: *frame_log2, key: KeyId::from_derived(key), salt, place };
+        let header = Self {
+            role: *role,
+            frame_log2: *frame_log2,
+            key: KeyId::from_derived(key),
+            salt,
+            place,
+        };
         let bytes = header.encode();
         // The reserved byte is zero in `encode`: any other value fails to authenticate.
         let mut seen = fixed.to_vec();
@@ -326,7 +361,9 @@ impl Header {
 
 fn read_all(input: &mut impl Read, into: &mut [u8]) -> Result<(), FrameError> {
     input.read_exact(into).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => FrameError::NotSealed { finding: "it is shorter than a header" },
+        io::ErrorKind::UnexpectedEof => {
+            FrameError::NotSealed { finding: "it is shorter than a header" }
+        }
         _ => FrameError::Read(error),
     })
 }
@@ -353,7 +390,8 @@ mod tests {
     }
 
     /// Lengths around the borders of frames, where STREAM code goes wrong.
-    const LENGTHS: [usize; 6] = [0, 1, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES];
+    const LENGTHS: [usize; 6] =
+        [0, 1, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES];
 
     #[test]
     fn opens_what_it_sealed_at_every_border() {
@@ -371,7 +409,10 @@ mod tests {
         let header = FIXED_HEADER_BYTES + 1;
         for frames in 0..3 {
             let cut = &sealed[..header + frames * (FRAME_BYTES + TAG_BYTES)];
-            assert!(matches!(open_bytes(cut, &ring(1), None), Err(FrameError::Altered { .. })), "{frames}");
+            assert!(
+                matches!(open_bytes(cut, &ring(1), None), Err(FrameError::Altered { .. })),
+                "{frames}"
+            );
         }
         let mut longer = sealed.clone();
         longer.push(0);
@@ -386,7 +427,10 @@ mod tests {
         swapped.extend_from_slice(&sealed[header + frame..header + 2 * frame]);
         swapped.extend_from_slice(&sealed[header..header + frame]);
         swapped.extend_from_slice(&sealed[header + 2 * frame..]);
-        assert!(matches!(open_bytes(&swapped, &ring(1), None), Err(FrameError::Altered { frame: 0 })));
+        assert!(matches!(
+            open_bytes(&swapped, &ring(1), None),
+            Err(FrameError::Altered { frame: 0 })
+        ));
     }
 
     #[test]
@@ -402,10 +446,19 @@ mod tests {
     #[test]
     fn wrong_key_and_wrong_place_have_errors_of_their_own() {
         let sealed = sealed(b"hello");
-        assert!(matches!(open_bytes(&sealed, &ring(2), None), Err(FrameError::Key(KeyError::Missing { .. }))));
-        assert!(matches!(open_bytes(&sealed, &ring(1), Some(&place("b"))), Err(FrameError::WrongPlace { .. })));
+        assert!(matches!(
+            open_bytes(&sealed, &ring(2), None),
+            Err(FrameError::Key(KeyError::Missing { .. }))
+        ));
+        assert!(matches!(
+            open_bytes(&sealed, &ring(1), Some(&place("b"))),
+            Err(FrameError::WrongPlace { .. })
+        ));
         let index = Binding { role: Role::Index, place: "a".to_owned() };
-        assert!(matches!(open_bytes(&sealed, &ring(1), Some(&index)), Err(FrameError::WrongPlace { .. })));
+        assert!(matches!(
+            open_bytes(&sealed, &ring(1), Some(&index)),
+            Err(FrameError::WrongPlace { .. })
+        ));
     }
 
     /// Bytes computed with Python's `cryptography` by the text of `docs/format.md`: see `testdata/frame_vector.py`.

@@ -114,10 +114,8 @@ const TAIL_ALPHABET: &[u8; 32] = b"23456789bcdfghjkmnpqrstvwxyz7342";
 impl BackupId {
     /// Makes the id of a backup that starts at `at`; `random` must come from a good source.
     pub fn new(at: Timestamp, random: [u8; 8]) -> Self {
-        let tail: String = random
-            .iter()
-            .map(|byte| char::from(TAIL_ALPHABET[usize::from(byte % 28)]))
-            .collect();
+        let tail: String =
+            random.iter().map(|byte| char::from(TAIL_ALPHABET[usize::from(byte % 28)])).collect();
         Self(format!("{}-{tail}", at.strftime("%Y%m%dT%H%M%SZ")))
     }
 
@@ -151,9 +149,9 @@ impl KeyId {
 fn is_slug(text: &str) -> bool {
     let head = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     head && text.len() <= 63
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
+        && text.bytes().all(|b| {
+            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.')
+        })
 }
 
 fn is_part_name(text: &str) -> bool {
@@ -181,7 +179,9 @@ fn is_vault_id(text: &str) -> bool {
 
 fn is_backup_id(text: &str) -> bool {
     let Some((_, tail)) = text.split_once('-') else { return false };
-    text.len() == 25 && tail.bytes().all(|b| TAIL_ALPHABET.contains(&b)) && parse_id_time(text).is_some()
+    text.len() == 25
+        && tail.bytes().all(|b| TAIL_ALPHABET.contains(&b))
+        && parse_id_time(text).is_some()
 }
 
 fn parse_id_time(text: &str) -> Option<Timestamp> {

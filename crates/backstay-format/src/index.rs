@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, Binding, FrameError};
-use crate::{BackupId, Details, Encryption, FORMAT_VERSION, ItemError, Keyring, Manifest, PartName, Slug, Status, Trigger, VaultId};
+use crate::{
+    BackupId, Details, Encryption, FORMAT_VERSION, ItemError, Keyring, Manifest, PartName, Slug,
+    Status, Trigger, VaultId,
+};
 
 /// Item errors that an entry lists; the manifest lists more.
 const LISTED_ITEM_ERRORS: usize = 20;
@@ -126,16 +129,30 @@ impl Index {
     }
 
     /// Turns the index into the bytes of its object: sealed if there is a key, since entries name files and notes.
-    pub fn encode(&self, keyring: &Keyring, place: (&VaultId, &Slug, &Slug), salt: [u8; 32]) -> Vec<u8> {
+    pub fn encode(
+        &self,
+        keyring: &Keyring,
+        place: (&VaultId, &Slug, &Slug),
+        salt: [u8; 32],
+    ) -> Vec<u8> {
         let plain = serde_json::to_vec(self).expect("an index is plain values");
         match keyring.newest() {
-            Ok(newest) => frame::seal_bytes(&newest.key, &Binding::index(place.0, place.1, place.2), salt, &plain),
+            Ok(newest) => frame::seal_bytes(
+                &newest.key,
+                &Binding::index(place.0, place.1, place.2),
+                salt,
+                &plain,
+            ),
             Err(_) => plain,
         }
     }
 
     /// Reads the bytes of an index.
-    pub fn decode(bytes: &[u8], keyring: &Keyring, place: (&VaultId, &Slug, &Slug)) -> Result<Self, IndexError> {
+    pub fn decode(
+        bytes: &[u8],
+        keyring: &Keyring,
+        place: (&VaultId, &Slug, &Slug),
+    ) -> Result<Self, IndexError> {
         let opened;
         let plain = if bytes.starts_with(b"{") {
             // An index in clear beside sealed ones was not written by us: anybody could have.
@@ -145,7 +162,8 @@ impl Index {
             bytes
         } else {
             let binding = Binding::index(place.0, place.1, place.2);
-            opened = frame::open_bytes(bytes, keyring, Some(&binding)).map_err(IndexError::Sealed)?;
+            opened =
+                frame::open_bytes(bytes, keyring, Some(&binding)).map_err(IndexError::Sealed)?;
             &opened
         };
         let index: Self = serde_json::from_slice(plain)

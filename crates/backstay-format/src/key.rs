@@ -19,16 +19,22 @@ pub(crate) const WRAPPED_BYTES: usize = 12 + 32 + 16;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The keyring has no key of that id.
-    #[error("key {key} is not in the keyring; import it with `backstay keys import`, or recover with the kit that holds it")]
+    #[error(
+        "key {key} is not in the keyring; import it with `backstay keys import`, or recover with the kit that holds it"
+    )]
     Missing {
         /// The id that a manifest or object names.
         key: KeyId,
     },
     /// The keyring has no key at all.
-    #[error("the keyring is empty; the first backup makes a key, or `backstay recover` brings them back")]
+    #[error(
+        "the keyring is empty; the first backup makes a key, or `backstay recover` brings them back"
+    )]
     Empty,
     /// A wrapped key does not open under the key that should open it.
-    #[error("the wrapped key {key} does not open: it was altered, or belongs to another recovery key")]
+    #[error(
+        "the wrapped key {key} does not open: it was altered, or belongs to another recovery key"
+    )]
     NotOpened {
         /// What should have come out.
         key: KeyId,
@@ -108,7 +114,8 @@ impl RecoveryKey {
     /// Opens a wrapped data key and checks that it is the one of that id.
     pub(crate) fn unwrap(&self, wrapped: &[u8], expected: &KeyId) -> Result<DataKey, KeyError> {
         let not_opened = || KeyError::NotOpened { key: expected.clone() };
-        let bytes = unwrap_bytes(&self.0, wrapped, expected.as_str().as_bytes()).ok_or_else(not_opened)?;
+        let bytes =
+            unwrap_bytes(&self.0, wrapped, expected.as_str().as_bytes()).ok_or_else(not_opened)?;
         let key = DataKey(bytes);
         if key.id() == *expected { Ok(key) } else { Err(not_opened()) }
     }
@@ -188,7 +195,10 @@ impl Keyring {
             keys: self
                 .entries
                 .iter()
-                .map(|entry| StoredKey { created_at: entry.created_at, key: BASE64.encode(entry.key.0.as_ref()) })
+                .map(|entry| StoredKey {
+                    created_at: entry.created_at,
+                    key: BASE64.encode(entry.key.0.as_ref()),
+                })
                 .collect(),
         };
         Zeroizing::new(serde_json::to_vec(&stored).expect("plain strings and times serialise"))
@@ -200,11 +210,15 @@ impl Keyring {
         let stored: StoredKeyring =
             serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if stored.format != FORMAT_VERSION {
-            return Err(malformed(format!("format {}, this program reads {FORMAT_VERSION}", stored.format)));
+            return Err(malformed(format!(
+                "format {}, this program reads {FORMAT_VERSION}",
+                stored.format
+            )));
         }
         let key = |text: &str| {
             let bytes = Zeroizing::new(BASE64.decode(text).unwrap_or_default());
-            <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| malformed("a key that is not 32 bytes".to_owned()))
+            <[u8; 32]>::try_from(bytes.as_slice())
+                .map_err(|_| malformed("a key that is not 32 bytes".to_owned()))
         };
         let mut keyring = Self::new(RecoveryKey::new(key(&stored.recovery)?));
         for entry in &stored.keys {
@@ -230,16 +244,29 @@ struct StoredKey {
 }
 
 /// Wraps 32 secret bytes under a key: nonce, ciphertext, tag.
-pub(crate) fn wrap_bytes(under: &[u8; 32], secret: &[u8; 32], nonce: [u8; 12], context: &[u8]) -> Vec<u8> {
+pub(crate) fn wrap_bytes(
+    under: &[u8; 32],
+    secret: &[u8; 32],
+    nonce: [u8; 12],
+    context: &[u8],
+) -> Vec<u8> {
     let mut sealed = secret.to_vec();
     aead_key(under)
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), &mut sealed)
+        .seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(context),
+            &mut sealed,
+        )
         .expect("32 bytes are within the limits of the cipher");
     [nonce.as_slice(), &sealed].concat()
 }
 
 /// Opens what [`wrap_bytes`] made, or returns `None`.
-pub(crate) fn unwrap_bytes(under: &[u8; 32], wrapped: &[u8], context: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+pub(crate) fn unwrap_bytes(
+    under: &[u8; 32],
+    wrapped: &[u8],
+    context: &[u8],
+) -> Option<Zeroizing<[u8; 32]>> {
     let (nonce, sealed) = wrapped.split_first_chunk::<12>()?;
     let mut sealed = Zeroizing::new(sealed.to_vec());
     let opened = aead_key(under)

@@ -89,7 +89,12 @@ pub enum KitError {
 
 impl Kit {
     /// Seals the keyring's recovery key under a passphrase. `random` must be: salt, nonce, and a nonce for each data key.
-    pub fn seal(keyring: &Keyring, passphrase: &str, cost: KitCost, random: &mut dyn FnMut(&mut [u8])) -> Self {
+    pub fn seal(
+        keyring: &Keyring,
+        passphrase: &str,
+        cost: KitCost,
+        random: &mut dyn FnMut(&mut [u8]),
+    ) -> Self {
         let mut salt = [0; 16];
         let mut nonce = [0; 12];
         random(&mut salt);
@@ -110,7 +115,8 @@ impl Kit {
     /// Opens the kit: the recovery key, and the data keys that were in it.
     pub fn open(&self, passphrase: &str) -> Result<Keyring, KitError> {
         let (head, wrapped) = self.sealed.split_at(RECOVERY_BYTES - WRAPPED_BYTES);
-        let under = stretch(passphrase, head).ok_or(KitError::NotAKit { finding: "its cost is out of range" })?;
+        let under = stretch(passphrase, head)
+            .ok_or(KitError::NotAKit { finding: "its cost is out of range" })?;
         let recovery = unwrap_bytes(&under, wrapped, head).ok_or(KitError::WrongPassphrase)?;
         let recovery = RecoveryKey::new(*recovery);
         let mut keyring = Keyring::new(recovery.clone());
@@ -126,14 +132,24 @@ impl Kit {
     /// Writes the text for a person: where the vaults are, what to do, and the keys.
     pub fn to_text(&self, made_at: Timestamp, host: &str, vaults: &[KitVault]) -> String {
         let mut text = String::new();
-        self.write_text(&mut text, made_at, host, vaults).expect("writing to a String does not fail");
+        self.write_text(&mut text, made_at, host, vaults)
+            .expect("writing to a String does not fail");
         text
     }
 
-    fn write_text(&self, out: &mut String, made_at: Timestamp, host: &str, vaults: &[KitVault]) -> std::fmt::Result {
+    fn write_text(
+        &self,
+        out: &mut String,
+        made_at: Timestamp,
+        host: &str,
+        vaults: &[KitVault],
+    ) -> std::fmt::Result {
         writeln!(out, "BACKSTAY RECOVERY KIT\n")?;
         writeln!(out, "Made {} on {host}.", made_at.strftime("%Y-%m-%d %H:%M UTC"))?;
-        writeln!(out, "Keep it away from the machines that it is for; print it. It is useless without its passphrase,")?;
+        writeln!(
+            out,
+            "Keep it away from the machines that it is for; print it. It is useless without its passphrase,"
+        )?;
         writeln!(out, "so keep that somewhere else.\n")?;
         writeln!(out, "Where the backups are:")?;
         for vault in vaults {
@@ -143,10 +159,19 @@ impl Kit {
             }
         }
         writeln!(out, "\nTo get everything back on any machine:")?;
-        writeln!(out, "  1. Install backstay, and save this text as kit.txt (typed by hand, only the lines from BEGIN to END).")?;
-        writeln!(out, "  2. Have the storage's credentials ready; for S3 in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")?;
+        writeln!(
+            out,
+            "  1. Install backstay, and save this text as kit.txt (typed by hand, only the lines from BEGIN to END)."
+        )?;
+        writeln!(
+            out,
+            "  2. Have the storage's credentials ready; for S3 in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )?;
         for vault in vaults {
-            let mut command = format!("     backstay recover --storage {} --kit kit.txt", quoted(&vault.location));
+            let mut command = format!(
+                "     backstay recover --storage {} --kit kit.txt",
+                quoted(&vault.location)
+            );
             for (name, value) in &vault.settings {
                 write!(command, " --{} {}", name.replace('_', "-"), quoted(value))?;
             }
@@ -180,10 +205,13 @@ impl Kit {
             _ => return Err(KitError::NotAKit { finding: "its key block is empty" }),
         }
         if sealed.len() != RECOVERY_BYTES {
-            return Err(KitError::NotAKit { finding: "its key block has missing or surplus lines" });
+            return Err(KitError::NotAKit {
+                finding: "its key block has missing or surplus lines",
+            });
         }
         let mut data_keys = Vec::new();
-        let mut lines = lines_between(text, BEGIN_KEYS, END_KEYS).unwrap_or_default().into_iter().peekable();
+        let mut lines =
+            lines_between(text, BEGIN_KEYS, END_KEYS).unwrap_or_default().into_iter().peekable();
         while let Some((line, head)) = lines.next() {
             let mistyped = || KitError::Mistyped { line, text: head.clone() };
             let (id, time) = head.split_once(' ').ok_or_else(mistyped)?;
@@ -247,8 +275,10 @@ fn read_lines(lines: &[(usize, String)]) -> Result<Vec<u8>, KitError> {
     let mut digits = Vec::new();
     for (line, text) in lines {
         let mistyped = || KitError::Mistyped { line: *line, text: text.clone() };
-        let all: Option<Vec<u8>> = text.chars().filter(|c| !c.is_whitespace() && *c != '-').map(normal_digit).collect();
-        let all = all.filter(|all| all.len() > 2 && all.len() <= LINE_CHARS + 2).ok_or_else(mistyped)?;
+        let all: Option<Vec<u8>> =
+            text.chars().filter(|c| !c.is_whitespace() && *c != '-').map(normal_digit).collect();
+        let all =
+            all.filter(|all| all.len() > 2 && all.len() <= LINE_CHARS + 2).ok_or_else(mistyped)?;
         let (line_digits, sum) = all.split_at(all.len() - 2);
         if checksum(line_digits).as_bytes() != sum {
             return Err(mistyped());
@@ -284,7 +314,8 @@ fn encode_base32(bytes: &[u8]) -> String {
         five[..chunk.len()].copy_from_slice(chunk);
         let bits = five.iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
         let count = (chunk.len() * 8).div_ceil(5);
-        digits.extend((0..count).map(|i| char::from(ALPHABET[(bits >> (35 - 5 * i) & 31) as usize])));
+        digits
+            .extend((0..count).map(|i| char::from(ALPHABET[(bits >> (35 - 5 * i) & 31) as usize])));
     }
     digits
 }
@@ -318,7 +349,12 @@ mod tests {
 
     fn text() -> String {
         let mut next = 0_u8;
-        let mut random = |bytes: &mut [u8]| bytes.fill_with(|| { next = next.wrapping_mul(5).wrapping_add(7); next });
+        let mut random = |bytes: &mut [u8]| {
+            bytes.fill_with(|| {
+                next = next.wrapping_mul(5).wrapping_add(7);
+                next
+            })
+        };
         let kit = Kit::seal(&keyring(), "correct horse", KitCost::FOR_TESTS, &mut random);
         let vault = KitVault {
             name: "r2".to_owned(),
@@ -334,7 +370,12 @@ mod tests {
         let ring = Kit::parse(&text).unwrap().open(" correct horse\n").unwrap();
         assert_eq!(ring.recovery().fingerprint(), keyring().recovery().fingerprint());
         assert_eq!(ring.newest().unwrap().id, DataKey::new([2; 32]).id());
-        assert!(text.contains("--storage 's3://b/it'\\''s' --kit kit.txt --endpoint http://127.0.0.1:1"), "{text}");
+        assert!(
+            text.contains(
+                "--storage 's3://b/it'\\''s' --kit kit.txt --endpoint http://127.0.0.1:1"
+            ),
+            "{text}"
+        );
     }
 
     #[test]
@@ -366,7 +407,8 @@ mod tests {
         }
         let lines: Vec<String> = text().lines().map(str::to_owned).collect();
         let at = lines.iter().position(|line| line == BEGIN).unwrap() + 2;
-        let missing: Vec<_> = lines.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, l)| l.as_str()).collect();
+        let missing: Vec<_> =
+            lines.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, l)| l.as_str()).collect();
         assert!(matches!(Kit::parse(&missing.join("\n")), Err(KitError::NotAKit { .. })));
     }
 

@@ -5,28 +5,30 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
-mod ids;
-mod sha;
-mod key;
-mod frame;
-mod manifest;
 mod envelope;
+mod frame;
+mod ids;
 mod index;
-mod slot;
+mod key;
 mod kit;
+mod manifest;
 mod marks;
 mod names;
 pub mod retention;
+mod sha;
+mod slot;
 
 pub use envelope::{MAX_MANIFEST_BYTES, ManifestError, ManifestFile, encode_manifest};
-pub use frame::{Binding, FRAME_BYTES, FrameError, OpenReader, Role, SealWriter, open_bytes, seal_bytes};
+pub use frame::{
+    Binding, FRAME_BYTES, FrameError, OpenReader, Role, SealWriter, open_bytes, seal_bytes,
+};
 pub use ids::{BackupId, KeyId, NameError, PartName, Slug, VaultId};
 pub use index::{Index, IndexEntry, IndexError, IndexPart};
 pub use key::{DataKey, KeyError, Keyring, KeyringEntry, RecoveryKey};
 pub use kit::{Kit, KitCost, KitError, KitVault};
 pub use manifest::{
-    Codec, Content, Details, DetailsSection, Encryption, FilesContent, ItemError, Manifest, MediaType, Part, SqliteContent,
-    Status, StoredPart, TableRows, Trigger,
+    Codec, Content, Details, DetailsSection, Encryption, FilesContent, ItemError, Manifest,
+    MediaType, Part, SqliteContent, Status, StoredPart, TableRows, Trigger,
 };
 pub use marks::{Hold, MarkError, VaultFile};
 pub use names::{BackupFile, ObjectName, ParsedName};

@@ -33,7 +33,12 @@ impl ObjectName {
     }
 
     /// A file of a backup.
-    pub fn of_backup(organisation: &Slug, source: &Slug, backup: &BackupId, file: &BackupFile) -> Self {
+    pub fn of_backup(
+        organisation: &Slug,
+        source: &Slug,
+        backup: &BackupId,
+        file: &BackupFile,
+    ) -> Self {
         let folder = Self::backup_folder(organisation, source, backup);
         match file {
             BackupFile::Manifest => Self(format!("{folder}{MANIFEST}")),
@@ -166,14 +171,22 @@ mod tests {
 
     #[test]
     fn every_name_is_read_back_as_what_it_was_made_for() {
-        let (org, source): (Slug, Slug) = ("default".parse().unwrap(), "shop-files".parse().unwrap());
+        let (org, source): (Slug, Slug) =
+            ("default".parse().unwrap(), "shop-files".parse().unwrap());
         let backup: BackupId = "20260308T120000Z-7k3f4q2x".parse().unwrap();
         let key: KeyId = "k00112233445566778899".parse().unwrap();
         assert_eq!(ParsedName::parse(ObjectName::vault().as_str()), ParsedName::Vault);
-        assert_eq!(ParsedName::parse(ObjectName::key_slots(&key).as_str()), ParsedName::KeySlots(key));
+        assert_eq!(
+            ParsedName::parse(ObjectName::key_slots(&key).as_str()),
+            ParsedName::KeySlots(key)
+        );
         let index = ParsedName::Index { organisation: org.clone(), source: source.clone() };
         assert_eq!(ParsedName::parse(ObjectName::index(&org, &source).as_str()), index);
-        let files = [BackupFile::Manifest, BackupFile::Hold, BackupFile::Object("a/b.tar.zst.bks".parse().unwrap())];
+        let files = [
+            BackupFile::Manifest,
+            BackupFile::Hold,
+            BackupFile::Object("a/b.tar.zst.bks".parse().unwrap()),
+        ];
         for file in files {
             let name = ObjectName::of_backup(&org, &source, &backup, &file);
             let expected = ParsedName::Backup {
@@ -188,7 +201,14 @@ mod tests {
 
     #[test]
     fn what_backstay_did_not_make_is_foreign() {
-        for name in ["", "readme.txt", "keys/x.json", "a/b/c", "a/b/20260308T120000Z-7k3f4q2x", "uploads/cat.jpg/x/y"] {
+        for name in [
+            "",
+            "readme.txt",
+            "keys/x.json",
+            "a/b/c",
+            "a/b/20260308T120000Z-7k3f4q2x",
+            "uploads/cat.jpg/x/y",
+        ] {
             assert_eq!(ParsedName::parse(name), ParsedName::Foreign, "{name}");
         }
     }

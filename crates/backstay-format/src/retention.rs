@@ -71,7 +71,9 @@ pub struct Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RetentionError {
     /// A backup is younger than now: one of the clocks is wrong.
-    #[error("backup {id} was made in the future: {made_at}, and now is {now}; check the clocks, nothing was forgotten")]
+    #[error(
+        "backup {id} was made in the future: {made_at}, and now is {now}; check the clocks, nothing was forgotten"
+    )]
     FutureBackup {
         /// Which backup.
         id: BackupId,
@@ -89,17 +91,34 @@ const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 ///
 /// Held backups and safety backups that were not released stay and are not counted. Incomplete ones are not counted, and
 /// stay until `keep_at_least` complete ones are newer, so that a bad night never pushes out a good one.
-pub fn plan(backups: &[IndexEntry], rules: &Rules, now: Timestamp) -> Result<Vec<Verdict>, RetentionError> {
-    if let Some(future) = backups.iter().find(|b| b.started_at.duration_since(now) > CLOCK_TOLERANCE) {
-        return Err(RetentionError::FutureBackup { id: future.id.clone(), made_at: future.started_at, now });
+pub fn plan(
+    backups: &[IndexEntry],
+    rules: &Rules,
+    now: Timestamp,
+) -> Result<Vec<Verdict>, RetentionError> {
+    if let Some(future) =
+        backups.iter().find(|b| b.started_at.duration_since(now) > CLOCK_TOLERANCE)
+    {
+        return Err(RetentionError::FutureBackup {
+            id: future.id.clone(),
+            made_at: future.started_at,
+            now,
+        });
     }
     let mut newest_first: Vec<&IndexEntry> = backups.iter().collect();
     newest_first.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| b.id.cmp(&a.id)));
     let counted: Vec<&IndexEntry> = newest_first.iter().copied().filter(|b| counts(b)).collect();
-    let floor = counted.iter().take(rules.keep_at_least.max(1) as usize).map(|b| &b.id).collect::<BTreeSet<_>>();
+    let floor = counted
+        .iter()
+        .take(rules.keep_at_least.max(1) as usize)
+        .map(|b| &b.id)
+        .collect::<BTreeSet<_>>();
     let mut reasons = reasons_of_rules(&counted, rules, now);
     for id in &floor {
-        reasons.entry((*id).clone()).or_default().push("among the newest good ones that are always kept".to_owned());
+        reasons
+            .entry((*id).clone())
+            .or_default()
+            .push("among the newest good ones that are always kept".to_owned());
     }
     enforce_size(&counted, rules, &floor, &mut reasons);
     let nth_good = counted.get(rules.keep_at_least.max(1) as usize - 1).map(|b| b.started_at);
@@ -112,7 +131,9 @@ pub fn plan(backups: &[IndexEntry], rules: &Rules, now: Timestamp) -> Result<Vec
 
 /// Whether the rules count a backup.
 fn counts(backup: &IndexEntry) -> bool {
-    backup.status == Status::Complete && backup.hold.is_none() && backup.trigger != Trigger::PreRestore
+    backup.status == Status::Complete
+        && backup.hold.is_none()
+        && backup.trigger != Trigger::PreRestore
 }
 
 type Reasons = BTreeMap<BackupId, Vec<String>>;
@@ -124,7 +145,9 @@ fn reasons_of_rules(newest_first: &[&IndexEntry], rules: &Rules, now: Timestamp)
         keep(&backup.id, format!("last {} of {}", i + 1, rules.last));
     }
     let window = SignedDuration::from_hours(24 * i64::from(rules.days));
-    for backup in newest_first.iter().filter(|b| rules.days > 0 && now.duration_since(b.started_at) <= window) {
+    for backup in
+        newest_first.iter().filter(|b| rules.days > 0 && now.duration_since(b.started_at) <= window)
+    {
         keep(&backup.id, format!("within {} days", rules.days));
     }
     let periods: [(&str, u32, &str); 4] = [
@@ -134,9 +157,14 @@ fn reasons_of_rules(newest_first: &[&IndexEntry], rules: &Rules, now: Timestamp)
         ("yearly", rules.yearly, "%Y"),
     ];
     for (name, count, format) in periods {
-        newest_of_periods(newest_first, count, |at| at.strftime(format).to_string(), |id, period| {
-            keep(id, format!("{name}: newest of {period}"));
-        });
+        newest_of_periods(
+            newest_first,
+            count,
+            |at| at.strftime(format).to_string(),
+            |id, period| {
+                keep(id, format!("{name}: newest of {period}"));
+            },
+        );
     }
     newest_of_periods(newest_first, rules.weekly, iso_week, |id, period| {
         keep(id, format!("weekly: newest of {period}"));
@@ -165,7 +193,12 @@ fn newest_of_periods(
 }
 
 /// Takes the reasons from the oldest backups until the rest fits.
-fn enforce_size(newest_first: &[&IndexEntry], rules: &Rules, floor: &BTreeSet<&BackupId>, reasons: &mut Reasons) {
+fn enforce_size(
+    newest_first: &[&IndexEntry],
+    rules: &Rules,
+    floor: &BTreeSet<&BackupId>,
+    reasons: &mut Reasons,
+) {
     if rules.max_bytes == 0 {
         return;
     }
@@ -191,7 +224,9 @@ fn verdict(backup: &IndexEntry, kept: Option<Vec<String>>, nth_good: Option<Time
         (false, vec!["a safety backup that was released".to_owned()])
     } else if backup.status == Status::Incomplete {
         match nth_good {
-            Some(good) if good > backup.started_at => (false, vec!["incomplete, and there are newer good ones".to_owned()]),
+            Some(good) if good > backup.started_at => {
+                (false, vec!["incomplete, and there are newer good ones".to_owned()])
+            }
             _ => (true, vec!["incomplete, but there are too few newer good ones".to_owned()]),
         }
     } else {

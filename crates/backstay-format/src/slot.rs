@@ -37,7 +37,9 @@ pub enum SlotError {
         finding: String,
     },
     /// No slot is for this recovery key.
-    #[error("no slot of key {key} is for recovery key {fingerprint}: the kit is of another installation")]
+    #[error(
+        "no slot of key {key} is for recovery key {fingerprint}: the kit is of another installation"
+    )]
     OtherRecoveryKey {
         /// The key in the slots.
         key: KeyId,
@@ -51,7 +53,12 @@ pub enum SlotError {
 
 impl SlotFile {
     /// Wraps a key under the recovery key; `nonce` must be random.
-    pub fn new(key: &DataKey, created_at: Timestamp, recovery: &RecoveryKey, nonce: [u8; 12]) -> Self {
+    pub fn new(
+        key: &DataKey,
+        created_at: Timestamp,
+        recovery: &RecoveryKey,
+        nonce: [u8; 12],
+    ) -> Self {
         let wrapped = BASE64.encode(recovery.wrap(key, nonce));
         let slots = vec![Slot::Recovery { fingerprint: recovery.fingerprint(), wrapped }];
         Self { format: FORMAT_VERSION, key: key.id(), created_at, slots }
@@ -67,9 +74,13 @@ impl SlotFile {
     /// Reads a file's bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, SlotError> {
         let malformed = |finding: String| SlotError::Malformed { finding };
-        let file: Self = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        let file: Self =
+            serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if file.format != FORMAT_VERSION {
-            return Err(malformed(format!("format {}, this program reads {FORMAT_VERSION}", file.format)));
+            return Err(malformed(format!(
+                "format {}, this program reads {FORMAT_VERSION}",
+                file.format
+            )));
         }
         Ok(file)
     }
@@ -80,10 +91,11 @@ impl SlotFile {
         let wrapped = self.slots.iter().find_map(|slot| match slot {
             Slot::Recovery { fingerprint: of, wrapped } => (*of == fingerprint).then_some(wrapped),
         });
-        let wrapped = wrapped.ok_or(SlotError::OtherRecoveryKey { key: self.key.clone(), fingerprint })?;
-        let bytes = BASE64
-            .decode(wrapped)
-            .map_err(|_| SlotError::Malformed { finding: "a wrapped key that is not base64".to_owned() })?;
+        let wrapped =
+            wrapped.ok_or(SlotError::OtherRecoveryKey { key: self.key.clone(), fingerprint })?;
+        let bytes = BASE64.decode(wrapped).map_err(|_| SlotError::Malformed {
+            finding: "a wrapped key that is not base64".to_owned(),
+        })?;
         Ok(recovery.unwrap(&bytes, &self.key)?)
     }
 }
@@ -104,7 +116,10 @@ mod tests {
         for i in at..at + 60 {
             let mut bad = bytes.clone();
             bad[i] = if bad[i] == b'A' { b'B' } else { b'A' };
-            assert!(SlotFile::decode(&bad).and_then(|file| file.open(&recovery)).is_err(), "byte {i}");
+            assert!(
+                SlotFile::decode(&bad).and_then(|file| file.open(&recovery)).is_err(),
+                "byte {i}"
+            );
         }
     }
 }

@@ -32,7 +32,10 @@ impl BusyWriter {
         let thread = std::thread::spawn(move || {
             while !stopping.load(Ordering::Relaxed) {
                 let transfer = connection.transaction()?;
-                transfer.execute("INSERT INTO entries VALUES (7, randomblob(200)), (-7, zeroblob(200))", [])?;
+                transfer.execute(
+                    "INSERT INTO entries VALUES (7, randomblob(200)), (-7, zeroblob(200))",
+                    [],
+                )?;
                 transfer.execute("UPDATE counter SET transfers = transfers + 1", [])?;
                 transfer.commit()?;
                 counting.fetch_add(1, Ordering::SeqCst);
@@ -41,7 +44,10 @@ impl BusyWriter {
         });
         let writer = Self { stop, committed, thread: Some(thread) };
         while writer.committed() == 0 {
-            ensure!(!writer.thread.as_ref().is_some_and(JoinHandle::is_finished), "the writer failed at once");
+            ensure!(
+                !writer.thread.as_ref().is_some_and(JoinHandle::is_finished),
+                "the writer failed at once"
+            );
             std::thread::yield_now();
         }
         Ok(writer)
@@ -68,8 +74,14 @@ pub fn check(database: &Path) -> anyhow::Result<u64> {
     let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
     ensure!(sound == "ok", "integrity_check says {sound}");
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let (entries, sum) = (number("SELECT count(*) FROM entries")?, number("SELECT coalesce(sum(amount), 0) FROM entries")?);
+    let (entries, sum) = (
+        number("SELECT count(*) FROM entries")?,
+        number("SELECT coalesce(sum(amount), 0) FROM entries")?,
+    );
     let transfers = number("SELECT transfers FROM counter")?;
-    ensure!(sum == 0 && entries == 2 * transfers, "half a transaction: {entries} entries, sum {sum}, {transfers} transfers");
+    ensure!(
+        sum == 0 && entries == 2 * transfers,
+        "half a transaction: {entries} entries, sum {sum}, {transfers} transfers"
+    );
     Ok(transfers.unsigned_abs())
 }

@@ -71,12 +71,17 @@ impl S3Server {
     pub fn start() -> anyhow::Result<Self> {
         let root = tempfile::tempdir()?;
         std::fs::create_dir(root.path().join(BUCKET))?;
-        let state = Arc::new(State { calls: Mutex::default(), script: Mutex::new(Box::new(|_| Fault::Pass)) });
-        let files = s3s_fs::FileSystem::new(root.path()).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let state = Arc::new(State {
+            calls: Mutex::default(),
+            script: Mutex::new(Box::new(|_| Fault::Pass)),
+        });
+        let files =
+            s3s_fs::FileSystem::new(root.path()).map_err(|error| anyhow::anyhow!("{error:?}"))?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = Faulty { inner: builder.build(), state: state.clone() };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0)))?;
         let endpoint = format!("http://{}", listener.local_addr()?);
         drop(runtime.spawn(async move {
@@ -110,8 +115,11 @@ impl S3Server {
 
     /// Returns what uploads in parts have left behind.
     pub fn unfinished_uploads(&self) -> Vec<PathBuf> {
-        let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let entries = std::fs::read_dir(self.root.path()).into_iter().flatten().flatten().map(|e| e.path());
+        let name = |path: &Path| {
+            path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        let entries =
+            std::fs::read_dir(self.root.path()).into_iter().flatten().flatten().map(|e| e.path());
         entries.filter(|path| name(path).contains("upload")).collect()
     }
 }
@@ -175,9 +183,7 @@ impl Service<Request<Incoming>> for Faulty {
                 Fault::Pass => run(request).await,
                 Fault::Refuse(status, code) => Ok(refusal(status, code)),
                 Fault::DropBefore => Err(Closed.into()),
-                Fault::DropAfter => {
-                    run(request).await.and_then(|_| Err(Closed.into()))
-                }
+                Fault::DropAfter => run(request).await.and_then(|_| Err(Closed.into())),
                 Fault::Swallow => Ok(swallowed(request).await),
                 Fault::KillBefore(pid) => {
                     kill(pid);
@@ -195,23 +201,29 @@ impl Service<Request<Incoming>> for Faulty {
 
 async fn swallowed(request: Request<Incoming>) -> Response<s3s::Body> {
     let mut body = request.into_body();
-    while let Some(Ok(_)) = std::future::poll_fn(|cx| hyper::body::Body::poll_frame(Pin::new(&mut body), cx)).await {}
+    while let Some(Ok(_)) =
+        std::future::poll_fn(|cx| hyper::body::Body::poll_frame(Pin::new(&mut body), cx)).await
+    {
+    }
     let mut response = Response::new(s3s::Body::empty());
-    response.headers_mut().insert("etag", http::HeaderValue::from_static("\"00000000000000000000000000000000\""));
+    response
+        .headers_mut()
+        .insert("etag", http::HeaderValue::from_static("\"00000000000000000000000000000000\""));
     response
 }
 
 fn refusal(status: u16, code: &str) -> Response<s3s::Body> {
-    let xml = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>by script</Message></Error>");
+    let xml = format!(
+        "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>by script</Message></Error>"
+    );
     let mut response = Response::new(s3s::Body::from(xml));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response
 }
 
 fn kill(pid: u32) {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        // It may be gone already: then there is nothing to do.
-        drop(rustix::process::kill_process(pid, rustix::process::Signal::KILL));
-    }
+    // It may be gone already: then there is nothing to do.
+    let _gone = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
 }

@@ -49,7 +49,8 @@ pub fn walk(root: &Path) -> anyhow::Result<BTreeMap<Vec<u8>, Seen>> {
     paths.sort();
     for path in paths {
         let name = path.strip_prefix(root)?.as_os_str().as_bytes().to_vec();
-        let look = look(&path, &name, &mut inodes).with_context(|| format!("cannot look at {}", path.display()))?;
+        let look = look(&path, &name, &mut inodes)
+            .with_context(|| format!("cannot look at {}", path.display()))?;
         seen.insert(name, look);
     }
     Ok(seen)
@@ -65,7 +66,8 @@ fn look(path: &Path, name: &[u8], inodes: &mut BTreeMap<u64, Vec<u8>>) -> anyhow
         String::new()
     };
     let has_names = meta.is_file() && meta.nlink() > 1;
-    let same_as = has_names.then(|| inodes.entry(meta.ino()).or_insert_with(|| name.to_vec()).clone());
+    let same_as =
+        has_names.then(|| inodes.entry(meta.ino()).or_insert_with(|| name.to_vec()).clone());
     Ok(Seen {
         mode: meta.mode(),
         owner: (meta.uid(), meta.gid()),
@@ -81,7 +83,8 @@ fn look(path: &Path, name: &[u8], inodes: &mut BTreeMap<u64, Vec<u8>>) -> anyhow
 fn xattrs(path: &Path) -> anyhow::Result<String> {
     let mut list = vec![0; 65536];
     let length = rustix::fs::llistxattr(path, &mut list[..])?;
-    let mut names: Vec<&[u8]> = list[..length].split(|b| *b == 0).filter(|n| !n.is_empty()).collect();
+    let mut names: Vec<&[u8]> =
+        list[..length].split(|b| *b == 0).filter(|n| !n.is_empty()).collect();
     names.sort_unstable();
     let mut text = String::new();
     for name in names {
@@ -93,7 +96,10 @@ fn xattrs(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Says what differs between two looks, for a person.
-pub fn differences(before: &BTreeMap<Vec<u8>, Seen>, after: &BTreeMap<Vec<u8>, Seen>) -> Vec<String> {
+pub fn differences(
+    before: &BTreeMap<Vec<u8>, Seen>,
+    after: &BTreeMap<Vec<u8>, Seen>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, was) in before {
         let shown = String::from_utf8_lossy(name);
@@ -103,7 +109,12 @@ pub fn differences(before: &BTreeMap<Vec<u8>, Seen>, after: &BTreeMap<Vec<u8>, S
             Some(_) => {}
         }
     }
-    lines.extend(after.keys().filter(|n| !before.contains_key(*n)).map(|n| format!("{}: new", String::from_utf8_lossy(n))));
+    lines.extend(
+        after
+            .keys()
+            .filter(|n| !before.contains_key(*n))
+            .map(|n| format!("{}: new", String::from_utf8_lossy(n))),
+    );
     lines
 }
 
@@ -116,8 +127,17 @@ pub fn make(root: &Path, files: usize) -> anyhow::Result<()> {
     }
     let odd = root.join("odd");
     fs::create_dir_all(&odd)?;
-    let names: [&[u8]; 9] =
-        [b"-rf", b"--", b"a=b", b"per%cent", b"quo\"te'", b"new\nline", b"not-utf8-\xff\xfe", b" blank ", b"\\x41"];
+    let names: [&[u8]; 9] = [
+        b"-rf",
+        b"--",
+        b"a=b",
+        b"per%cent",
+        b"quo\"te'",
+        b"new\nline",
+        b"not-utf8-\xff\xfe",
+        b" blank ",
+        b"\\x41",
+    ];
     for name in names {
         fs::write(odd.join(OsStr::from_bytes(name)), name)?;
     }

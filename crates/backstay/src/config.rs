@@ -91,16 +91,26 @@ impl Config {
     fn check(raw: &raw::RawConfig, env: Env<'_>, faults: &mut raw::Faults<'_>) -> Option<Self> {
         let organisation = match &raw.organisation {
             None => "default".parse().ok(),
-            Some(name) => name.get_ref().parse::<Slug>().ok().filter(Slug::is_free_for_organisations).or_else(|| {
-                faults.add("organisation", name.span(), "expected a name of a-z, 0-9, '-', '_', '.', other than `keys`");
-                None
-            }),
+            Some(name) => {
+                name.get_ref().parse::<Slug>().ok().filter(Slug::is_free_for_organisations).or_else(
+                    || {
+                        faults.add(
+                            "organisation",
+                            name.span(),
+                            "expected a name of a-z, 0-9, '-', '_', '.', other than `keys`",
+                        );
+                        None
+                    },
+                )
+            }
         };
         let mut warnings = Vec::new();
         let mut storages = BTreeMap::new();
         for (name, raw) in &raw.storages {
             let field = format!("storages.{name}");
-            storages.extend(storage::check(name, raw, env, &mut faults.below(field)).map(|s| (name.clone(), s)));
+            storages.extend(
+                storage::check(name, raw, env, &mut faults.below(field)).map(|s| (name.clone(), s)),
+            );
         }
         let mut sources = BTreeMap::new();
         for (name, raw_source) in &raw.sources {

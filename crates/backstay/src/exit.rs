@@ -52,13 +52,15 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(Exit::Interrupted);
     }
     if let Some(lease) = error.downcast_ref::<LeaseError>() {
-        return matches!(lease, LeaseError::Held { .. } | LeaseError::Lost { .. }).then_some(Exit::LeaseHeld);
+        return matches!(lease, LeaseError::Held { .. } | LeaseError::Lost { .. })
+            .then_some(Exit::LeaseHeld);
     }
     if let Some(source) = error.downcast_ref::<SourceError>() {
         return matches!(source, SourceError::Damaged { .. }).then_some(Exit::Damaged);
     }
     if let Some(store) = error.downcast_ref::<StoreError>() {
-        return matches!(store.kind(), StoreErrorKind::Denied | StoreErrorKind::NoSpace).then_some(Exit::RightsOrSpace);
+        return matches!(store.kind(), StoreErrorKind::Denied | StoreErrorKind::NoSpace)
+            .then_some(Exit::RightsOrSpace);
     }
     if let Some(CatalogError::MasterKey(_) | CatalogError::Keyring(_)) = error.downcast_ref() {
         return Some(Exit::Key);

@@ -18,7 +18,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
-use crate::config::{Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, StorageKind};
+use crate::config::{
+    Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, StorageKind,
+};
 use crate::exit::UsageError;
 
 /// Credentials that end within this time are warned of (T26).
@@ -121,8 +123,15 @@ impl Installation {
             let place = self.place(&slug, newest.id.clone());
             let manifest = vault.manifest(&self.cx, &place).await?;
             let origin = vault.details(&manifest)?.origin;
-            let Some((kind, origin)) = SourceKind::bare(&manifest.source_kind).zip(origin) else { continue };
-            return Ok(Some(SourceConfig::bare(slug, kind, PathBuf::from(origin), storage.name.clone())));
+            let Some((kind, origin)) = SourceKind::bare(&manifest.source_kind).zip(origin) else {
+                continue;
+            };
+            return Ok(Some(SourceConfig::bare(
+                slug,
+                kind,
+                PathBuf::from(origin),
+                storage.name.clone(),
+            )));
         }
         Ok(None)
     }
@@ -133,7 +142,13 @@ impl Installation {
         if also_remembered {
             for storage in self.config.storages.values() {
                 let Ok(vault) = self.vault(storage).await else { continue };
-                names.extend(vault.sources(&self.cx, &self.config.organisation).await?.iter().map(ToString::to_string));
+                names.extend(
+                    vault
+                        .sources(&self.cx, &self.config.organisation)
+                        .await?
+                        .iter()
+                        .map(ToString::to_string),
+                );
             }
         }
         names.sort();
@@ -143,10 +158,9 @@ impl Installation {
 
     pub(crate) fn storage(&self, name: &str) -> anyhow::Result<&StorageConfig> {
         let known = || self.config.storages.keys().cloned().collect::<Vec<_>>().join(", ");
-        self.config
-            .storages
-            .get(name)
-            .ok_or_else(|| UsageError(format!("there is no storage {name:?}; known: {}", known())).into())
+        self.config.storages.get(name).ok_or_else(|| {
+            UsageError(format!("there is no storage {name:?}; known: {}", known())).into()
+        })
     }
 
     /// Returns how to reach a storage, after looking at the expiry of its credentials.
@@ -159,36 +173,44 @@ impl Installation {
                 storage.name
             );
             if left < EXPIRY_WARNING {
-                let text = format!("the credentials of storage {} expire on {expires}", storage.name);
+                let text =
+                    format!("the credentials of storage {} expire on {expires}", storage.name);
                 self.cx.event(backstay_engine::event::Event::Warning { text });
             }
         }
         let credentials = match &storage.credentials {
-            CredentialConfig::Given { access_key_id, secret_access_key, session_token } => S3Credentials::Static {
-                access_key_id: access_key_id.clone(),
-                secret_access_key: secret_access_key.clone(),
-                session_token: session_token.clone(),
-            },
-            CredentialConfig::Elsewhere { profile } => match self.catalog.secret(&credentials_name(&storage.name)).await? {
-                None => S3Credentials::Chain { profile: profile.clone() },
-                Some(bytes) => {
-                    let stored: StoredCredentials =
-                        serde_json::from_slice(&bytes).context("the sealed credentials cannot be read")?;
-                    S3Credentials::Static {
-                        access_key_id: stored.access_key_id,
-                        secret_access_key: stored.secret_access_key.into(),
-                        session_token: None,
+            CredentialConfig::Given { access_key_id, secret_access_key, session_token } => {
+                S3Credentials::Static {
+                    access_key_id: access_key_id.clone(),
+                    secret_access_key: secret_access_key.clone(),
+                    session_token: session_token.clone(),
+                }
+            }
+            CredentialConfig::Elsewhere { profile } => {
+                match self.catalog.secret(&credentials_name(&storage.name)).await? {
+                    None => S3Credentials::Chain { profile: profile.clone() },
+                    Some(bytes) => {
+                        let stored: StoredCredentials = serde_json::from_slice(&bytes)
+                            .context("the sealed credentials cannot be read")?;
+                        S3Credentials::Static {
+                            access_key_id: stored.access_key_id,
+                            secret_access_key: stored.secret_access_key.into(),
+                            session_token: None,
+                        }
                     }
                 }
-            },
+            }
         };
-        storage.spec(credentials).with_context(|| format!("cannot read ca_file of storage {}", storage.name))
+        storage
+            .spec(credentials)
+            .with_context(|| format!("cannot read ca_file of storage {}", storage.name))
     }
 
     /// Opens a storage, testing it first if it was never found good (D4).
     pub(crate) async fn store(&self, storage: &StorageConfig) -> anyhow::Result<Store> {
         let spec = self.store_spec(storage).await?;
-        let tested = self.tested(storage).await?.filter(|tested| tested.location == spec.location());
+        let tested =
+            self.tested(storage).await?.filter(|tested| tested.location == spec.location());
         let profile = match tested.and_then(|tested| tested.profile) {
             Some(profile) => profile,
             None => self.test_storage(storage).await?.profile,
@@ -263,7 +285,12 @@ impl Installation {
         }
     }
 
-    pub(crate) fn draft(&self, source: &SourceConfig, trigger: Trigger, note: Option<String>) -> Draft {
+    pub(crate) fn draft(
+        &self,
+        source: &SourceConfig,
+        trigger: Trigger,
+        note: Option<String>,
+    ) -> Draft {
         Draft {
             organisation: self.config.organisation.clone(),
             source: source.name.clone(),
@@ -281,7 +308,11 @@ impl Installation {
     }
 
     pub(crate) fn place(&self, source: &Slug, backup: backstay_format::BackupId) -> BackupPlace {
-        BackupPlace { organisation: self.config.organisation.clone(), source: source.clone(), backup }
+        BackupPlace {
+            organisation: self.config.organisation.clone(),
+            source: source.clone(),
+            backup,
+        }
     }
 
     /// Takes the right to work on a source. The returned guard renews it until it is given back.
@@ -354,7 +385,8 @@ fn home_path(global: &Global) -> anyhow::Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/backstay"));
     }
-    let home = std::env::var_os("HOME").context("HOME is not set; name a home directory with --home")?;
+    let home =
+        std::env::var_os("HOME").context("HOME is not set; name a home directory with --home")?;
     Ok(PathBuf::from(home).join(".local/share/backstay"))
 }
 

@@ -67,7 +67,8 @@ fn draw(bar: &mut ProgressBar, event: &Event) {
         Event::PartStarted { part, estimate_bytes } => {
             bar.finish_and_clear();
             *bar = ProgressBar::with_draw_target(*estimate_bytes, ProgressDrawTarget::stderr());
-            let form = "{msg} [{bar:30}] {bytes} of about {total_bytes}, {bytes_per_sec}, {eta} left";
+            let form =
+                "{msg} [{bar:30}] {bytes} of about {total_bytes}, {bytes_per_sec}, {eta} left";
             if let Ok(style) = ProgressStyle::with_template(form) {
                 bar.set_style(style);
             }
@@ -114,7 +115,9 @@ fn event_json(event: &Event) -> Option<Value> {
         Event::PartFinished { part, plain_bytes, stored_bytes } => {
             json!({"event": "part_finished", "part": part, "plain_bytes": plain_bytes, "stored_bytes": stored_bytes})
         }
-        Event::ItemError { item, error } => json!({"event": "item_error", "item": item, "error": error}),
+        Event::ItemError { item, error } => {
+            json!({"event": "item_error", "item": item, "error": error})
+        }
         Event::Warning { text } => json!({"event": "warning", "text": text}),
         Event::Retrying { what, error, after } => {
             json!({"event": "retrying", "what": what, "error": error, "after_ms": after.as_millis() as u64})

@@ -142,7 +142,9 @@ pub enum SourceError {
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The database fails its own checks.
-    #[error("{database} is damaged: {finding}; restore it from a backup, or repair it with `sqlite3 … .recover`")]
+    #[error(
+        "{database} is damaged: {finding}; restore it from a backup, or repair it with `sqlite3 … .recover`"
+    )]
     Damaged {
         /// Which database.
         database: PathBuf,
@@ -150,7 +152,9 @@ pub enum SourceError {
         finding: String,
     },
     /// The database or file is held by a program that must be stopped first.
-    #[error("{path} is in use by {holder}; stop it, or set before_restore and after_restore hooks that do")]
+    #[error(
+        "{path} is in use by {holder}; stop it, or set before_restore and after_restore hooks that do"
+    )]
     InUse {
         /// What is held.
         path: PathBuf,
@@ -215,7 +219,11 @@ impl SourceError {
 }
 
 /// Makes the spec of a part whose name is fixed in the code.
-pub(crate) fn fixed_part(name: &str, media_type: backstay_format::MediaType, estimate: Option<u64>) -> PartSpec {
+pub(crate) fn fixed_part(
+    name: &str,
+    media_type: backstay_format::MediaType,
+    estimate: Option<u64>,
+) -> PartSpec {
     let name = name.parse().expect("part names in the code are valid");
     PartSpec { name, media_type, estimate_bytes: estimate }
 }

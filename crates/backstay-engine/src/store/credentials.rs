@@ -52,7 +52,11 @@ impl Chain {
     async fn load(&self) -> Result<Credential, NoCredentials> {
         let asked = tokio::time::timeout(DEADLINE, self.provider.provide_credential(&self.context));
         match asked.await {
-            Ok(Ok(Some(found))) if !found.access_key_id.is_empty() && !found.secret_access_key.is_empty() => Ok(found),
+            Ok(Ok(Some(found)))
+                if !found.access_key_id.is_empty() && !found.secret_access_key.is_empty() =>
+            {
+                Ok(found)
+            }
             _ => Err(NoCredentials),
         }
     }
@@ -62,17 +66,27 @@ impl Chain {
 impl CredentialProvider for Chain {
     type Credential = AwsCredential;
 
-    #[expect(clippy::disallowed_methods, reason = "expiry is told by the machine's clock; nothing of a backup depends on it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "expiry is told by the machine's clock; nothing of a backup depends on it"
+    )]
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let mut cached = self.cached.lock().await;
         let soon = Timestamp::now().as_second() + MARGIN_SECS;
-        let fresh = cached.as_ref().is_some_and(|c| c.expires_in.is_none_or(|end| end.as_second() > soon));
+        let fresh =
+            cached.as_ref().is_some_and(|c| c.expires_in.is_none_or(|end| end.as_second() > soon));
         if !fresh {
             let found = self.load().await;
-            *cached = Some(found.map_err(|cause| object_store::Error::Generic { store: "S3", source: Box::new(cause) })?);
+            *cached = Some(found.map_err(|cause| object_store::Error::Generic {
+                store: "S3",
+                source: Box::new(cause),
+            })?);
         }
         let Some(found) = cached.as_ref() else {
-            return Err(object_store::Error::Generic { store: "S3", source: Box::new(NoCredentials) });
+            return Err(object_store::Error::Generic {
+                store: "S3",
+                source: Box::new(NoCredentials),
+            });
         };
         Ok(Arc::new(AwsCredential {
             key_id: found.access_key_id.clone(),

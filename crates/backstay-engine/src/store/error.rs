@@ -69,21 +69,29 @@ impl StoreErrorKind {
         match self {
             Self::NoSuchBucket => "make the bucket, or correct `bucket`",
             Self::WrongRegion => "set `region` to the bucket's region",
-            Self::UnknownKey => "correct the access key id with `backstay storage credentials NAME`",
+            Self::UnknownKey => {
+                "correct the access key id with `backstay storage credentials NAME`"
+            }
             Self::WrongSecret => {
                 "correct the secret access key with `backstay storage credentials NAME`; if it is right, look at `region` and `addressing`"
             }
-            Self::Expired => "make new credentials and set them with `backstay storage credentials NAME`",
+            Self::Expired => {
+                "make new credentials and set them with `backstay storage credentials NAME`"
+            }
             Self::NoCredentials => {
                 "set access_key_id and secret_access_key, or give the machine a role or an AWS profile"
             }
             Self::ClockSkew => "correct this machine's clock (timedatectl set-ntp true)",
-            Self::Dns => "correct `endpoint` and `region`; for a storage of your own set addressing = \"path\"",
+            Self::Dns => {
+                "correct `endpoint` and `region`; for a storage of your own set addressing = \"path\""
+            }
             Self::Refused => "correct `endpoint`, or start the storage",
             Self::Tls => {
                 "a storage without TLS needs an endpoint with http://; one with a certificate of your own needs `ca_file`"
             }
-            Self::Timeout | Self::Unavailable => "try again later; look at the provider's status page",
+            Self::Timeout | Self::Unavailable => {
+                "try again later; look at the provider's status page"
+            }
             Self::NoSpace => "make room on the storage, or shorten the retention",
             Self::Corrupt => "do not trust this storage before `backstay storage test NAME` passes",
             Self::NotFound
@@ -146,7 +154,14 @@ impl StoreError {
         location: &str,
         found: Option<String>,
     ) -> Self {
-        Self { kind, action, name: name.to_owned(), location: location.to_owned(), found, cause: None }
+        Self {
+            kind,
+            action,
+            name: name.to_owned(),
+            location: location.to_owned(),
+            found,
+            cause: None,
+        }
     }
 
     pub(super) fn cancelled(cancelled: Cancelled) -> Self {
@@ -286,12 +301,14 @@ fn kind_of_io(kind: io::ErrorKind) -> Option<StoreErrorKind> {
         io::ErrorKind::NotFound => Some(StoreErrorKind::NotFound),
         io::ErrorKind::ConnectionRefused => Some(StoreErrorKind::Refused),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(StoreErrorKind::NoSpace),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some(StoreErrorKind::Denied),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Some(StoreErrorKind::Denied)
+        }
         io::ErrorKind::TimedOut => Some(StoreErrorKind::Timeout),
         io::ErrorKind::UnexpectedEof => Some(StoreErrorKind::CutShort),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            Some(StoreErrorKind::Unavailable)
-        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => Some(StoreErrorKind::Unavailable),
         _ => None,
     }
 }

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+    ReqwestConnector,
 };
 
 use super::StoreErrorKind;
@@ -53,21 +54,30 @@ impl Refusal {
         let kind = match self.code.as_deref() {
             Some("NoSuchBucket") => StoreErrorKind::NoSuchBucket,
             Some("NoSuchKey") => StoreErrorKind::NotFound,
-            Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
-                StoreErrorKind::WrongRegion
-            }
+            Some(
+                "PermanentRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException",
+            ) => StoreErrorKind::WrongRegion,
             Some("InvalidAccessKeyId") => StoreErrorKind::UnknownKey,
             Some("SignatureDoesNotMatch") => StoreErrorKind::WrongSecret,
-            Some("ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException") => StoreErrorKind::Expired,
-            Some("AccessDenied" | "AllAccessDisabled" | "UnauthorizedAccess") => StoreErrorKind::Denied,
+            Some("ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException") => {
+                StoreErrorKind::Expired
+            }
+            Some("AccessDenied" | "AllAccessDisabled" | "UnauthorizedAccess") => {
+                StoreErrorKind::Denied
+            }
             Some("RequestTimeTooSkewed" | "RequestExpired") => StoreErrorKind::ClockSkew,
             Some("QuotaExceeded" | "StorageFull" | "XMinioStorageFull" | "InsufficientStorage") => {
                 StoreErrorKind::NoSpace
             }
             Some("EntityTooLarge") => StoreErrorKind::TooLarge,
-            Some("BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "InvalidDigest") => {
-                StoreErrorKind::Corrupt
-            }
+            Some(
+                "BadDigest"
+                | "XAmzContentSHA256Mismatch"
+                | "XAmzContentChecksumMismatch"
+                | "InvalidDigest",
+            ) => StoreErrorKind::Corrupt,
             Some("SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout") => {
                 StoreErrorKind::Unavailable
             }
@@ -195,7 +205,8 @@ mod tests {
 
     #[test]
     fn the_storages_own_code_decides() {
-        let denied = Refusal::new(403, b"<Error><Code>AccessDenied</Code><Message>no\n</Message></Error>");
+        let denied =
+            Refusal::new(403, b"<Error><Code>AccessDenied</Code><Message>no\n</Message></Error>");
         assert_eq!(denied.kind(), Some(StoreErrorKind::Denied));
         assert_eq!(denied.to_string(), "status 403, AccessDenied, no");
         let skew = Refusal::new(403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>");

@@ -56,7 +56,12 @@ pub struct ObjectInfo {
 
 impl Store {
     /// Makes a store over any backend; for tests with faults in between.
-    pub fn over(backend: Arc<dyn ObjectStore>, location: &str, prefix: &str, profile: Profile) -> Self {
+    pub fn over(
+        backend: Arc<dyn ObjectStore>,
+        location: &str,
+        prefix: &str,
+        profile: Profile,
+    ) -> Self {
         Self { backend, prefix: prefix.to_owned(), location: location.to_owned(), profile }
     }
 
@@ -93,7 +98,9 @@ impl Store {
         let put = self.backend.put_opts(&path, PutPayload::from_bytes(data.clone()), options);
         match self.call(cx, "create", name, put).await {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == StoreErrorKind::AlreadyExists => self.already_there(cx, name, &data).await,
+            Err(error) if error.kind() == StoreErrorKind::AlreadyExists => {
+                self.already_there(cx, name, &data).await
+            }
             Err(error) => Err(error),
         }
     }
@@ -128,7 +135,9 @@ impl Store {
     pub async fn range(&self, cx: &Cx, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         let path = self.path(name)?;
         let wanted = range.end - range.start;
-        let bytes = self.read_again(cx, "read", name, || self.backend.get_range(&path, range.clone())).await?;
+        let bytes = self
+            .read_again(cx, "read", name, || self.backend.get_range(&path, range.clone()))
+            .await?;
         if bytes.len() as u64 == wanted {
             return Ok(bytes);
         }
@@ -164,7 +173,8 @@ impl Store {
     /// Lists the folders directly below the folder `prefix`: one request for each thousand.
     pub async fn list_folders(&self, cx: &Cx, prefix: &str) -> Result<Vec<String>, StoreError> {
         let path = self.path(prefix)?;
-        let found = self.call(cx, "list", prefix, self.backend.list_with_delimiter(Some(&path))).await?;
+        let found =
+            self.call(cx, "list", prefix, self.backend.list_with_delimiter(Some(&path))).await?;
         let last = |path: Path| path.filename().map(str::to_owned);
         let mut folders: Vec<String> = found.common_prefixes.into_iter().filter_map(last).collect();
         folders.sort();
@@ -181,7 +191,12 @@ impl Store {
     }
 
     /// Begins to write an object of unknown length; `estimate` counts its bytes.
-    pub async fn upload(&self, cx: &Cx, name: &str, estimate: Option<u64>) -> Result<Upload, StoreError> {
+    pub async fn upload(
+        &self,
+        cx: &Cx,
+        name: &str,
+        estimate: Option<u64>,
+    ) -> Result<Upload, StoreError> {
         cx.check().map_err(StoreError::cancelled)?;
         Ok(Upload::new(self.clone(), name.to_owned(), self.path(name)?, estimate))
     }
@@ -189,11 +204,16 @@ impl Store {
     /// Compares an object with what was sent: its size, its last bytes, and all of it where the storage does not check
     /// uploads itself.
     async fn prove(&self, cx: &Cx, name: &str, sent: &Sent) -> Result<(), StoreError> {
-        let corrupt = |found: String| self.error(StoreErrorKind::Corrupt, "prove", name, Some(found));
+        let corrupt =
+            |found: String| self.error(StoreErrorKind::Corrupt, "prove", name, Some(found));
         let there = self.head(cx, name).await?;
-        let there = there.ok_or_else(|| corrupt("it acknowledged the object but does not have it".to_owned()))?;
+        let there = there
+            .ok_or_else(|| corrupt("it acknowledged the object but does not have it".to_owned()))?;
         if there.bytes != sent.bytes {
-            return Err(corrupt(format!("it has {} bytes of the {} that were sent", there.bytes, sent.bytes)));
+            return Err(corrupt(format!(
+                "it has {} bytes of the {} that were sent",
+                there.bytes, sent.bytes
+            )));
         }
         let tail = self.range(cx, name, sent.bytes - sent.tail.len() as u64..sent.bytes).await?;
         if tail != sent.tail {
@@ -205,7 +225,11 @@ impl Store {
             let end = (start + upload::READ_BACK_BYTES).min(sent.bytes);
             hasher.update(&self.range(cx, name, start..end).await?);
         }
-        if hasher.finish() == sha256 { Ok(()) } else { Err(corrupt("its bytes are not those that were sent".to_owned())) }
+        if hasher.finish() == sha256 {
+            Ok(())
+        } else {
+            Err(corrupt("its bytes are not those that were sent".to_owned()))
+        }
     }
 
     /// Runs one call, stopping with the context, and says what a failure means.
@@ -248,7 +272,13 @@ impl Store {
         }
     }
 
-    fn error(&self, kind: StoreErrorKind, action: &'static str, name: &str, found: Option<String>) -> StoreError {
+    fn error(
+        &self,
+        kind: StoreErrorKind,
+        action: &'static str,
+        name: &str,
+        found: Option<String>,
+    ) -> StoreError {
         StoreError::new(kind, action, name, &self.location, found)
     }
 
@@ -270,7 +300,6 @@ impl Store {
         }
         full.strip_prefix(prefix)?.strip_prefix('/').map(str::to_owned)
     }
-
 }
 
 impl ObjectInfo {

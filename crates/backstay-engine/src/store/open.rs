@@ -83,7 +83,9 @@ impl StoreSpec {
     /// Returns where it is, for a person.
     pub fn location(&self) -> String {
         match self {
-            Self::S3(spec) => format!("s3://{}/{}", spec.bucket, spec.prefix).trim_end_matches('/').to_owned(),
+            Self::S3(spec) => {
+                format!("s3://{}/{}", spec.bucket, spec.prefix).trim_end_matches('/').to_owned()
+            }
             Self::Local(spec) => spec.path.join(&spec.prefix).display().to_string(),
         }
     }
@@ -93,7 +95,8 @@ impl StoreSpec {
         match self {
             Self::Local(_) => Profile::local(),
             Self::S3(spec) => {
-                let endpoint: Option<http::Uri> = spec.endpoint.as_ref().and_then(|url| url.parse().ok());
+                let endpoint: Option<http::Uri> =
+                    spec.endpoint.as_ref().and_then(|url| url.parse().ok());
                 Profile::documented(endpoint.as_ref().and_then(http::Uri::host))
             }
         }
@@ -107,7 +110,11 @@ impl Store {
     }
 
     /// Like [`Store::open`], with bodies corrupted on their way if `corrupting`.
-    pub(super) fn open_with(spec: &StoreSpec, profile: Profile, corrupting: bool) -> Result<Self, StoreError> {
+    pub(super) fn open_with(
+        spec: &StoreSpec,
+        profile: Profile,
+        corrupting: bool,
+    ) -> Result<Self, StoreError> {
         match spec {
             StoreSpec::S3(s3) => open_s3(s3, spec.location(), profile, corrupting),
             StoreSpec::Local(local) => open_local(local, spec.location(), profile),
@@ -115,7 +122,12 @@ impl Store {
     }
 }
 
-fn open_s3(spec: &S3Spec, location: String, profile: Profile, corrupting: bool) -> Result<Store, StoreError> {
+fn open_s3(
+    spec: &S3Spec,
+    location: String,
+    profile: Profile,
+    corrupting: bool,
+) -> Result<Store, StoreError> {
     let failed = |cause| StoreError::explain("open", "", &location, cause, None);
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&spec.bucket)
@@ -140,9 +152,16 @@ fn open_s3(spec: &S3Spec, location: String, profile: Profile, corrupting: bool) 
     }
     builder = match &spec.credentials {
         S3Credentials::Static { access_key_id, secret_access_key, session_token } => {
-            let blank = access_key_id.trim().is_empty() || secret_access_key.expose_secret().trim().is_empty();
+            let blank = access_key_id.trim().is_empty()
+                || secret_access_key.expose_secret().trim().is_empty();
             if blank {
-                return Err(StoreError::new(StoreErrorKind::NoCredentials, "open", "", &location, None));
+                return Err(StoreError::new(
+                    StoreErrorKind::NoCredentials,
+                    "open",
+                    "",
+                    &location,
+                    None,
+                ));
             }
             let builder = builder
                 .with_access_key_id(access_key_id)
@@ -152,7 +171,9 @@ fn open_s3(spec: &S3Spec, location: String, profile: Profile, corrupting: bool) 
                 None => builder,
             }
         }
-        S3Credentials::Chain { profile } => builder.with_credentials(Arc::new(Chain::new(profile.as_deref()))),
+        S3Credentials::Chain { profile } => {
+            builder.with_credentials(Arc::new(Chain::new(profile.as_deref())))
+        }
     };
     let backend = Arc::new(builder.build().map_err(failed)?);
     Ok(Store::over(backend, &location, &spec.prefix, profile))
@@ -164,7 +185,9 @@ fn client_options(spec: &S3Spec) -> object_store::Result<ClientOptions> {
         .with_timeout_disabled()
         .with_connect_timeout(Duration::from_secs(10))
         .with_http1_only()
-        .with_allow_http(spec.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")));
+        .with_allow_http(
+            spec.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")),
+        );
     if let Some(pem) = &spec.ca_pem {
         for certificate in Certificate::from_pem_bundle(pem)? {
             options = options.with_root_certificate(certificate);

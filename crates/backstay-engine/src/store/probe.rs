@@ -68,12 +68,21 @@ async fn probe_in(cx: &Cx, spec: &StoreSpec, folder: &str) -> Result<ProbeReport
     let listed = store.list(cx, folder).await?;
     if back != data || middle != data.slice(9..12) || listed.len() != 1 {
         let what = "it gave back something else than was written".to_owned();
-        return Err(StoreError::new(StoreErrorKind::Corrupt, "test", &small, store.location(), Some(what)));
+        return Err(StoreError::new(
+            StoreErrorKind::Corrupt,
+            "test",
+            &small,
+            store.location(),
+            Some(what),
+        ));
     }
     found("read back, whole and in ranges", "works");
 
     profile.create_only_put = refuses_second_create(cx, spec, &profile, &create).await?;
-    found("create only", if profile.create_only_put { "works" } else { "not offered; names are looked up first" });
+    found(
+        "create only",
+        if profile.create_only_put { "works" } else { "not offered; names are looked up first" },
+    );
     if let StoreSpec::S3(_) = spec {
         profile.upload_check = upload_check(cx, spec, &profile, &corrupt).await?;
         found(
@@ -81,7 +90,9 @@ async fn probe_in(cx: &Cx, spec: &StoreSpec, folder: &str) -> Result<ProbeReport
             match profile.upload_check {
                 UploadCheck::SignedPayload => "yes, by the signed payload",
                 UploadCheck::ChecksumHeader => "yes, by a checksum header",
-                UploadCheck::ReadBack | UploadCheck::Local => "no; every upload is read back and compared",
+                UploadCheck::ReadBack | UploadCheck::Local => {
+                    "no; every upload is read back and compared"
+                }
             },
         );
     }
@@ -103,7 +114,11 @@ async fn refuses_second_create(
     match store.create(cx, name, Bytes::from_static(b"first")).await {
         Ok(()) => {}
         // Some providers answer a conditional put with 501, some with 400.
-        Err(error) if matches!(error.kind(), StoreErrorKind::Unsupported | StoreErrorKind::Other) => return Ok(false),
+        Err(error)
+            if matches!(error.kind(), StoreErrorKind::Unsupported | StoreErrorKind::Other) =>
+        {
+            return Ok(false);
+        }
         Err(error) => return Err(error),
     }
     match store.create(cx, name, Bytes::from_static(b"second")).await {
@@ -125,12 +140,14 @@ async fn upload_check(
 ) -> Result<UploadCheck, StoreError> {
     for check in [UploadCheck::SignedPayload, UploadCheck::ChecksumHeader] {
         let profile = Profile { upload_check: check, ..profile.clone() };
-        let sound = Store::open(spec, profile.clone())?.put(cx, name, Bytes::from_static(b"sound")).await;
+        let sound =
+            Store::open(spec, profile.clone())?.put(cx, name, Bytes::from_static(b"sound")).await;
         if sound.is_err() {
             continue;
         }
         let corrupting = Store::open_with(spec, profile, true)?;
-        let refused = corrupting.put(cx, name, Bytes::from_static(b"corrupted on the way")).await.is_err();
+        let refused =
+            corrupting.put(cx, name, Bytes::from_static(b"corrupted on the way")).await.is_err();
         if refused {
             return Ok(check);
         }

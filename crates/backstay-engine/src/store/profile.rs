@@ -33,12 +33,22 @@ pub enum UploadCheck {
 impl Profile {
     /// What is assumed of a storage that was not probed: as little as possible.
     pub fn cautious() -> Self {
-        Self { create_only_put: false, upload_check: UploadCheck::ReadBack, equal_parts: true, max_parts: 1_000 }
+        Self {
+            create_only_put: false,
+            upload_check: UploadCheck::ReadBack,
+            equal_parts: true,
+            max_parts: 1_000,
+        }
     }
 
     /// A directory of this machine.
     pub fn local() -> Self {
-        Self { create_only_put: true, upload_check: UploadCheck::Local, equal_parts: false, max_parts: 10_000 }
+        Self {
+            create_only_put: true,
+            upload_check: UploadCheck::Local,
+            equal_parts: false,
+            max_parts: 10_000,
+        }
     }
 
     /// What the providers document, by the last labels of the endpoint's host; the probe corrects the rest.
@@ -46,7 +56,9 @@ impl Profile {
     /// Sources: the providers' pages on multipart limits, November 2026.
     pub fn documented(endpoint_host: Option<&str>) -> Self {
         let host = endpoint_host.unwrap_or("amazonaws.com");
-        let known = PROVIDERS.iter().find(|known| host == known.host || host.ends_with(&format!(".{}", known.host)));
+        let known = PROVIDERS
+            .iter()
+            .find(|known| host == known.host || host.ends_with(&format!(".{}", known.host)));
         let mut profile = Self { max_parts: 10_000, equal_parts: false, ..Self::cautious() };
         if let Some(known) = known {
             profile.equal_parts = known.equal_parts;

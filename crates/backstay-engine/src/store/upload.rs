@@ -5,7 +5,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore as _, PutMultipartOptions, PutPayload, UploadPart};
+use object_store::{
+    MultipartUpload, ObjectStore as _, PutMultipartOptions, PutPayload, UploadPart,
+};
 
 use super::{Sent, Store, StoreError, StoreErrorKind, UploadCheck, http};
 use crate::cx::Cx;
@@ -115,7 +117,11 @@ impl Upload {
     async fn complete(&mut self, cx: &Cx) -> Result<(), StoreError> {
         if self.multipart.is_none() {
             let payload: PutPayload = self.gathered.drain(..).collect();
-            let put = self.store.backend.put_opts(&self.path, payload, object_store::PutOptions::default());
+            let put = self.store.backend.put_opts(
+                &self.path,
+                payload,
+                object_store::PutOptions::default(),
+            );
             return self.store.call(cx, "upload", &self.name, put).await.map(drop);
         }
         if self.gathered_bytes > 0 {
@@ -130,7 +136,8 @@ impl Upload {
 
     async fn send_part(&mut self, cx: &Cx) -> Result<(), StoreError> {
         if self.multipart.is_none() {
-            let begin = self.store.backend.put_multipart_opts(&self.path, PutMultipartOptions::default());
+            let begin =
+                self.store.backend.put_multipart_opts(&self.path, PutMultipartOptions::default());
             self.multipart = Some(self.store.call(cx, "upload", &self.name, begin).await?);
         }
         let room = (IN_FLIGHT_BYTES / self.part_bytes).max(1) as usize;
@@ -150,7 +157,10 @@ impl Upload {
     fn grow(&mut self, _cx: &Cx) -> Result<(), StoreError> {
         let profile = self.store.profile();
         if self.parts >= profile.max_parts {
-            let found = format!("an object may have {} parts, and its size was estimated too small", profile.max_parts);
+            let found = format!(
+                "an object may have {} parts, and its size was estimated too small",
+                profile.max_parts
+            );
             return Err(StoreError::new(
                 StoreErrorKind::TooLarge,
                 "upload",
@@ -168,11 +178,16 @@ impl Upload {
 
     async fn settle_one(&mut self, cx: &Cx) -> Result<(), StoreError> {
         let next = self.in_flight.next();
-        let (settled, refusal) = cx.run(http::watched(next)).await.map_err(StoreError::cancelled)?;
+        let (settled, refusal) =
+            cx.run(http::watched(next)).await.map_err(StoreError::cancelled)?;
         match settled {
-            Some(Err(cause)) => {
-                Err(StoreError::explain("upload", &self.name, self.store.location(), cause, refusal))
-            }
+            Some(Err(cause)) => Err(StoreError::explain(
+                "upload",
+                &self.name,
+                self.store.location(),
+                cause,
+                refusal,
+            )),
             Some(Ok(())) | None => Ok(()),
         }
     }
@@ -187,7 +202,10 @@ impl Upload {
 
 impl std::fmt::Debug for Upload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upload").field("name", &self.name).field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("Upload")
+            .field("name", &self.name)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -196,7 +214,8 @@ impl std::fmt::Debug for Upload {
 /// Without an estimate parts begin small and grow on the way. With 10,000 parts of 8 MiB that is up to 80 GB in the
 /// memory bound; beyond about 240 GB stored bytes a part, and with it memory, must grow.
 fn part_bytes(estimate: Option<u64>, max_parts: u32) -> u64 {
-    let wanted = estimate.unwrap_or(0).saturating_mul(ESTIMATE_SLACK).div_ceil(u64::from(max_parts));
+    let wanted =
+        estimate.unwrap_or(0).saturating_mul(ESTIMATE_SLACK).div_ceil(u64::from(max_parts));
     wanted.next_multiple_of(1 << 20).clamp(MIN_PART_BYTES, MAX_PART_BYTES)
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstay_format::{BackupFile, BackupId, Index, IndexEntry, MAX_MANIFEST_BYTES, ObjectName, Slug};
+use backstay_format::{
+    BackupFile, BackupId, Index, IndexEntry, MAX_MANIFEST_BYTES, ObjectName, Slug,
+};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{BackupPlace, Vault, random};
@@ -51,14 +53,26 @@ impl Vault {
 
     /// Lists the backups of a source: one request for the index, one for each thousand folders, and one more for each
     /// backup that the index does not know.
-    pub async fn list(&self, cx: &Cx, organisation: &Slug, source: &Slug) -> Result<Listing, EngineError> {
-        let (index, folders) =
-            tokio::join!(self.read_index(cx, organisation, source), self.folders(cx, organisation, source));
+    pub async fn list(
+        &self,
+        cx: &Cx,
+        organisation: &Slug,
+        source: &Slug,
+    ) -> Result<Listing, EngineError> {
+        let (index, folders) = tokio::join!(
+            self.read_index(cx, organisation, source),
+            self.folders(cx, organisation, source)
+        );
         self.reconcile(cx, (organisation, source), index?.unwrap_or_default(), folders?).await
     }
 
     /// Lists the backups of a source from their manifests alone, and writes the index anew.
-    pub async fn rebuild_index(&self, cx: &Cx, organisation: &Slug, source: &Slug) -> Result<Listing, EngineError> {
+    pub async fn rebuild_index(
+        &self,
+        cx: &Cx,
+        organisation: &Slug,
+        source: &Slug,
+    ) -> Result<Listing, EngineError> {
         let folders = self.folders(cx, organisation, source).await?;
         let listing = self.reconcile(cx, (organisation, source), Vec::new(), folders).await?;
         self.write_index(cx, (organisation, source), listing.backups.clone()).await?;
@@ -86,7 +100,8 @@ impl Vault {
         (organisation, source): (&Slug, &Slug),
         backups: Vec<IndexEntry>,
     ) -> Result<(), EngineError> {
-        let bytes = Index::new(backups).encode(&self.keyring, (&self.id, organisation, source), random());
+        let bytes =
+            Index::new(backups).encode(&self.keyring, (&self.id, organisation, source), random());
         self.put_index(cx, &ObjectName::index(organisation, source), bytes).await
     }
 
@@ -100,20 +115,29 @@ impl Vault {
         let name = ObjectName::index(organisation, source);
         let bytes = match self.store.get(cx, name.as_str(), MAX_INDEX_BYTES).await {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == crate::store::StoreErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == crate::store::StoreErrorKind::NotFound => {
+                return Ok(None);
+            }
             Err(error) => return Err(error.into()),
         };
         match Index::decode(&bytes, &self.keyring, (&self.id, organisation, source)) {
             Ok(index) => Ok(Some(index.backups)),
             Err(error) => {
-                let text = format!("the index of {source} is not used, its manifests are read instead: {error}");
+                let text = format!(
+                    "the index of {source} is not used, its manifests are read instead: {error}"
+                );
                 cx.event(Event::Warning { text });
                 Ok(None)
             }
         }
     }
 
-    async fn folders(&self, cx: &Cx, organisation: &Slug, source: &Slug) -> Result<BTreeSet<BackupId>, EngineError> {
+    async fn folders(
+        &self,
+        cx: &Cx,
+        organisation: &Slug,
+        source: &Slug,
+    ) -> Result<BTreeSet<BackupId>, EngineError> {
         let folders = self.store.list_folders(cx, &format!("{organisation}/{source}/")).await?;
         Ok(folders.iter().filter_map(|name| name.parse().ok()).collect())
     }
@@ -125,9 +149,13 @@ impl Vault {
         index: Vec<IndexEntry>,
         folders: BTreeSet<BackupId>,
     ) -> Result<Listing, EngineError> {
-        let mut known: BTreeMap<BackupId, IndexEntry> =
-            index.into_iter().filter(|entry| folders.contains(&entry.id)).map(|entry| (entry.id.clone(), entry)).collect();
-        let unknown: Vec<BackupId> = folders.into_iter().filter(|id| !known.contains_key(id)).collect();
+        let mut known: BTreeMap<BackupId, IndexEntry> = index
+            .into_iter()
+            .filter(|entry| folders.contains(&entry.id))
+            .map(|entry| (entry.id.clone(), entry))
+            .collect();
+        let unknown: Vec<BackupId> =
+            folders.into_iter().filter(|id| !known.contains_key(id)).collect();
         let places = unknown.into_iter().map(|backup| BackupPlace {
             organisation: organisation.clone(),
             source: source.clone(),

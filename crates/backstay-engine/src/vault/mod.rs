@@ -10,8 +10,8 @@ mod writer;
 use std::sync::Arc;
 
 use backstay_format::{
-    BackupFile, BackupId, Details, FORMAT_VERSION, Hold, KeyId, Keyring, MAX_MANIFEST_BYTES, Manifest, ManifestFile, ObjectName,
-    SlotFile, Slug, StoredPart, VaultFile, VaultId,
+    BackupFile, BackupId, Details, FORMAT_VERSION, Hold, KeyId, Keyring, MAX_MANIFEST_BYTES,
+    Manifest, ManifestFile, ObjectName, SlotFile, Slug, StoredPart, VaultFile, VaultId,
 };
 use bytes::Bytes;
 use rand::RngCore as _;
@@ -22,7 +22,7 @@ pub use writer::{BackupWriter, Draft};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::store::{ObjectInfo, Store};
+use crate::store::{ObjectInfo, Store, StoreErrorKind};
 
 /// Vault files, key slots and holds are far smaller.
 const MAX_SMALL_OBJECT_BYTES: u64 = 1 << 20;
@@ -61,28 +61,41 @@ impl BackupPlace {
 impl Vault {
     /// Opens the vault at a storage.
     pub async fn open(cx: &Cx, store: Store, keyring: Arc<Keyring>) -> Result<Self, EngineError> {
-        let name = ObjectName::vault();
-        if store.head(cx, name.as_str()).await?.is_none() {
-            return Err(EngineError::NoVault { location: store.location().to_owned() });
-        }
-        let bytes = store.get(cx, name.as_str(), MAX_SMALL_OBJECT_BYTES).await?;
-        let unusable =
-            |finding: String| EngineError::UnusableVault { location: store.location().to_owned(), finding };
+        // Asked for whole, since a refused HEAD has no body that says why.
+        let bytes = match store.get(cx, ObjectName::vault().as_str(), MAX_SMALL_OBJECT_BYTES).await
+        {
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                return Err(EngineError::NoVault { location: store.location().to_owned() });
+            }
+            bytes => bytes?,
+        };
+        let unusable = |finding: String| EngineError::UnusableVault {
+            location: store.location().to_owned(),
+            finding,
+        };
         let file = VaultFile::decode(&bytes).map_err(|error| unusable(error.to_string()))?;
         Ok(Self { id: file.vault, store, keyring })
     }
 
     /// Opens the vault at a storage, making it if there is none.
-    pub async fn open_or_create(cx: &Cx, store: Store, keyring: Arc<Keyring>) -> Result<Self, EngineError> {
+    pub async fn open_or_create(
+        cx: &Cx,
+        store: Store,
+        keyring: Arc<Keyring>,
+    ) -> Result<Self, EngineError> {
         match Self::open(cx, store.clone(), keyring.clone()).await {
             Err(EngineError::NoVault { .. }) => {}
             other => return other,
         }
-        let file = VaultFile { format: FORMAT_VERSION, vault: VaultId::new(random()), created_at: cx.now() };
+        let file = VaultFile {
+            format: FORMAT_VERSION,
+            vault: VaultId::new(random()),
+            created_at: cx.now(),
+        };
         let created = store.create(cx, ObjectName::vault().as_str(), file.encode().into()).await;
         match created {
             // Somebody else made it in between: theirs is the vault.
-            Err(error) if error.kind() == crate::store::StoreErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == StoreErrorKind::AlreadyExists => {}
             other => other?,
         }
         Self::open(cx, store, keyring).await
@@ -113,7 +126,11 @@ impl Vault {
             match self.key_slot(cx, &newest.id).await {
                 Ok(slot) if slot.open(self.keyring.recovery()).is_ok() => return Ok(()),
                 Ok(_) | Err(EngineError::Slot(_)) => cx.event(Event::Warning {
-                    text: format!("the key slot of {} in {} was damaged; it is written anew", newest.id, self.location()),
+                    text: format!(
+                        "the key slot of {} in {} was damaged; it is written anew",
+                        newest.id,
+                        self.location()
+                    ),
                 }),
                 Err(other) => return Err(other),
             }
@@ -124,7 +141,8 @@ impl Vault {
 
     /// Reads the slots of a key.
     pub async fn key_slot(&self, cx: &Cx, key: &KeyId) -> Result<SlotFile, EngineError> {
-        let bytes = self.store.get(cx, ObjectName::key_slots(key).as_str(), MAX_SMALL_OBJECT_BYTES).await?;
+        let bytes =
+            self.store.get(cx, ObjectName::key_slots(key).as_str(), MAX_SMALL_OBJECT_BYTES).await?;
         Ok(SlotFile::decode(&bytes)?)
     }
 
@@ -144,12 +162,23 @@ impl Vault {
 
     fn believe(&self, place: &BackupPlace, bytes: &[u8]) -> Result<Manifest, EngineError> {
         ManifestFile::parse(bytes)
-            .and_then(|file| file.verify(&self.keyring, &self.id, (&place.organisation, &place.source, &place.backup)))
+            .and_then(|file| {
+                file.verify(
+                    &self.keyring,
+                    &self.id,
+                    (&place.organisation, &place.source, &place.backup),
+                )
+            })
             .map_err(|cause| EngineError::Manifest { backup: place.backup.clone(), cause })
     }
 
     /// Keeps a backup from being forgotten until it is released.
-    pub async fn hold(&self, cx: &Cx, place: &BackupPlace, reason: &str) -> Result<(), EngineError> {
+    pub async fn hold(
+        &self,
+        cx: &Cx,
+        place: &BackupPlace,
+        reason: &str,
+    ) -> Result<(), EngineError> {
         self.manifest(cx, place).await?;
         let hold = Hold { format: FORMAT_VERSION, reason: reason.to_owned(), since: cx.now() };
         self.store.put(cx, place.file(&BackupFile::Hold).as_str(), hold.encode().into()).await?;
@@ -173,14 +202,19 @@ impl Vault {
     }
 
     /// Returns why a backup is held, if it is.
-    pub async fn hold_of(&self, cx: &Cx, place: &BackupPlace) -> Result<Option<String>, EngineError> {
+    pub async fn hold_of(
+        &self,
+        cx: &Cx,
+        place: &BackupPlace,
+    ) -> Result<Option<String>, EngineError> {
         let name = place.file(&BackupFile::Hold);
-        if self.store.head(cx, name.as_str()).await?.is_none() {
-            return Ok(None);
-        }
-        let bytes = self.store.get(cx, name.as_str(), MAX_SMALL_OBJECT_BYTES).await?;
+        let bytes = match self.store.get(cx, name.as_str(), MAX_SMALL_OBJECT_BYTES).await {
+            Err(error) if error.kind() == StoreErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
         // A mark that cannot be read still holds: forgetting is what cannot be undone.
-        let reason = Hold::decode(&bytes).map_or_else(|_| "the mark cannot be read".to_owned(), |hold| hold.reason);
+        let reason = Hold::decode(&bytes)
+            .map_or_else(|_| "the mark cannot be read".to_owned(), |hold| hold.reason);
         Ok(Some(reason))
     }
 
@@ -221,14 +255,21 @@ impl Vault {
             let there = self.store.head(cx, name.as_str()).await?;
             let there = there.ok_or_else(|| damaged("its object is missing".to_owned()))?;
             if there.bytes != *stored_bytes {
-                return Err(damaged(format!("its object has {} bytes of {stored_bytes}", there.bytes)));
+                return Err(damaged(format!(
+                    "its object has {} bytes of {stored_bytes}",
+                    there.bytes
+                )));
             }
         }
         Ok(())
     }
 
     /// Lists everything that an organisation has in the vault.
-    pub(crate) async fn objects(&self, cx: &Cx, organisation: &Slug) -> Result<Vec<ObjectInfo>, EngineError> {
+    pub(crate) async fn objects(
+        &self,
+        cx: &Cx,
+        organisation: &Slug,
+    ) -> Result<Vec<ObjectInfo>, EngineError> {
         Ok(self.store.list(cx, &format!("{organisation}/")).await?)
     }
 
@@ -237,7 +278,12 @@ impl Vault {
         Ok(self.store.delete(cx, name).await?)
     }
 
-    async fn put_index(&self, cx: &Cx, name: &ObjectName, bytes: Vec<u8>) -> Result<(), EngineError> {
+    async fn put_index(
+        &self,
+        cx: &Cx,
+        name: &ObjectName,
+        bytes: Vec<u8>,
+    ) -> Result<(), EngineError> {
         Ok(self.store.put(cx, name.as_str(), Bytes::from(bytes)).await?)
     }
 }

@@ -19,7 +19,13 @@ const RANGES_AHEAD: usize = 4;
 
 impl Vault {
     /// Opens a part: its plain bytes, which end cleanly only if all of them are proven.
-    pub fn read_part(&self, cx: &Cx, manifest: &Manifest, details: &Details, index: usize) -> Result<(PartReader, Measuring), EngineError> {
+    pub fn read_part(
+        &self,
+        cx: &Cx,
+        manifest: &Manifest,
+        details: &Details,
+        index: usize,
+    ) -> Result<(PartReader, Measuring), EngineError> {
         let (part, expected) = self.expected(manifest, details, index)?;
         let stored = self.read_stored(cx, manifest, &part);
         Ok(pipeline::decode(cx, stored, self.keyring(), expected))
@@ -28,7 +34,11 @@ impl Vault {
     /// Opens a part as it lies in the vault; nothing is proven but its length.
     pub fn read_stored(&self, cx: &Cx, manifest: &Manifest, part: &Part) -> PartReader {
         let StoredPart::Whole { object, stored_bytes, .. } = part.stored.clone();
-        let spec = PartSpec { name: part.name.clone(), media_type: part.media_type, estimate_bytes: Some(part.plain_bytes) };
+        let spec = PartSpec {
+            name: part.name.clone(),
+            media_type: part.media_type,
+            estimate_bytes: Some(part.plain_bytes),
+        };
         let (writer, reader) = part_pipe(spec);
         let name = place_of(manifest).file(&BackupFile::Object(object)).to_string();
         let (store, cx) = (self.store.clone(), cx.clone());
@@ -37,15 +47,25 @@ impl Vault {
         reader
     }
 
-    fn expected(&self, manifest: &Manifest, details: &Details, index: usize) -> Result<(Part, Expected), EngineError> {
+    fn expected(
+        &self,
+        manifest: &Manifest,
+        details: &Details,
+        index: usize,
+    ) -> Result<(Part, Expected), EngineError> {
         let damaged = |finding: &str| EngineError::DamagedPart {
             backup: manifest.backup.clone(),
             part: "manifest".parse().expect("a legal part name"),
             finding: finding.to_owned(),
         };
-        let part = manifest.parts.get(index).ok_or_else(|| damaged("it has fewer parts than asked for"))?;
-        let plain_sha256 =
-            *details.plain_sha256.get(index).ok_or_else(|| damaged("a digest of a part's plain bytes is missing"))?;
+        let part = manifest
+            .parts
+            .get(index)
+            .ok_or_else(|| damaged("it has fewer parts than asked for"))?;
+        let plain_sha256 = *details
+            .plain_sha256
+            .get(index)
+            .ok_or_else(|| damaged("a digest of a part's plain bytes is missing"))?;
         let StoredPart::Whole { object, stored_bytes, stored_sha256 } = &part.stored;
         let measured = Measured {
             plain_bytes: part.plain_bytes,

@@ -1,8 +1,8 @@
 //! Writing a backup: parts first, the manifest last.
 
 use backstay_format::{
-    BackupFile, BackupId, Binding, Details, DetailsSection, Encryption, FORMAT_VERSION, IndexEntry, Manifest, Part,
-    PartName, Slug, Status, StoredPart, Trigger, encode_manifest,
+    BackupFile, BackupId, Binding, Details, DetailsSection, Encryption, FORMAT_VERSION, IndexEntry,
+    Manifest, Part, PartName, Slug, Status, StoredPart, Trigger, encode_manifest,
 };
 use jiff::Timestamp;
 
@@ -76,7 +76,15 @@ impl Vault {
             schema_version: draft.schema_version.clone(),
             ..Details::default()
         };
-        Ok(BackupWriter { vault: self.clone(), draft, place, encryption, started_at, parts: Vec::new(), details })
+        Ok(BackupWriter {
+            vault: self.clone(),
+            draft,
+            place,
+            encryption,
+            started_at,
+            parts: Vec::new(),
+            details,
+        })
     }
 }
 
@@ -89,7 +97,10 @@ impl BackupWriter {
     /// Writes one part and proves that it arrived.
     pub async fn write_part(&mut self, cx: &Cx, part: PartReader) -> Result<(), EngineError> {
         let spec = part.spec.clone();
-        cx.event(Event::PartStarted { part: spec.name.to_string(), estimate_bytes: spec.estimate_bytes });
+        cx.event(Event::PartStarted {
+            part: spec.name.to_string(),
+            estimate_bytes: spec.estimate_bytes,
+        });
         let mut encoding = Encoding { level: self.draft.compression_level, sealing: None };
         let sealed = matches!(self.encryption, Encryption::Sealed { .. });
         let object = object_name(&spec.name, sealed);
@@ -160,14 +171,21 @@ impl BackupWriter {
         error: EngineError,
     ) -> Result<u64, EngineError> {
         if let Err(abort) = upload.abort(&cx.for_cleanup()).await {
-            cx.event(Event::Warning { text: format!("an unfinished upload may be left behind: {abort}") });
+            cx.event(Event::Warning {
+                text: format!("an unfinished upload may be left behind: {abort}"),
+            });
         }
         Err(error)
     }
 
     /// Writes the manifest: from here on the backup exists. Then the index.
-    pub async fn commit(mut self, cx: &Cx, captured: CaptureReport) -> Result<IndexEntry, EngineError> {
-        let status = if captured.item_errors.is_empty() { Status::Complete } else { Status::Incomplete };
+    pub async fn commit(
+        mut self,
+        cx: &Cx,
+        captured: CaptureReport,
+    ) -> Result<IndexEntry, EngineError> {
+        let status =
+            if captured.item_errors.is_empty() { Status::Complete } else { Status::Incomplete };
         let item_error_count = captured.item_errors.len() as u64;
         self.details.item_errors = captured.item_errors;
         self.details.item_errors.truncate(Details::LISTED_ITEM_ERRORS);
@@ -197,8 +215,8 @@ impl BackupWriter {
             details: DetailsSection::Sealed(String::new()),
         };
         let damaged = |cause| EngineError::Manifest { backup: self.place.backup.clone(), cause };
-        let bytes =
-            encode_manifest(manifest, self.details, &self.vault.keyring, random()).map_err(damaged)?;
+        let bytes = encode_manifest(manifest, self.details, &self.vault.keyring, random())
+            .map_err(damaged)?;
         let name = self.place.file(&BackupFile::Manifest);
         self.vault.store.create(cx, name.as_str(), bytes.clone().into()).await?;
         // Read back as any later reader would: what cannot be read now is no backup.
@@ -234,7 +252,9 @@ async fn add_to_index(cx: &Cx, vault: &Vault, place: &BackupPlace, entry: &Index
         backups.push(entry.clone());
     });
     if let Err(error) = changed.await {
-        cx.event(Event::Warning { text: format!("the index of {} could not be written: {error}", place.source) });
+        cx.event(Event::Warning {
+            text: format!("the index of {} could not be written: {error}", place.source),
+        });
     }
 }
 

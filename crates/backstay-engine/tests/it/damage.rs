@@ -31,10 +31,14 @@ fn object(made: &IndexEntry, file: &str) -> String {
 async fn restore_error(world: &World, made: &IndexEntry) -> EngineError {
     let to = world.path("target");
     std::fs::create_dir_all(&to).unwrap();
-    let error = world.restore_to(&world.files(&world.path("tree")), &made.id, &to).await.unwrap_err();
+    let error =
+        world.restore_to(&world.files(&world.path("tree")), &made.id, &to).await.unwrap_err();
     assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0, "the target was touched");
     let left = std::fs::read_dir(world.dir.path()).unwrap().flatten().map(|e| e.file_name());
-    assert!(!left.into_iter().any(|name| name.to_string_lossy().contains("backstay-test")), "something is left behind");
+    assert!(
+        !left.into_iter().any(|name| name.to_string_lossy().contains("backstay-test")),
+        "something is left behind"
+    );
     error
 }
 
@@ -95,7 +99,12 @@ async fn flipped_byte_of_a_manifest_is_refused_and_the_listing_says_so() {
         let error = restore_error(&world, &made).await;
         assert!(matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Key), "byte {at}: {error}");
     }
-    let listing = world.vault().await.rebuild_index(&world.cx, &slug("default"), &slug("shop")).await.unwrap();
+    let listing = world
+        .vault()
+        .await
+        .rebuild_index(&world.cx, &slug("default"), &slug("shop"))
+        .await
+        .unwrap();
     assert_eq!((listing.backups.len(), listing.unusable.len()), (0, 1));
 }
 
@@ -107,7 +116,8 @@ async fn damaged_index_is_not_believed_and_the_listing_is_right_all_the_same() {
     let at = bytes.len() - 3;
     bytes[at] ^= 1;
     write(&world, name, bytes).await;
-    let listing = world.vault().await.list(&world.cx, &slug("default"), &slug("shop")).await.unwrap();
+    let listing =
+        world.vault().await.list(&world.cx, &slug("default"), &slug("shop")).await.unwrap();
     assert_eq!(listing.backups.iter().map(|b| &b.id).collect::<Vec<_>>(), [&made.id]);
 }
 
@@ -125,7 +135,9 @@ async fn damaged_key_slot_is_noticed_and_written_anew_by_the_next_backup() {
     let slot = vault.key_slot(&world.cx, &key).await.unwrap();
     assert!(slot.open(vault.keyring().recovery()).is_err());
     world.backup(&world.files(&world.path("tree"))).await.unwrap();
-    assert!(vault.key_slot(&world.cx, &key).await.unwrap().open(vault.keyring().recovery()).is_ok());
+    assert!(
+        vault.key_slot(&world.cx, &key).await.unwrap().open(vault.keyring().recovery()).is_ok()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,10 +30,18 @@ fn file(name: &[u8]) -> Vec<u8> {
 }
 
 async fn unpack(world: &World, archive: Vec<u8>) -> Result<(), SourceError> {
-    let options = TargetOptions { to: Some(world.path("inside/target")), only: Vec::new(), tag: "t".to_owned() };
+    let options = TargetOptions {
+        to: Some(world.path("inside/target")),
+        only: Vec::new(),
+        tag: "t".to_owned(),
+    };
     let mut target = world.files(&world.path("inside/own")).target(options);
     target.prepare(&world.cx).await.unwrap();
-    let spec = PartSpec { name: "files.tar".parse().unwrap(), media_type: MediaType::Tar, estimate_bytes: None };
+    let spec = PartSpec {
+        name: "files.tar".parse().unwrap(),
+        media_type: MediaType::Tar,
+        estimate_bytes: None,
+    };
     let (mut writer, reader) = part_pipe(spec);
     let sending = tokio::spawn(async move {
         // A reader that refused is what is hoped for.
@@ -68,27 +76,42 @@ async fn hostile_archives_are_refused_and_write_nothing_outside() {
         ("no name", file(b"")),
         ("through a link", [link(b"way", b".."), file(b"way/escaped")].concat()),
         ("over a link", [link(b"way", b"../escaped"), file(b"way")].concat()),
-        ("directory over a link", [link(b"way", b".."), member(EntryType::Directory, b"way/", b"", b"")].concat()),
+        (
+            "directory over a link",
+            [link(b"way", b".."), member(EntryType::Directory, b"way/", b"", b"")].concat(),
+        ),
         ("hard link out", member(EntryType::Link, b"passwd", b"../../etc/passwd", b"")),
         ("hard link to an absolute path", member(EntryType::Link, b"passwd", b"/etc/passwd", b"")),
         ("hard link to nothing", member(EntryType::Link, b"a", b"b", b"")),
-        ("hard link through a link", [link(b"way", b"/etc"), member(EntryType::Link, b"p", b"way/passwd", b"")].concat()),
+        (
+            "hard link through a link",
+            [link(b"way", b"/etc"), member(EntryType::Link, b"p", b"way/passwd", b"")].concat(),
+        ),
         ("character device", member(EntryType::Char, b"null", b"", b"")),
         ("block device", member(EntryType::Block, b"sda", b"", b"")),
         ("fifo", member(EntryType::Fifo, b"fifo", b"", b"")),
         ("the same name twice", [file(b"a"), file(b"a")].concat()),
         ("name of 8 GiB", huge_name),
-        ("wrong checksum", { let mut bad = file(b"a"); bad[0] = b'b'; bad }),
+        ("wrong checksum", {
+            let mut bad = file(b"a");
+            bad[0] = b'b';
+            bad
+        }),
         ("cut in a member", file(b"a")[..600].to_vec()),
         ("no end mark", file(b"a")),
     ];
     for (what, archive) in cases {
         let world = World::new();
         std::fs::create_dir(world.path("inside")).unwrap();
-        let whole = if what.starts_with("cut") || what.starts_with("no end") { archive } else { [archive, end.clone()].concat() };
+        let whole = if what.starts_with("cut") || what.starts_with("no end") {
+            archive
+        } else {
+            [archive, end.clone()].concat()
+        };
         let error = unpack(&world, whole).await.expect_err(what);
         assert!(matches!(error, SourceError::Hostile { .. }), "{what}: {error}");
-        let left: Vec<_> = std::fs::read_dir(world.dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(world.dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["inside"], "{what}");
         assert_eq!(std::fs::read_dir(world.path("inside")).unwrap().count(), 0, "{what}");
         assert!(!std::path::Path::new(outside).exists(), "{what}");

@@ -1,6 +1,10 @@
 //! The engine's verbs against real trees, databases and stores.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests stop where they cannot go on")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests stop where they cannot go on"
+)]
 
 mod damage;
 mod hostile;

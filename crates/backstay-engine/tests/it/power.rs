@@ -28,12 +28,18 @@ async fn backup_is_whole_or_absent_wherever_the_power_fails() {
         let vault = world.vault().await;
         let listing = vault.list(&world.cx, &slug("default"), &slug("shop")).await.unwrap();
         assert!(listing.unusable.is_empty(), "cut after {calls} calls");
-        assert!(listing.backups.iter().any(|b| b.id == old.id), "the old backup is gone after {calls} calls");
+        assert!(
+            listing.backups.iter().any(|b| b.id == old.id),
+            "the old backup is gone after {calls} calls"
+        );
         for entry in &listing.backups {
             verify(&world.cx, &vault, &world.place(&entry.id)).await.unwrap();
         }
         if let Ok(made) = &made {
-            assert!(listing.backups.iter().any(|b| b.id == made.id), "false success after {calls} calls");
+            assert!(
+                listing.backups.iter().any(|b| b.id == made.id),
+                "false success after {calls} calls"
+            );
         }
         if !cut.is_cut() {
             made.unwrap();
@@ -55,7 +61,8 @@ async fn removed_backup_is_listed_whole_or_gone_wherever_the_power_fails() {
         let doomed = world.backup(&source).await.unwrap();
         let cut = PowerCut::after(world.backend.clone(), calls);
         let removed = async {
-            let vault = Vault::open(&world.cx, world.store(Arc::new(cut.clone())), keyring(1)).await?;
+            let vault =
+                Vault::open(&world.cx, world.store(Arc::new(cut.clone())), keyring(1)).await?;
             vault.remove(&world.cx, &world.place(&doomed.id)).await
         }
         .await;

@@ -32,7 +32,11 @@ async fn two_hundred_backups_under_load_each_hold_one_committed_state() {
         std::fs::remove_file(to).unwrap();
     }
     writer.stop().unwrap();
-    assert_eq!(std::fs::read_dir(world.path("spool")).unwrap().count(), 0, "no snapshot is left behind");
+    assert_eq!(
+        std::fs::read_dir(world.path("spool")).unwrap().count(),
+        0,
+        "no snapshot is left behind"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +69,9 @@ async fn damaged_database_makes_no_backup_and_its_error_names_it() {
     let path = world.path("app.db");
     BusyWriter::start(&path).unwrap().stop().unwrap();
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = delete").unwrap();
+    connection
+        .execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = delete")
+        .unwrap();
     drop(connection);
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2 / 4096 * 4096;
@@ -73,7 +79,11 @@ async fn damaged_database_makes_no_backup_and_its_error_names_it() {
     std::fs::write(&path, bytes).unwrap();
     let error = world.backup(&source(&world, path)).await.unwrap_err();
     assert!(error.to_string().contains("app.db is damaged"), "{error}");
-    let listing = world.vault().await.list(&world.cx, &crate::world::slug("default"), &crate::world::slug("shop")).await;
+    let listing = world
+        .vault()
+        .await
+        .list(&world.cx, &crate::world::slug("default"), &crate::world::slug("shop"))
+        .await;
     assert!(listing.unwrap().backups.is_empty());
 }
 
@@ -82,13 +92,20 @@ async fn database_that_a_program_holds_is_not_swapped_away_under_it() {
     let world = World::new();
     let path = world.path("app.db");
     BusyWriter::start(&path).unwrap().stop().unwrap();
-    let mut holder = std::process::Command::new("tail").arg("-f").arg(&path).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut holder = std::process::Command::new("tail")
+        .arg("-f")
+        .arg(&path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let source = source(&world, path.clone());
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let error = loop {
         match source.check_free(&path) {
             Err(error) => break error.to_string(),
-            Ok(()) => assert!(std::time::Instant::now() < deadline, "tail never opened the database"),
+            Ok(()) => {
+                assert!(std::time::Instant::now() < deadline, "tail never opened the database")
+            }
         }
     };
     holder.kill().unwrap();

@@ -70,7 +70,14 @@ async fn what_is_special_is_left_out_and_counted_and_what_is_excluded_is_not_the
     std::fs::write(root.join("kept"), "kept").unwrap();
     std::fs::write(root.join("channels.sqlite"), "replay").unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        root.join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
     let mut source = world.files(&root);
     source.exclude = vec!["cache/".parse().unwrap()];
     let with_replay = world.backup(&source).await.unwrap();
@@ -78,7 +85,9 @@ async fn what_is_special_is_left_out_and_counted_and_what_is_excluded_is_not_the
     let made = world.backup(&source).await.unwrap();
     let vault = world.vault().await;
     let manifest = vault.manifest(&world.cx, &world.place(&made.id)).await.unwrap();
-    let Some(Content::Files(content)) = vault.details(&manifest).unwrap().content else { panic!("no content") };
+    let Some(Content::Files(content)) = vault.details(&manifest).unwrap().content else {
+        panic!("no content")
+    };
     assert_eq!((content.files, content.skipped_special), (1, 2));
     // T4: absent after a restore even if it is in the backup.
     for id in [&made.id, &with_replay.id] {
@@ -140,5 +149,8 @@ async fn database_in_a_tree_is_a_snapshot_and_a_damaged_one_is_named() {
     // T6: nothing but the database itself, and of the damaged one nothing.
     assert_eq!(tree::files_below(&world.path("back")).unwrap(), [world.path("back/app.db")]);
     let transfers = backstay_testkit::ledger::check(&world.path("back/app.db")).unwrap();
-    assert!((committed_before..=committed_after).contains(&transfers), "{committed_before} {transfers} {committed_after}");
+    assert!(
+        (committed_before..=committed_after).contains(&transfers),
+        "{committed_before} {transfers} {committed_after}"
+    );
 }

@@ -9,7 +9,9 @@ use backstay_engine::cx::Cx;
 use backstay_engine::error::EngineError;
 use backstay_engine::event::Silent;
 use backstay_engine::replace::Replacement;
-use backstay_engine::restore::{Around, Journal, JournalError, RestoreOptions, Restored, plan_restore, restore};
+use backstay_engine::restore::{
+    Around, Journal, JournalError, RestoreOptions, Restored, plan_restore, restore,
+};
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::{Source, TargetOptions};
 use backstay_engine::store::{Profile, Store};
@@ -92,8 +94,14 @@ impl World {
     }
 
     /// Restores to another place, without hooks, safety backup and journal.
-    pub(crate) async fn restore_to(&self, source: &dyn Source, id: &BackupId, to: &Path) -> Result<Restored, EngineError> {
-        let target = TargetOptions { to: Some(to.to_owned()), only: Vec::new(), tag: "test".to_owned() };
+    pub(crate) async fn restore_to(
+        &self,
+        source: &dyn Source,
+        id: &BackupId,
+        to: &Path,
+    ) -> Result<Restored, EngineError> {
+        let target =
+            TargetOptions { to: Some(to.to_owned()), only: Vec::new(), tag: "test".to_owned() };
         self.restore(source, id, target).await
     }
 
@@ -105,7 +113,9 @@ impl World {
     ) -> Result<Restored, EngineError> {
         let vault = self.vault().await;
         let options = RestoreOptions { target, accept_unsealed: false, expects_sealed: true };
-        let plan = plan_restore(&self.cx, &vault, self.place(id), PathBuf::from("/nowhere"), options).await?;
+        let plan =
+            plan_restore(&self.cx, &vault, self.place(id), PathBuf::from("/nowhere"), options)
+                .await?;
         let around = Around { safety: None, before: None, after: None, journal: &NoJournal };
         restore(&self.cx, &vault, source, &plan, around).await
     }
@@ -115,7 +125,11 @@ struct NoJournal;
 
 #[async_trait]
 impl Journal for NoJournal {
-    async fn before_swap(&self, _replacement: &Replacement, _safety: Option<&BackupId>) -> Result<(), JournalError> {
+    async fn before_swap(
+        &self,
+        _replacement: &Replacement,
+        _safety: Option<&BackupId>,
+    ) -> Result<(), JournalError> {
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 use super::*;
-use crate::{Codec, DataKey, ItemError, MediaType, Part, RecoveryKey, Sha256, Status, StoredPart, Trigger};
+use crate::{
+    Codec, DataKey, ItemError, MediaType, Part, RecoveryKey, Sha256, Status, StoredPart, Trigger,
+};
 
 fn ring(byte: u8) -> Keyring {
     let mut ring = Keyring::new(RecoveryKey::new([0; 32]));
@@ -97,10 +99,15 @@ fn wrong_key_other_place_and_newer_format_have_errors_of_their_own() {
     assert!(matches!(verify(&bytes, &ring(2)), Err(ManifestError::Key(KeyError::Missing { .. }))));
     let (org, _, backup) = place();
     let other: Slug = "other".parse().unwrap();
-    let moved = ManifestFile::parse(&bytes).unwrap().verify(&ring(1), &vault(), (&org, &other, &backup));
+    let moved =
+        ManifestFile::parse(&bytes).unwrap().verify(&ring(1), &vault(), (&org, &other, &backup));
     assert!(matches!(moved, Err(ManifestError::WrongPlace { .. })));
-    let newer = String::from_utf8(bytes).unwrap().replacen("\"format\": 1", "\"format\": 2, \"new\": 0", 1);
-    assert!(matches!(ManifestFile::parse(newer.as_bytes()), Err(ManifestError::Newer { found: 2 })));
+    let newer =
+        String::from_utf8(bytes).unwrap().replacen("\"format\": 1", "\"format\": 2, \"new\": 0", 1);
+    assert!(matches!(
+        ManifestFile::parse(newer.as_bytes()),
+        Err(ManifestError::Newer { found: 2 })
+    ));
 }
 
 #[test]
@@ -108,6 +115,8 @@ fn unsealed_manifest_is_readable_and_cannot_pretend_to_be_authentic() {
     let bytes = encode_manifest(manifest(Encryption::None), details(), &ring(1), [6; 32]).unwrap();
     assert!(String::from_utf8_lossy(&bytes).contains("secret-name"));
     assert_eq!(verify(&bytes, &ring(2)).unwrap().open_details(&ring(2)).unwrap(), details());
-    let forged = String::from_utf8(bytes).unwrap().replace("\"mac\": \"\"", &format!("\"mac\": \"{}\"", "0".repeat(64)));
+    let forged = String::from_utf8(bytes)
+        .unwrap()
+        .replace("\"mac\": \"\"", &format!("\"mac\": \"{}\"", "0".repeat(64)));
     assert!(matches!(ManifestFile::parse(forged.as_bytes()), Err(ManifestError::Malformed { .. })));
 }

@@ -38,7 +38,11 @@ fn now() -> Timestamp {
 
 fn kept(backups: &[IndexEntry], rules: &Rules) -> Vec<String> {
     let verdicts = plan(backups, rules, now()).unwrap();
-    verdicts.into_iter().filter(|v| v.keep).map(|v| v.id.time().strftime("%m-%d").to_string()).collect()
+    verdicts
+        .into_iter()
+        .filter(|v| v.keep)
+        .map(|v| v.id.time().strftime("%m-%d").to_string())
+        .collect()
 }
 
 #[test]
@@ -88,7 +92,10 @@ fn incomplete_backups_never_push_out_good_ones() {
     for backup in &mut backups[..3] {
         backup.status = Status::Incomplete;
     }
-    assert_eq!(kept(&backups, &Rules { last: 1, ..Rules::none() }), ["03-31", "03-30", "03-29", "03-28"]);
+    assert_eq!(
+        kept(&backups, &Rules { last: 1, ..Rules::none() }),
+        ["03-31", "03-30", "03-29", "03-28"]
+    );
     backups[0].status = Status::Complete;
     assert_eq!(kept(&backups, &Rules { last: 1, ..Rules::none() }), ["03-31"]);
 }
@@ -97,7 +104,10 @@ fn incomplete_backups_never_push_out_good_ones() {
 fn nothing_is_planned_when_the_time_looks_wrong() {
     let mut backups = days(2);
     backups[0].started_at = now() + SignedDuration::from_hours(1);
-    assert!(matches!(plan(&backups, &Rules::none(), now()), Err(RetentionError::FutureBackup { .. })));
+    assert!(matches!(
+        plan(&backups, &Rules::none(), now()),
+        Err(RetentionError::FutureBackup { .. })
+    ));
     backups[0].started_at = now() + SignedDuration::from_mins(5);
     assert!(plan(&backups, &Rules::none(), now()).is_ok());
 }

@@ -15,7 +15,11 @@ use crate::exit::Exit;
 use crate::installation::{Installation, random};
 use crate::render;
 
-pub(super) async fn backup_all(app: &Installation, args: BackupArgs, json: bool) -> anyhow::Result<Exit> {
+pub(super) async fn backup_all(
+    app: &Installation,
+    args: BackupArgs,
+    json: bool,
+) -> anyhow::Result<Exit> {
     let trigger = match args.trigger.as_str() {
         "scheduled" => Trigger::Scheduled,
         "pre-deploy" => Trigger::PreDeploy,
@@ -56,7 +60,10 @@ pub(super) async fn backup_all(app: &Installation, args: BackupArgs, json: bool)
 
 fn show_made(made: &[(IndexEntry, String, String)], json: bool) -> anyhow::Result<()> {
     if json {
-        let all: Vec<_> = made.iter().map(|(b, storage, location)| render::backup_json(b, storage, location)).collect();
+        let all: Vec<_> = made
+            .iter()
+            .map(|(b, storage, location)| render::backup_json(b, storage, location))
+            .collect();
         return match all.as_slice() {
             [one] => render::print_json(one),
             _ => render::print_json(&all.into()),
@@ -91,9 +98,13 @@ async fn backup_one(
     app.catalog.begin_run(&run, source.name.as_str(), RunKind::Backup, app.cx.now()).await?;
     let made = Box::pin(make(app, source, trigger, args)).await;
     let (state, outcome) = match &made {
-        Ok((entry, _)) if entry.status == Status::Complete => (RunState::Succeeded, (None, Some(entry.id.to_string()))),
+        Ok((entry, _)) if entry.status == Status::Complete => {
+            (RunState::Succeeded, (None, Some(entry.id.to_string())))
+        }
         Ok((entry, _)) => (RunState::Incomplete, (None, Some(entry.id.to_string()))),
-        Err(error) if app.cx.cancelled().is_some() => (RunState::Cancelled, (Some(format!("{error:#}")), None)),
+        Err(error) if app.cx.cancelled().is_some() => {
+            (RunState::Cancelled, (Some(format!("{error:#}")), None))
+        }
         Err(error) => (RunState::Failed, (Some(format!("{error:#}")), None)),
     };
     app.catalog.end_run(&run, state, app.cx.now(), outcome).await?;
@@ -124,7 +135,9 @@ async fn make(
     }
     let entry = made.map_err(explain)?;
     if args.hold {
-        vault.hold(&app.cx, &app.place(&source.name, entry.id.clone()), "held when it was made").await?;
+        vault
+            .hold(&app.cx, &app.place(&source.name, entry.id.clone()), "held when it was made")
+            .await?;
     }
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;
@@ -136,7 +149,9 @@ async fn make(
 /// A stop that reached a part of the engine as a failed stream is a stop all the same.
 fn explain(error: EngineError) -> anyhow::Error {
     match error.kind() {
-        ErrorKind::Interrupted(reason) => anyhow::Error::new(backstay_engine::cx::Cancelled(reason)),
+        ErrorKind::Interrupted(reason) => {
+            anyhow::Error::new(backstay_engine::cx::Cancelled(reason))
+        }
         _ => error.into(),
     }
 }
@@ -144,7 +159,14 @@ fn explain(error: EngineError) -> anyhow::Error {
 /// Retention after a success. That it failed does not make the backup worse.
 async fn forget_old(app: &Installation, source: &SourceConfig, vault: &Vault) {
     let forgotten = async {
-        let plan = forget::plan_forget(&app.cx, vault, &app.config.organisation, &source.name, &source.keep).await?;
+        let plan = forget::plan_forget(
+            &app.cx,
+            vault,
+            &app.config.organisation,
+            &source.name,
+            &source.keep,
+        )
+        .await?;
         forget::forget(&app.cx, vault, &plan).await
     };
     if let Err(error) = forgotten.await {
@@ -155,7 +177,8 @@ async fn forget_old(app: &Installation, source: &SourceConfig, vault: &Vault) {
 
 /// Sealed backups without a kit are lost with this machine.
 async fn warn_without_kit(app: &Installation) -> anyhow::Result<()> {
-    let exported: Option<bool> = app.catalog.setting(super::keys::KIT_EXPORTED).await.context("cannot ask for the kit")?;
+    let exported: Option<bool> =
+        app.catalog.setting(super::keys::KIT_EXPORTED).await.context("cannot ask for the kit")?;
     if exported != Some(true) && app.config.sources.values().any(|source| source.sealed) {
         let text = "there is no recovery kit yet: if this machine dies, nobody can open its backups; make one with \
                     `backstay keys kit --output kit.txt` and keep it elsewhere";

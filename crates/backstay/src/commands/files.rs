@@ -18,19 +18,36 @@ use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, open_home};
 use crate::render;
 
-pub(super) async fn verify(app: &Installation, what: Option<&str>, all: bool, json: bool) -> anyhow::Result<Exit> {
+pub(super) async fn verify(
+    app: &Installation,
+    what: Option<&str>,
+    all: bool,
+    json: bool,
+) -> anyhow::Result<Exit> {
     let (listed, mut exit) = match what {
-        None if !all => return Err(UsageError("name a source or a backup, or give --all".to_owned()).into()),
+        None if !all => {
+            return Err(UsageError("name a source or a backup, or give --all".to_owned()).into());
+        }
         None => list::all(app, None).await?,
         Some(name) if app.config.sources.contains_key(name) => {
             let (mut listed, exit) = list::all(app, Some(name)).await?;
             listed.truncate(1);
-            anyhow::ensure!(!listed.is_empty() || exit != Exit::Done, "source {name} has no backup yet");
+            anyhow::ensure!(
+                !listed.is_empty() || exit != Exit::Done,
+                "source {name} has no backup yet"
+            );
             (listed, exit)
         }
         Some(id) => {
             let (entry, storage) = find_backup(app, id).await?;
-            (vec![list::Listed { entry, storage: storage.name.clone(), location: String::new() }], Exit::Done)
+            (
+                vec![list::Listed {
+                    entry,
+                    storage: storage.name.clone(),
+                    location: String::new(),
+                }],
+                Exit::Done,
+            )
         }
     };
     let mut results = Vec::new();
@@ -49,8 +66,14 @@ pub(super) async fn verify(app: &Installation, what: Option<&str>, all: bool, js
         results.push(json!({"id": one.entry.id, "source": one.entry.source, "good": error.is_none(), "error": text}));
         if !json {
             match text {
-                None => render::print(&format!("{} {}: every byte is good", one.entry.source, one.entry.id))?,
-                Some(text) => render::print(&format!("{} {}: NOT GOOD: {text}", one.entry.source, one.entry.id))?,
+                None => render::print(&format!(
+                    "{} {}: every byte is good",
+                    one.entry.source, one.entry.id
+                ))?,
+                Some(text) => render::print(&format!(
+                    "{} {}: NOT GOOD: {text}",
+                    one.entry.source, one.entry.id
+                ))?,
             }
         }
     }
@@ -93,14 +116,20 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
     if json {
         render::print_json(&json!({"good": problems.is_empty(), "problems": problems}))?;
     } else if problems.is_empty() {
-        render::print("the structure of all vaults is good; `backstay verify --all` reads every byte")?;
+        render::print(
+            "the structure of all vaults is good; `backstay verify --all` reads every byte",
+        )?;
     } else {
         render::print(&problems.join("\n"))?;
     }
     Ok(exit)
 }
 
-async fn check_backup(app: &Installation, vault: &Vault, place: &BackupPlace) -> anyhow::Result<()> {
+async fn check_backup(
+    app: &Installation,
+    vault: &Vault,
+    place: &BackupPlace,
+) -> anyhow::Result<()> {
     let manifest = vault.manifest(&app.cx, place).await?;
     if let Encryption::Sealed { key } = &manifest.encryption {
         let slot = vault.key_slot(&app.cx, key).await?;
@@ -132,13 +161,15 @@ pub(super) async fn download_part(
 ) -> anyhow::Result<Exit> {
     let manifest = vault.manifest(&app.cx, &place).await?;
     let details = vault.details(&manifest)?;
-    let names = || manifest.parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names =
+        || manifest.parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>().join(", ");
     let index = match part {
         None if manifest.parts.len() == 1 => Some(0),
         None => None,
         Some(wanted) => manifest.parts.iter().position(|part| part.name.as_str() == wanted),
     };
-    let index = index.ok_or_else(|| UsageError(format!("name a part with --part; there are: {}", names())))?;
+    let index = index
+        .ok_or_else(|| UsageError(format!("name a part with --part; there are: {}", names())))?;
     let mut file = create_new(output)?;
     let written = if sealed {
         let part = manifest.parts.get(index).context("the part is gone")?;
@@ -147,7 +178,10 @@ pub(super) async fn download_part(
         let (plain, measuring) = vault.read_part(&app.cx, &manifest, &details, index)?;
         let written = write_out(plain, &mut file).await;
         // The decoder knows best what is wrong with the bytes.
-        backstay_engine::pipeline::join("decoder", measuring).await.map_err(anyhow::Error::from).and(written)
+        backstay_engine::pipeline::join("decoder", measuring)
+            .await
+            .map_err(anyhow::Error::from)
+            .and(written)
     };
     finish(output, &file, written)?;
     render::print(&format!("{} written", output.display()))?;
@@ -172,7 +206,10 @@ pub(super) async fn decrypt(
         Some(kit) => super::keys::open_kit(&kit)?,
         None => {
             let (_, catalog) = open_home(global).await?;
-            catalog.keyring().await?.context("there are no keys in the home directory; name a kit with --kit")?
+            catalog
+                .keyring()
+                .await?
+                .context("there are no keys in the home directory; name a kit with --kit")?
         }
     };
     let mut out = create_new(output)?;
@@ -205,7 +242,8 @@ fn finish(path: &Path, file: &File, written: anyhow::Result<()>) -> anyhow::Resu
     let written = written.and_then(|()| file.sync_all().context("cannot write the file"));
     if written.is_err() {
         // Half a file must not be taken for a whole one.
-        std::fs::remove_file(path).with_context(|| format!("cannot remove the unfinished {}", path.display()))?;
+        std::fs::remove_file(path)
+            .with_context(|| format!("cannot remove the unfinished {}", path.display()))?;
     }
     written
 }

@@ -20,7 +20,11 @@ pub(super) const KIT_EXPORTED: &str = "recovery kit exported";
 /// Shorter passphrases do not deserve the name.
 const MIN_PASSPHRASE_CHARS: usize = 12;
 
-pub(super) async fn keys(app: &Installation, command: KeysCommand, json: bool) -> anyhow::Result<Exit> {
+pub(super) async fn keys(
+    app: &Installation,
+    command: KeysCommand,
+    json: bool,
+) -> anyhow::Result<Exit> {
     match command {
         KeysCommand::List => list(app, json).await,
         KeysCommand::Rotate => rotate(app).await,
@@ -36,7 +40,10 @@ pub(super) async fn keys(app: &Installation, command: KeysCommand, json: bool) -
         }
         KeysCommand::Export { output } => {
             write_kit(app, &output).await?;
-            render::print(&format!("{} written; take it in with `backstay keys import`", output.display()))?;
+            render::print(&format!(
+                "{} written; take it in with `backstay keys import`",
+                output.display()
+            ))?;
             Ok(Exit::Done)
         }
         KeysCommand::Import { file } => import(app, &file).await,
@@ -55,8 +62,13 @@ async fn list(app: &Installation, json: bool) -> anyhow::Result<Exit> {
         render::print("there are no keys yet; the first backup makes one")?;
     } else {
         let row = |entry: &backstay_format::KeyringEntry| {
-            let use_of = if Some(&entry.id) == newest.as_ref() { "seals and opens" } else { "opens" };
-            vec![entry.id.to_string(), entry.created_at.strftime("%Y-%m-%d %H:%M").to_string(), use_of.to_owned()]
+            let use_of =
+                if Some(&entry.id) == newest.as_ref() { "seals and opens" } else { "opens" };
+            vec![
+                entry.id.to_string(),
+                entry.created_at.strftime("%Y-%m-%d %H:%M").to_string(),
+                use_of.to_owned(),
+            ]
         };
         let rows = keyring.entries().iter().rev().map(row).collect();
         render::print(&render::table(&["KEY", "MADE (UTC)", "USE"], rows))?;
@@ -88,9 +100,17 @@ async fn import(app: &Installation, file: &Path) -> anyhow::Result<Exit> {
 }
 
 async fn write_kit(app: &Installation, output: &Path) -> anyhow::Result<()> {
-    let keyring = app.catalog.keyring().await?.context("there are no keys yet; the first backup makes one")?;
-    let vaults: Vec<KitVault> =
-        app.config.storages.values().map(|storage| kit_vault(&storage.name, &storage.kind)).collect();
+    let keyring = app
+        .catalog
+        .keyring()
+        .await?
+        .context("there are no keys yet; the first backup makes one")?;
+    let vaults: Vec<KitVault> = app
+        .config
+        .storages
+        .values()
+        .map(|storage| kit_vault(&storage.name, &storage.kind))
+        .collect();
     let passphrase = passphrase(true)?;
     let mut random = |bytes: &mut [u8]| rand::rng().fill_bytes(bytes);
     let kit = Kit::seal(&keyring, passphrase.expose_secret(), KitCost::STANDARD, &mut random);
@@ -103,7 +123,9 @@ async fn write_kit(app: &Installation, output: &Path) -> anyhow::Result<()> {
 
 fn kit_vault(name: &str, kind: &StorageKind) -> KitVault {
     let (location, settings) = match kind {
-        StorageKind::Local { path, prefix } => (path.join(prefix).display().to_string(), Vec::new()),
+        StorageKind::Local { path, prefix } => {
+            (path.join(prefix).display().to_string(), Vec::new())
+        }
         StorageKind::S3 { bucket, prefix, endpoint, region, .. } => {
             let mut settings = vec![("region".to_owned(), region.clone())];
             settings.extend(endpoint.clone().map(|endpoint| ("endpoint".to_owned(), endpoint)));
@@ -115,7 +137,8 @@ fn kit_vault(name: &str, kind: &StorageKind) -> KitVault {
 
 /// Reads a kit and opens it with its passphrase.
 pub(super) fn open_kit(file: &Path) -> anyhow::Result<Keyring> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let kit = Kit::parse(&text)?;
     let passphrase = passphrase(false)?;
     Ok(kit.open(passphrase.expose_secret())?)
@@ -130,7 +153,8 @@ fn passphrase(new: bool) -> anyhow::Result<SecretString> {
             return Err(UsageError(text.to_owned()).into());
         }
         None => {
-            let mut prompt = dialoguer::Password::new().with_prompt("Passphrase of the recovery kit");
+            let mut prompt =
+                dialoguer::Password::new().with_prompt("Passphrase of the recovery kit");
             if new {
                 prompt = prompt.with_confirmation("Once more", "They differ");
             }
@@ -138,7 +162,9 @@ fn passphrase(new: bool) -> anyhow::Result<SecretString> {
         }
     };
     if new && passphrase.expose_secret().trim().chars().count() < MIN_PASSPHRASE_CHARS {
-        let text = format!("the passphrase is too short: expected {MIN_PASSPHRASE_CHARS} characters or more");
+        let text = format!(
+            "the passphrase is too short: expected {MIN_PASSPHRASE_CHARS} characters or more"
+        );
         return Err(UsageError(text).into());
     }
     Ok(passphrase)

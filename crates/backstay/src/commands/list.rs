@@ -16,7 +16,10 @@ pub(super) struct Listed {
 }
 
 /// Lists the backups of one source or of all, newest first. Trouble with single ones goes to standard error.
-pub(super) async fn all(app: &Installation, source: Option<&str>) -> anyhow::Result<(Vec<Listed>, Exit)> {
+pub(super) async fn all(
+    app: &Installation,
+    source: Option<&str>,
+) -> anyhow::Result<(Vec<Listed>, Exit)> {
     let mut listed = Vec::new();
     let mut exit = Exit::Done;
     for storage in app.config.storages.values() {
@@ -32,12 +35,19 @@ pub(super) async fn all(app: &Installation, source: Option<&str>) -> anyhow::Res
             let listing = vault.list(&app.cx, &app.config.organisation, &source).await?;
             let location = format!("{}/{}/{source}", vault.location(), app.config.organisation);
             for entry in listing.backups {
-                listed.push(Listed { entry, storage: storage.name.clone(), location: location.clone() });
+                listed.push(Listed {
+                    entry,
+                    storage: storage.name.clone(),
+                    location: location.clone(),
+                });
             }
             for unusable in listing.unusable {
                 let error = anyhow::Error::new(unusable.error);
                 exit = Exit::of(&error);
-                render::say(&format!("error: backup {} of {source} cannot be used: {error:#}", unusable.id));
+                render::say(&format!(
+                    "error: backup {} of {source} cannot be used: {error:#}",
+                    unusable.id
+                ));
             }
         }
     }
@@ -45,7 +55,11 @@ pub(super) async fn all(app: &Installation, source: Option<&str>) -> anyhow::Res
     Ok((listed, exit))
 }
 
-pub(super) async fn backups(app: &Installation, source: Option<&str>, json: bool) -> anyhow::Result<Exit> {
+pub(super) async fn backups(
+    app: &Installation,
+    source: Option<&str>,
+    json: bool,
+) -> anyhow::Result<Exit> {
     let (listed, exit) = all(app, source).await?;
     if json {
         let all = listed.iter().map(|l| render::backup_json(&l.entry, &l.storage, &l.location));

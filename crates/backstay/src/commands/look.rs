@@ -21,12 +21,18 @@ pub(super) fn init(file: &Path) -> anyhow::Result<Exit> {
 }
 
 pub(super) fn config_check(global: &Global) -> anyhow::Result<Exit> {
-    let path = config_path(global).context("there is no configuration; `backstay init` writes one")?;
+    let path =
+        config_path(global).context("there is no configuration; `backstay init` writes one")?;
     let config = Config::load(&path, &|name| std::env::var(name).ok())?;
     for warning in &config.warnings {
         render::say(&format!("warning: {warning}"));
     }
-    render::print(&format!("{} is good: {} storages, {} sources", path.display(), config.storages.len(), config.sources.len()))?;
+    render::print(&format!(
+        "{} is good: {} storages, {} sources",
+        path.display(),
+        config.storages.len(),
+        config.sources.len()
+    ))?;
     Ok(Exit::Done)
 }
 
@@ -45,12 +51,15 @@ pub(super) async fn doctor(app: &Installation) -> anyhow::Result<Exit> {
     let key_state = match (keyring.newest(), kit) {
         (Err(_), _) => Ok("none yet; the first backup makes one".to_owned()),
         (Ok(newest), Some(true)) => Ok(format!("{} seals; a recovery kit was made", newest.id)),
-        (Ok(_), _) => Err("no recovery kit was made: `backstay keys kit --output kit.txt`".to_owned()),
+        (Ok(_), _) => {
+            Err("no recovery kit was made: `backstay keys kit --output kit.txt`".to_owned())
+        }
     };
     tell("keys".to_owned(), key_state)?;
     for storage in app.config.storages.values() {
         let tested = app.test_storage(storage).await;
-        let result = tested.map(|report| format!("{} things tried, all good", report.findings.len()));
+        let result =
+            tested.map(|report| format!("{} things tried, all good", report.findings.len()));
         tell(format!("storage {}", storage.name), result.map_err(|error| format!("{error:#}")))?;
     }
     for source in app.config.sources.values() {
@@ -73,7 +82,10 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
         let last_error = run.as_ref().and_then(|run| run.error.clone());
         let listed = super::list::all(app, Some(source.name.as_str())).await;
         let newest = listed.as_ref().ok().and_then(|(listed, _)| {
-            listed.iter().find(|listed| listed.entry.status == Status::Complete).map(|listed| listed.entry.clone())
+            listed
+                .iter()
+                .find(|listed| listed.entry.status == Status::Complete)
+                .map(|listed| listed.entry.clone())
         });
         let trouble = listed.as_ref().err().map(|error| format!("{error:#}")).or(last_error);
         values.push(json!({
@@ -85,21 +97,35 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
         }));
         let newest = newest.map_or_else(
             || "NONE".to_owned(),
-            |newest| format!("{} ({} ago)", newest.id, render::age(newest.started_at, app.cx.now())),
+            |newest| {
+                format!("{} ({} ago)", newest.id, render::age(newest.started_at, app.cx.now()))
+            },
         );
-        rows.push(vec![source.name.to_string(), newest, run.map_or_else(String::new, |r| r.state), trouble.unwrap_or_default()]);
+        rows.push(vec![
+            source.name.to_string(),
+            newest,
+            run.map_or_else(String::new, |r| r.state),
+            trouble.unwrap_or_default(),
+        ]);
     }
     if json {
         render::print_json(&values.into())?;
     } else if rows.is_empty() {
         render::print("nothing is backed up: the configuration has no sources")?;
     } else {
-        render::print(&render::table(&["SOURCE", "NEWEST GOOD BACKUP", "LAST RUN", "LAST ERROR"], rows))?;
+        render::print(&render::table(
+            &["SOURCE", "NEWEST GOOD BACKUP", "LAST RUN", "LAST ERROR"],
+            rows,
+        ))?;
     }
     Ok(Exit::Done)
 }
 
-pub(super) async fn source(app: &Installation, command: SourceCommand, json: bool) -> anyhow::Result<Exit> {
+pub(super) async fn source(
+    app: &Installation,
+    command: SourceCommand,
+    json: bool,
+) -> anyhow::Result<Exit> {
     match command {
         SourceCommand::List => {
             let values = app.config.sources.values().map(|source| {
@@ -110,7 +136,12 @@ pub(super) async fn source(app: &Installation, command: SourceCommand, json: boo
             } else {
                 let row = |source: &crate::config::SourceConfig| {
                     let path = source.path.display().to_string();
-                    vec![source.name.to_string(), source.kind.as_str().to_owned(), path, source.storage.clone()]
+                    vec![
+                        source.name.to_string(),
+                        source.kind.as_str().to_owned(),
+                        path,
+                        source.storage.clone(),
+                    ]
                 };
                 let rows = app.config.sources.values().map(row).collect();
                 render::print(&render::table(&["SOURCE", "KIND", "PATH", "STORAGE"], rows))?;
@@ -120,21 +151,31 @@ pub(super) async fn source(app: &Installation, command: SourceCommand, json: boo
             let source = app.source(&name).await?;
             let probe = app.engine_source(&source).probe(&app.cx).await?;
             let engine = probe.engine.map(|engine| format!(", {engine}")).unwrap_or_default();
-            render::print(&format!("{name}: can be read, about {}{engine}", render::size(probe.size_bytes)))?;
+            render::print(&format!(
+                "{name}: can be read, about {}{engine}",
+                render::size(probe.size_bytes)
+            ))?;
         }
     }
     Ok(Exit::Done)
 }
 
-pub(super) async fn storage(app: &Installation, command: StorageCommand, json: bool) -> anyhow::Result<Exit> {
+pub(super) async fn storage(
+    app: &Installation,
+    command: StorageCommand,
+    json: bool,
+) -> anyhow::Result<Exit> {
     match command {
         StorageCommand::List => list_storages(app, json).await?,
         StorageCommand::Test { name } => {
             let report = app.test_storage(app.storage(&name)?).await?;
             if json {
-                let findings = report.findings.iter().map(|f| json!({"what": f.what, "result": f.result}));
+                let findings =
+                    report.findings.iter().map(|f| json!({"what": f.what, "result": f.result}));
                 let findings: Vec<_> = findings.collect();
-                render::print_json(&json!({"storage": name, "status": "verified", "profile": report.profile, "findings": findings}))?;
+                render::print_json(
+                    &json!({"storage": name, "status": "verified", "profile": report.profile, "findings": findings}),
+                )?;
             } else {
                 for finding in &report.findings {
                     render::print(&format!("{}: {}", finding.what, finding.result))?;
@@ -145,12 +186,21 @@ pub(super) async fn storage(app: &Installation, command: StorageCommand, json: b
         StorageCommand::Credentials { name } => {
             let storage = app.storage(&name)?;
             if let StorageKind::Local { .. } = storage.kind {
-                return Err(UsageError(format!("storage {name} is a directory and has no credentials")).into());
+                return Err(UsageError(format!(
+                    "storage {name} is a directory and has no credentials"
+                ))
+                .into());
             }
             let credentials = ask_credentials()?;
-            app.catalog.set_secret(&credentials_name(&name), &serde_json::to_vec(&credentials)?).await?;
-            app.test_storage(storage).await.context("the credentials are kept, but the storage's test failed")?;
-            render::print(&format!("the credentials of storage {name} are kept, sealed, and work"))?;
+            app.catalog
+                .set_secret(&credentials_name(&name), &serde_json::to_vec(&credentials)?)
+                .await?;
+            app.test_storage(storage)
+                .await
+                .context("the credentials are kept, but the storage's test failed")?;
+            render::print(&format!(
+                "the credentials of storage {name} are kept, sealed, and work"
+            ))?;
         }
     }
     Ok(Exit::Done)
@@ -173,7 +223,12 @@ async fn list_storages(app: &Installation, json: bool) -> anyhow::Result<()> {
         let at = tested.as_ref().map(|tested| tested.at);
         let error = tested.and_then(|tested| tested.error);
         values.push(json!({"name": storage.name, "location": location, "status": status, "tested_at": at, "error": error}));
-        rows.push(vec![storage.name.clone(), location, status.to_owned(), error.unwrap_or_default()]);
+        rows.push(vec![
+            storage.name.clone(),
+            location,
+            status.to_owned(),
+            error.unwrap_or_default(),
+        ]);
     }
     if json {
         return render::print_json(&values.into());
@@ -192,7 +247,8 @@ fn ask_credentials() -> anyhow::Result<StoredCredentials> {
         (line()?, line()?)
     };
     if access_key_id.trim().is_empty() || secret_access_key.trim().is_empty() {
-        let text = "expected two lines: the access key id and the secret access key; nothing was kept";
+        let text =
+            "expected two lines: the access key id and the secret access key; nothing was kept";
         return Err(UsageError(text.to_owned()).into());
     }
     Ok(StoredCredentials {

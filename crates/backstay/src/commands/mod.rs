@@ -34,7 +34,9 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
             return Ok(Exit::Done);
         }
         Command::Recover(args) => return recover::recover(&global, cx, args).await,
-        Command::Decrypt { file, output, kit } => return files::decrypt(&global, &file, &output, kit).await,
+        Command::Decrypt { file, output, kit } => {
+            return files::decrypt(&global, &file, &output, kit).await;
+        }
         _ => {}
     }
     let json = global.json;
@@ -56,8 +58,12 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Confirm { source } => restore::confirm(app, source.as_deref()).await,
         Command::Verify { what, all } => files::verify(app, what.as_deref(), all, json).await,
         Command::Check => files::check(app, json).await,
-        Command::Download { id, part, output, sealed } => files::download(app, &id, part.as_deref(), &output, sealed).await,
-        Command::Forget { source, dry_run } => retention::forget(app, source.as_deref(), dry_run, json).await,
+        Command::Download { id, part, output, sealed } => {
+            files::download(app, &id, part.as_deref(), &output, sealed).await
+        }
+        Command::Forget { source, dry_run } => {
+            retention::forget(app, source.as_deref(), dry_run, json).await
+        }
         Command::Prune { dry_run } => retention::prune(app, dry_run, json).await,
         Command::Keys(command) => keys::keys(app, command, json).await,
         Command::Quickstart
@@ -71,7 +77,10 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
 }
 
 /// Finds the one backup whose id begins so, in whatever storage.
-async fn find_backup<'a>(app: &'a Installation, id: &str) -> anyhow::Result<(IndexEntry, &'a StorageConfig)> {
+async fn find_backup<'a>(
+    app: &'a Installation,
+    id: &str,
+) -> anyhow::Result<(IndexEntry, &'a StorageConfig)> {
     let mut found = Vec::new();
     for storage in app.config.storages.values() {
         let vault = match app.vault(storage).await {
@@ -80,15 +89,29 @@ async fn find_backup<'a>(app: &'a Installation, id: &str) -> anyhow::Result<(Ind
         };
         for source in vault.sources(&app.cx, &app.config.organisation).await? {
             let listing = vault.list(&app.cx, &app.config.organisation, &source).await?;
-            found.extend(listing.backups.into_iter().filter(|b| b.id.as_str().starts_with(id)).map(|b| (b, storage)));
-            if let Some(unusable) = listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id)) {
+            found.extend(
+                listing
+                    .backups
+                    .into_iter()
+                    .filter(|b| b.id.as_str().starts_with(id))
+                    .map(|b| (b, storage)),
+            );
+            if let Some(unusable) =
+                listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id))
+            {
                 return Err(unusable.error.into());
             }
         }
     }
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
-        (None, _) => Err(UsageError(format!("there is no backup {id:?}; list them with `backstay backups`")).into()),
-        (Some(_), false) => Err(UsageError(format!("{id:?} begins the ids of several backups; write more of it")).into()),
+        (None, _) => {
+            Err(UsageError(format!("there is no backup {id:?}; list them with `backstay backups`"))
+                .into())
+        }
+        (Some(_), false) => {
+            Err(UsageError(format!("{id:?} begins the ids of several backups; write more of it"))
+                .into())
+        }
     }
 }

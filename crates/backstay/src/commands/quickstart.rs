@@ -17,7 +17,8 @@ const UPLOADS: usize = 40;
 
 pub(super) async fn quickstart(cx: &Cx) -> anyhow::Result<Exit> {
     let tail: [u8; 4] = crate::installation::random();
-    let root = std::env::temp_dir().join(format!("backstay-quickstart-{:08x}", u32::from_be_bytes(tail)));
+    let root =
+        std::env::temp_dir().join(format!("backstay-quickstart-{:08x}", u32::from_be_bytes(tail)));
     std::fs::create_dir(&root)?;
     let told = Box::pin(tell(cx, &root)).await;
     std::fs::remove_dir_all(&root).context("cannot clean up")?;
@@ -48,19 +49,32 @@ async fn tell(cx: &Cx, root: &Path) -> anyhow::Result<Exit> {
     print("5. Restored")?;
     ensure!(run(&["restore", "shop", "--yes"]).await? == Exit::Done, "the restore failed");
     for (path, content) in &uploads {
-        ensure!(std::fs::read_to_string(path).ok().as_ref() == Some(content), "{} is not back", path.display());
+        ensure!(
+            std::fs::read_to_string(path).ok().as_ref() == Some(content),
+            "{} is not back",
+            path.display()
+        );
     }
     let (orders, sum) = ledger(&app.join("shop.db"))?;
     ensure!(orders > 0 && orders <= committed && sum == 0, "the database is not consistent");
-    print(&format!("   all {UPLOADS} uploads are as they were; the database is sound: {orders} orders, each one whole"))?;
-    print("\nNext, for your own data:\n  backstay init\n  backstay doctor\n  backstay backup --all")?;
+    print(&format!(
+        "   all {UPLOADS} uploads are as they were; the database is sound: {orders} orders, each one whole"
+    ))?;
+    print(
+        "\nNext, for your own data:\n  backstay init\n  backstay doctor\n  backstay backup --all",
+    )?;
     Ok(Exit::Done)
 }
 
 /// Runs one command of the program inside the made-up world.
 async fn run(cx: &Cx, root: &Path, config: &Path, words: &[&str]) -> anyhow::Result<Exit> {
     let mut cli = <Cli as clap::Parser>::try_parse_from(std::iter::once(&"backstay").chain(words))?;
-    cli.global = Global { config: Some(config.to_owned()), home: Some(root.join("home")), json: false, quiet: true };
+    cli.global = Global {
+        config: Some(config.to_owned()),
+        home: Some(root.join("home")),
+        json: false,
+        quiet: true,
+    };
     print(&format!("   $ backstay {}", words.join(" ")))?;
     Box::pin(super::run(cli, cx.clone())).await
 }
@@ -89,7 +103,8 @@ fn ledger(database: &Path) -> anyhow::Result<(u64, i64)> {
     let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
     ensure!(sound == "ok", "integrity_check says {sound}");
     let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
-    let (rows, sum) = connection.query_row("SELECT count(*), coalesce(sum(amount), 0) FROM entries", [], read)?;
+    let (rows, sum) =
+        connection.query_row("SELECT count(*), coalesce(sum(amount), 0) FROM entries", [], read)?;
     Ok((rows.unsigned_abs() / 2, sum))
 }
 

@@ -16,11 +16,13 @@ use crate::render;
 
 pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyhow::Result<Exit> {
     let wrong = |problem: String| UsageError(format!("--storage: {problem}"));
-    let mut storage = parse_location(&args.storage, args.endpoint.as_deref(), &args.region).map_err(wrong)?;
+    let mut storage =
+        parse_location(&args.storage, args.endpoint.as_deref(), &args.region).map_err(wrong)?;
     if let StorageKind::S3 { ca_file, .. } = &mut storage {
         ca_file.clone_from(&args.ca_file);
     }
-    let organisation: Slug = args.organisation.parse().map_err(|error| wrong(format!("{error}")))?;
+    let organisation: Slug =
+        args.organisation.parse().map_err(|error| wrong(format!("{error}")))?;
     let kit = super::keys::open_kit(&args.kit)?;
     let (home, catalog) = open_home(global).await?;
     if let Some(present) = catalog.keyring().await?
@@ -32,8 +34,12 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         );
         return Err(UsageError(text).into());
     }
-    let config =
-        Config { organisation: organisation.clone(), storages: Default::default(), sources: Default::default(), warnings: Vec::new() };
+    let config = Config {
+        organisation: organisation.clone(),
+        storages: Default::default(),
+        sources: Default::default(),
+        warnings: Vec::new(),
+    };
     let app = Installation { config, home, catalog, cx };
     let recovered = Recovered { organisation, storage };
     let storage = recovered.as_storage();

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{Catalog, SwapRecord, SwapState};
 use backstay_engine::replace::{self, Replacement};
-use backstay_engine::restore::{Around, Journal, JournalError, RestoreOptions, RestorePlan, plan_restore};
+use backstay_engine::restore::{
+    Around, Journal, JournalError, RestoreOptions, RestorePlan, plan_restore,
+};
 use backstay_engine::source::TargetOptions;
 use backstay_engine::vault::Vault;
 use backstay_format::{BackupId, Content, Status, Trigger};
@@ -20,12 +22,24 @@ use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, random};
 use crate::render;
 
-pub(super) async fn restore(app: &Installation, args: RestoreArgs, json: bool) -> anyhow::Result<Exit> {
+pub(super) async fn restore(
+    app: &Installation,
+    args: RestoreArgs,
+    json: bool,
+) -> anyhow::Result<Exit> {
     let source = app.source(&args.source).await?;
     let vault = app.vault(app.storage(&source.storage)?).await?;
     let id = choose(app, &vault, &source, &args).await?;
     if let Some(file) = &args.to_file {
-        return super::files::download_part(app, &vault, app.place(&source.name, id), None, file, false).await;
+        return super::files::download_part(
+            app,
+            &vault,
+            app.place(&source.name, id),
+            None,
+            file,
+            false,
+        )
+        .await;
     }
     let tag = hex_tag();
     let to = args.to.as_ref().map(std::path::absolute).transpose()?;
@@ -40,7 +54,8 @@ pub(super) async fn restore(app: &Installation, args: RestoreArgs, json: bool) -
     if args.dry_run {
         return Ok(Exit::Done);
     }
-    let what = if plan.replaces { "This replaces what is there now." } else { "This makes it anew." };
+    let what =
+        if plan.replaces { "This replaces what is there now." } else { "This makes it anew." };
     ask(what, "RESTORE", args.yes)?;
     let lease = app.lease(&source.name).await?;
     let done = Box::pin(restore_leased(app, &source, &plan, &args, tag)).await;
@@ -92,8 +107,13 @@ async fn restore_leased(
         now: app.cx.now(),
         keep: own_place && plan.replaces,
     };
-    let safety = (own_place && !args.no_safety_backup)
-        .then(|| app.draft(source, Trigger::PreRestore, Some(format!("before restoring {}", plan.place.backup))));
+    let safety = (own_place && !args.no_safety_backup).then(|| {
+        app.draft(
+            source,
+            Trigger::PreRestore,
+            Some(format!("before restoring {}", plan.place.backup)),
+        )
+    });
     let around = Around {
         safety,
         before: source.before_restore.as_ref().filter(|_| own_place),
@@ -101,7 +121,8 @@ async fn restore_leased(
         journal: &journal,
     };
     let engine_source = app.engine_source(source);
-    Ok(backstay_engine::restore::restore(&app.cx, &vault, engine_source.as_ref(), plan, around).await?)
+    Ok(backstay_engine::restore::restore(&app.cx, &vault, engine_source.as_ref(), plan, around)
+        .await?)
 }
 
 /// Finds the backup that is meant: by id, by time, or the newest complete one (H17, H23).
@@ -116,15 +137,26 @@ async fn choose(
         let mut found = listing.backups.iter().filter(|b| b.id.as_str().starts_with(id.as_str()));
         return match (found.next(), found.next()) {
             (Some(one), None) => Ok(one.id.clone()),
-            (None, _) => match listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id.as_str())) {
-                Some(unusable) => Err(unusable.error.into()),
-                None => Err(UsageError(format!("source {} has no backup {id:?}", source.name)).into()),
-            },
-            (Some(_), Some(_)) => Err(UsageError(format!("{id:?} begins several ids; write more of it")).into()),
+            (None, _) => {
+                match listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id.as_str()))
+                {
+                    Some(unusable) => Err(unusable.error.into()),
+                    None => {
+                        Err(UsageError(format!("source {} has no backup {id:?}", source.name))
+                            .into())
+                    }
+                }
+            }
+            (Some(_), Some(_)) => {
+                Err(UsageError(format!("{id:?} begins several ids; write more of it")).into())
+            }
         };
     }
     for unusable in &listing.unusable {
-        render::say(&format!("warning: backup {} cannot be used and is passed over: {}", unusable.id, unusable.error));
+        render::say(&format!(
+            "warning: backup {} cannot be used and is passed over: {}",
+            unusable.id, unusable.error
+        ));
     }
     let newest = listing.backups.iter().find(|backup| {
         backup.status == Status::Complete
@@ -132,7 +164,10 @@ async fn choose(
             && args.at.is_none_or(|at| backup.started_at <= at)
     });
     let none = || {
-        let text = format!("source {} has no complete backup that fits; see `backstay backups {0}`", source.name);
+        let text = format!(
+            "source {} has no complete backup that fits; see `backstay backups {0}`",
+            source.name
+        );
         anyhow::anyhow!(text)
     };
     newest.map(|backup| backup.id.clone()).ok_or_else(none)
@@ -158,8 +193,18 @@ fn show_plan(plan: &RestorePlan, now: Timestamp, json: bool, alone: bool) -> any
         }));
     }
     let mut lines = vec![
-        format!("Backup    {} of {}, made {} ago by {}", plan.place.backup, plan.place.source, render::age(manifest.started_at, now), manifest.tool),
-        format!("Size      {} ({} to fetch)", render::size(manifest.plain_bytes()), render::size(manifest.stored_bytes())),
+        format!(
+            "Backup    {} of {}, made {} ago by {}",
+            plan.place.backup,
+            plan.place.source,
+            render::age(manifest.started_at, now),
+            manifest.tool
+        ),
+        format!(
+            "Size      {} ({} to fetch)",
+            render::size(manifest.plain_bytes()),
+            render::size(manifest.stored_bytes())
+        ),
     ];
     lines.extend(manifest.engine.as_ref().map(|engine| format!("Engine    {engine}")));
     match plan.content() {
@@ -171,15 +216,21 @@ fn show_plan(plan: &RestorePlan, now: Timestamp, json: bool, alone: bool) -> any
             files.sqlite_databases.len()
         )),
         Some(Content::Sqlite(database)) => {
-            lines.push(format!("Holds     schema version {} (user_version)", database.user_version));
-            lines.extend(database.tables.iter().map(|t| format!("          {}: {} rows", t.table, t.rows)));
+            lines
+                .push(format!("Holds     schema version {} (user_version)", database.user_version));
+            lines.extend(
+                database.tables.iter().map(|t| format!("          {}: {} rows", t.table, t.rows)),
+            );
         }
         None => {}
     }
     let verb = if plan.replaces { "Replaces " } else { "Makes    " };
     lines.push(format!("{verb} {}", plan.target.display()));
     if plan.replaces {
-        lines.push(format!("Loses     what was changed there in the last {}, unless undone", render::age(manifest.started_at, now)));
+        lines.push(format!(
+            "Loses     what was changed there in the last {}, unless undone",
+            render::age(manifest.started_at, now)
+        ));
         lines.push("How       loaded beside, every byte proven, present data backed up, then swapped in one step".to_owned());
     }
     lines.extend(plan.warnings.iter().map(|warning| format!("Warning   {warning}")));
@@ -217,7 +268,11 @@ struct CatalogJournal {
 
 #[async_trait]
 impl Journal for CatalogJournal {
-    async fn before_swap(&self, replacement: &Replacement, safety: Option<&BackupId>) -> Result<(), JournalError> {
+    async fn before_swap(
+        &self,
+        replacement: &Replacement,
+        safety: Option<&BackupId>,
+    ) -> Result<(), JournalError> {
         if !self.keep {
             return Ok(());
         }
@@ -245,7 +300,8 @@ impl Journal for CatalogJournal {
 /// Puts back what the newest restore replaced. The restored data is kept beside until confirmed.
 pub(super) async fn undo(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
     let swap = newest_swap(app, source).await?;
-    let replacement: Replacement = serde_json::from_str(&swap.replacement).context("the swap cannot be read")?;
+    let replacement: Replacement =
+        serde_json::from_str(&swap.replacement).context("the swap cannot be read")?;
     anyhow::ensure!(
         swap.state == SwapState::Swapped,
         "the last restore of {} is {}; nothing to undo. The old data, if any, lies at {}",
@@ -276,7 +332,8 @@ pub(super) async fn undo(app: &Installation, source: Option<&str>) -> anyhow::Re
 /// Lets go of what the newest restore left beside, and releases its safety backup.
 pub(super) async fn confirm(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
     let swap = newest_swap(app, source).await?;
-    let replacement: Replacement = serde_json::from_str(&swap.replacement).context("the swap cannot be read")?;
+    let replacement: Replacement =
+        serde_json::from_str(&swap.replacement).context("the swap cannot be read")?;
     replace::discard(&replacement)?;
     if let Some(safety) = &swap.safety {
         let vault = app.vault_for_writing(app.storage(&swap.storage)?).await?;

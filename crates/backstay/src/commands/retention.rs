@@ -7,12 +7,29 @@ use crate::exit::Exit;
 use crate::installation::Installation;
 use crate::render;
 
-pub(super) async fn forget(app: &Installation, source: Option<&str>, dry_run: bool, json: bool) -> anyhow::Result<Exit> {
+pub(super) async fn forget(
+    app: &Installation,
+    source: Option<&str>,
+    dry_run: bool,
+    json: bool,
+) -> anyhow::Result<Exit> {
     let mut shown = Vec::new();
-    for config in app.config.sources.values().filter(|config| source.is_none_or(|name| name == config.name.as_str())) {
+    for config in app
+        .config
+        .sources
+        .values()
+        .filter(|config| source.is_none_or(|name| name == config.name.as_str()))
+    {
         let lease = if dry_run { None } else { Some(app.lease(&config.name).await?) };
         let vault = app.vault(app.storage(&config.storage)?).await?;
-        let plan = forget::plan_forget(&app.cx, &vault, &app.config.organisation, &config.name, &config.keep).await?;
+        let plan = forget::plan_forget(
+            &app.cx,
+            &vault,
+            &app.config.organisation,
+            &config.name,
+            &config.keep,
+        )
+        .await?;
         if !dry_run {
             forget::forget(&app.cx, &vault, &plan).await?;
         }
@@ -26,7 +43,12 @@ pub(super) async fn forget(app: &Installation, source: Option<&str>, dry_run: bo
                 (false, false) => "forgotten",
             };
             if !json {
-                render::print(&format!("{} {} {done}: {}", config.name, verdict.id, verdict.reasons.join(", ")))?;
+                render::print(&format!(
+                    "{} {} {done}: {}",
+                    config.name,
+                    verdict.id,
+                    verdict.reasons.join(", ")
+                ))?;
             }
             shown.push(json!({"source": config.name, "id": verdict.id, "keep": verdict.keep, "reasons": verdict.reasons}));
         }

@@ -114,8 +114,13 @@ impl<'a> Faults<'a> {
     }
 
     pub(super) fn add(&mut self, name: &str, span: Range<usize>, problem: impl Into<String>) {
-        let field = if self.field.is_empty() { name.to_owned() } else { format!("{}.{name}", self.field) };
-        self.list.borrow_mut().push(Fault { line: line_of(self.text, span.start), field, problem: problem.into() });
+        let field =
+            if self.field.is_empty() { name.to_owned() } else { format!("{}.{name}", self.field) };
+        self.list.borrow_mut().push(Fault {
+            line: line_of(self.text, span.start),
+            field,
+            problem: problem.into(),
+        });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -127,7 +132,12 @@ impl<'a> Faults<'a> {
     }
 
     /// Returns a text with its references to the environment filled in.
-    pub(super) fn text(&mut self, name: &str, value: &Spanned<String>, env: Env<'_>) -> Option<String> {
+    pub(super) fn text(
+        &mut self,
+        name: &str,
+        value: &Spanned<String>,
+        env: Env<'_>,
+    ) -> Option<String> {
         match expand(value.get_ref(), env) {
             Ok(text) => Some(text),
             Err(problem) => {
@@ -148,12 +158,18 @@ fn expand(text: &str, env: Env<'_>) -> Result<String, String> {
         if let Some(behind) = rest.strip_prefix('$') {
             out.push('$');
             rest = behind;
-        } else if let Some((name, behind)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        } else if let Some((name, behind)) =
+            rest.strip_prefix('{').and_then(|rest| rest.split_once('}'))
+        {
             let value = env(name).filter(|value| !value.is_empty());
-            out.push_str(&value.ok_or_else(|| format!("the environment variable {name} is not set"))?);
+            out.push_str(
+                &value.ok_or_else(|| format!("the environment variable {name} is not set"))?,
+            );
             rest = behind;
         } else {
-            return Err("a `$` that begins no `${NAME}`; write `$$` for the character itself".to_owned());
+            return Err(
+                "a `$` that begins no `${NAME}`; write `$$` for the character itself".to_owned()
+            );
         }
     }
     out.push_str(rest);

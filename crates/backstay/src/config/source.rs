@@ -57,7 +57,11 @@ impl SourceKind {
     /// Returns the kind of that word, with nothing set; for sources that only a vault knows.
     pub(crate) fn bare(word: &str) -> Option<Self> {
         match word {
-            "files" => Some(Self::Files { exclude: Vec::new(), transient: Vec::new(), one_file_system: false }),
+            "files" => Some(Self::Files {
+                exclude: Vec::new(),
+                transient: Vec::new(),
+                one_file_system: false,
+            }),
             "sqlite" => Some(Self::Sqlite),
             _ => None,
         }
@@ -92,7 +96,8 @@ pub(super) fn check(
     (env, storages): (Env<'_>, &[&str]),
     faults: &mut Faults<'_>,
 ) -> Option<SourceConfig> {
-    let slug: Option<Slug> = name.parse().map_err(|error| faults.add("", raw.kind.span(), format!("{error}"))).ok();
+    let slug: Option<Slug> =
+        name.parse().map_err(|error| faults.add("", raw.kind.span(), format!("{error}"))).ok();
     let kind = check_kind(raw, faults);
     let path = match &raw.path {
         None => {
@@ -101,15 +106,24 @@ pub(super) fn check(
         }
         Some(raw_path) => faults.text("path", raw_path, env).map(PathBuf::from).filter(|path| {
             if !path.is_absolute() {
-                faults.add("path", raw_path.span(), format!("found `{}`, expected an absolute path", path.display()));
+                faults.add(
+                    "path",
+                    raw_path.span(),
+                    format!("found `{}`, expected an absolute path", path.display()),
+                );
             }
             path.is_absolute()
         }),
     };
     let storage = raw.storage.get_ref().clone();
     if !storages.contains(&storage.as_str()) {
-        let known = if storages.is_empty() { "there is none".to_owned() } else { storages.join(", ") };
-        faults.add("storage", raw.storage.span(), format!("found `{storage}`, expected one of the storages: {known}"));
+        let known =
+            if storages.is_empty() { "there is none".to_owned() } else { storages.join(", ") };
+        faults.add(
+            "storage",
+            raw.storage.span(),
+            format!("found `{storage}`, expected one of the storages: {known}"),
+        );
     }
     let sealed = match raw.encryption.as_ref().map(|e| (e.get_ref().as_str(), e.span())) {
         None | Some(("sealed", _)) => true,
@@ -121,17 +135,26 @@ pub(super) fn check(
     };
     let level = raw.compression_level.as_ref().map_or(DEFAULT_LEVEL, |level| {
         if !(1..=19).contains(level.get_ref()) {
-            faults.add("compression_level", level.span(), format!("found {}, expected 1 to 19", level.get_ref()));
+            faults.add(
+                "compression_level",
+                level.span(),
+                format!("found {}, expected 1 to 19", level.get_ref()),
+            );
         }
         *level.get_ref()
     });
-    let undo_for = raw.undo_for.as_ref().map_or(Some(DEFAULT_UNDO), |text| duration("undo_for", text, faults));
-    let label = |name, value: &Option<Spanned<String>>| value.as_ref().and_then(|value| faults.text(name, value, env));
+    let undo_for =
+        raw.undo_for.as_ref().map_or(Some(DEFAULT_UNDO), |text| duration("undo_for", text, faults));
+    let label = |name, value: &Option<Spanned<String>>| {
+        value.as_ref().and_then(|value| faults.text(name, value, env))
+    };
     let (app, environment) = {
         let mut label = label;
         (label("app", &raw.app), label("environment", &raw.environment))
     };
-    let mut hook = |name, raw: &Option<Spanned<RawHook>>| raw.as_ref().and_then(|raw| check_hook(name, raw, faults));
+    let mut hook = |name, raw: &Option<Spanned<RawHook>>| {
+        raw.as_ref().and_then(|raw| check_hook(name, raw, faults))
+    };
     Some(SourceConfig {
         before_backup: hook("before_backup", &raw.before_backup),
         after_backup: hook("after_backup", &raw.after_backup),
@@ -165,7 +188,9 @@ fn check_kind(raw: &RawSource, faults: &mut Faults<'_>) -> Option<SourceKind> {
     let exclude = patterns("exclude", &raw.exclude);
     let transient = patterns("transient", &raw.transient);
     match raw.kind.get_ref().as_str() {
-        "files" => Some(SourceKind::Files { exclude, transient, one_file_system: raw.one_file_system }),
+        "files" => {
+            Some(SourceKind::Files { exclude, transient, one_file_system: raw.one_file_system })
+        }
         "sqlite" => {
             for (name, list) in [("exclude", &raw.exclude), ("transient", &raw.transient)] {
                 if let Some(first) = list.first() {
@@ -195,9 +220,14 @@ fn check_hook(name: &str, raw: &Spanned<RawHook>, faults: &mut Faults<'_>) -> Op
     let timeout = match &hook.timeout {
         None => Some(DEFAULT_HOOK_TIMEOUT),
         Some(text) => {
-            let parsed = text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+            let parsed =
+                text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
             if parsed.is_none() {
-                faults.add(name, raw.span(), format!("found the timeout `{text}`, expected one such as \"5m\" or \"30s\""));
+                faults.add(
+                    name,
+                    raw.span(),
+                    format!("found the timeout `{text}`, expected one such as \"5m\" or \"30s\""),
+                );
             }
             parsed
         }
@@ -208,9 +238,15 @@ fn check_hook(name: &str, raw: &Spanned<RawHook>, faults: &mut Faults<'_>) -> Op
 fn duration(name: &str, text: &Spanned<String>, faults: &mut Faults<'_>) -> Option<SignedDuration> {
     // Days are not of one length everywhere; here they are 24 hours.
     let days = text.get_ref().strip_suffix('d').and_then(|days| days.trim().parse::<i64>().ok());
-    let parsed = days.map(|days| SignedDuration::from_hours(24 * days)).or_else(|| text.get_ref().parse().ok());
+    let parsed = days
+        .map(|days| SignedDuration::from_hours(24 * days))
+        .or_else(|| text.get_ref().parse().ok());
     if parsed.is_none() {
-        faults.add(name, text.span(), format!("found `{}`, expected a time such as \"7d\" or \"12h\"", text.get_ref()));
+        faults.add(
+            name,
+            text.span(),
+            format!("found `{}`, expected a time such as \"7d\" or \"12h\"", text.get_ref()),
+        );
     }
     parsed
 }

@@ -46,7 +46,11 @@ pub(crate) enum StorageKind {
 #[derive(Debug, Clone)]
 pub(crate) enum CredentialConfig {
     /// What the file says, literally or by reference.
-    Given { access_key_id: String, secret_access_key: SecretString, session_token: Option<SecretString> },
+    Given {
+        access_key_id: String,
+        secret_access_key: SecretString,
+        session_token: Option<SecretString>,
+    },
     /// What `backstay storage credentials` sealed, else what the machine has.
     Elsewhere { profile: Option<String> },
 }
@@ -55,7 +59,10 @@ impl StorageConfig {
     pub(crate) fn warn(&self, warnings: &mut Vec<String>) {
         match &self.kind {
             StorageKind::Local { .. } => {
-                warnings.push(format!("storage {} is not off-site: a lost machine loses its backups too", self.name));
+                warnings.push(format!(
+                    "storage {} is not off-site: a lost machine loses its backups too",
+                    self.name
+                ));
             }
             StorageKind::S3 { endpoint: Some(endpoint), .. } if is_bare_http(endpoint) => {
                 warnings.push(format!("storage {} is not encrypted in transit (http)", self.name));
@@ -70,26 +77,37 @@ impl StorageConfig {
             StorageKind::Local { path, prefix } => {
                 StoreSpec::Local(LocalSpec { path: path.clone(), prefix: prefix.clone() })
             }
-            StorageKind::S3 { bucket, prefix, endpoint, region, virtual_host, ca_file } => StoreSpec::S3(S3Spec {
-                bucket: bucket.clone(),
-                prefix: prefix.clone(),
-                endpoint: endpoint.clone(),
-                region: region.clone(),
-                addressing: if *virtual_host { Addressing::VirtualHost } else { Addressing::Path },
-                credentials,
-                ca_pem: ca_file.as_ref().map(std::fs::read).transpose()?,
-            }),
+            StorageKind::S3 { bucket, prefix, endpoint, region, virtual_host, ca_file } => {
+                StoreSpec::S3(S3Spec {
+                    bucket: bucket.clone(),
+                    prefix: prefix.clone(),
+                    endpoint: endpoint.clone(),
+                    region: region.clone(),
+                    addressing: if *virtual_host {
+                        Addressing::VirtualHost
+                    } else {
+                        Addressing::Path
+                    },
+                    credentials,
+                    ca_pem: ca_file.as_ref().map(std::fs::read).transpose()?,
+                })
+            }
         })
     }
 }
 
 fn is_bare_http(endpoint: &str) -> bool {
-    let host = endpoint.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or(rest));
+    let host =
+        endpoint.strip_prefix("http://").map(|rest| rest.split(['/', ':']).next().unwrap_or(rest));
     host.is_some_and(|host| !matches!(host, "localhost" | "127.0.0.1" | "["))
 }
 
 /// Reads `s3://bucket/prefix` or a directory, as `recover` takes it.
-pub(crate) fn parse_location(location: &str, endpoint: Option<&str>, region: &str) -> Result<StorageKind, String> {
+pub(crate) fn parse_location(
+    location: &str,
+    endpoint: Option<&str>,
+    region: &str,
+) -> Result<StorageKind, String> {
     if let Some(rest) = location.strip_prefix("s3://") {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, DEFAULT_PREFIX));
         check_bucket(bucket)?;
@@ -106,22 +124,36 @@ pub(crate) fn parse_location(location: &str, endpoint: Option<&str>, region: &st
     let path = std::path::absolute(location).map_err(|error| format!("{location}: {error}"))?;
     // A person names the directory that holds vault.json, or the one above it.
     if path.join("vault.json").exists() {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name =
+            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let parent = path.parent().ok_or("the root directory is no vault")?;
         return Ok(StorageKind::Local { path: parent.to_owned(), prefix: name });
     }
     Ok(StorageKind::Local { path, prefix: DEFAULT_PREFIX.to_owned() })
 }
 
-pub(super) fn check(name: &str, raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Option<StorageConfig> {
+pub(super) fn check(
+    name: &str,
+    raw: &RawStorage,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<StorageConfig> {
     if let Some(url) = &raw.public_base_url {
-        faults.add("public_base_url", url.span(), "backups are private: a storage for them has no public address; remove it");
+        faults.add(
+            "public_base_url",
+            url.span(),
+            "backups are private: a storage for them has no public address; remove it",
+        );
     }
     let kind = match raw.provider.get_ref().as_str() {
         "s3" => check_s3(raw, env, faults),
         "local" => check_local(raw, env, faults),
         other => {
-            faults.add("provider", raw.provider.span(), format!("found `{other}`, expected `s3` or `local`"));
+            faults.add(
+                "provider",
+                raw.provider.span(),
+                format!("found `{other}`, expected `s3` or `local`"),
+            );
             None
         }
     };
@@ -136,12 +168,21 @@ pub(super) fn check(name: &str, raw: &RawStorage, env: Env<'_>, faults: &mut Fau
         }
         time
     });
-    Some(StorageConfig { name: name.to_owned(), kind: kind?, credentials: credentials?, credentials_expire })
+    Some(StorageConfig {
+        name: name.to_owned(),
+        kind: kind?,
+        credentials: credentials?,
+        credentials_expire,
+    })
 }
 
 fn check_s3(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Option<StorageKind> {
     if let Some(path) = &raw.path {
-        faults.add("path", path.span(), "only a storage with provider = \"local\" has a path; an S3 storage has a prefix");
+        faults.add(
+            "path",
+            path.span(),
+            "only a storage with provider = \"local\" has a path; an S3 storage has a prefix",
+        );
     }
     let Some(raw_bucket) = &raw.bucket else {
         faults.add("bucket", raw.provider.span(), "is missing: the name of the bucket");
@@ -170,7 +211,11 @@ fn check_s3(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Option<S
         Some(("path", _)) => false,
         Some(("virtual", _)) => true,
         Some((other, span)) => {
-            faults.add("addressing", span, format!("found `{other}`, expected `path` or `virtual`"));
+            faults.add(
+                "addressing",
+                span,
+                format!("found `{other}`, expected `path` or `virtual`"),
+            );
             return None;
         }
     };
@@ -183,7 +228,11 @@ fn check_s3(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Option<S
         Some(file) => {
             let path = PathBuf::from(faults.text("ca_file", file, env)?);
             if let Err(error) = std::fs::metadata(&path) {
-                faults.add("ca_file", file.span(), format!("{} cannot be read: {error}", path.display()));
+                faults.add(
+                    "ca_file",
+                    file.span(),
+                    format!("{} cannot be read: {error}", path.display()),
+                );
             }
             Some(path)
         }
@@ -199,7 +248,11 @@ fn check_local(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Optio
     };
     let path = PathBuf::from(faults.text("path", raw_path, env)?);
     if !path.is_absolute() {
-        faults.add("path", raw_path.span(), format!("found `{}`, expected an absolute path", path.display()));
+        faults.add(
+            "path",
+            raw_path.span(),
+            format!("found `{}`, expected an absolute path", path.display()),
+        );
     }
     Some(StorageKind::Local { path, prefix: prefix(raw, env, faults)? })
 }
@@ -212,11 +265,15 @@ fn prefix(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Option<Str
 
 fn check_prefix(prefix: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let good = prefix.split('/').all(|s| !s.is_empty() && s.chars().all(legal) && s.chars().any(|c| c != '.'));
+    let good = prefix
+        .split('/')
+        .all(|s| !s.is_empty() && s.chars().all(legal) && s.chars().any(|c| c != '.'));
     if good && prefix.len() <= 200 {
         return Ok(prefix.to_owned());
     }
-    Err(format!("found `{prefix}`, expected folders of letters, digits, '-', '_', '.', without a slash at either end"))
+    Err(format!(
+        "found `{prefix}`, expected folders of letters, digits, '-', '_', '.', without a slash at either end"
+    ))
 }
 
 fn check_bucket(bucket: &str) -> Result<(), String> {
@@ -224,20 +281,27 @@ fn check_bucket(bucket: &str) -> Result<(), String> {
     if (3..=63).contains(&bucket.len()) && bucket.chars().all(legal) {
         return Ok(());
     }
-    let advice = if bucket.contains('/') { "; what follows the slash belongs into `prefix`" } else { "" };
-    Err(format!("found `{bucket}`, expected a bucket's name of 3 to 63 characters a-z, 0-9, '-', '.'{advice}"))
+    let advice =
+        if bucket.contains('/') { "; what follows the slash belongs into `prefix`" } else { "" };
+    Err(format!(
+        "found `{bucket}`, expected a bucket's name of 3 to 63 characters a-z, 0-9, '-', '.'{advice}"
+    ))
 }
 
 /// Takes a URL, or host and port with `use_ssl` beside them (H10, H11), and returns a URL.
 fn normal_endpoint(text: &str, use_ssl: Option<bool>) -> Result<String, String> {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
-        Some((scheme, _)) => return Err(format!("found the scheme `{scheme}`, expected http or https")),
+        Some((scheme, _)) => {
+            return Err(format!("found the scheme `{scheme}`, expected http or https"));
+        }
         None => (if use_ssl == Some(false) { "http" } else { "https" }, text),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains('/') {
-        return Err(format!("found a path in `{text}`, expected only host and port; the bucket's name belongs into `bucket`"));
+        return Err(format!(
+            "found a path in `{text}`, expected only host and port; the bucket's name belongs into `bucket`"
+        ));
     }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -249,12 +313,18 @@ fn normal_endpoint(text: &str, use_ssl: Option<bool>) -> Result<String, String> 
         return Err(format!("found the port `{port}`, expected a number up to 65535"));
     }
     if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '@') {
-        return Err(format!("found `{text}`, expected a host such as s3.example.org or s3.example.org:9000"));
+        return Err(format!(
+            "found `{text}`, expected a host such as s3.example.org or s3.example.org:9000"
+        ));
     }
     Ok(format!("{scheme}://{authority}"))
 }
 
-fn check_credentials(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Option<CredentialConfig> {
+fn check_credentials(
+    raw: &RawStorage,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<CredentialConfig> {
     let mut secret = |name, value: &Option<toml::Spanned<String>>| match value {
         None => Some(None),
         Some(value) => {
@@ -263,7 +333,11 @@ fn check_credentials(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) ->
                 Ok(text) if !text.trim().is_empty() => Some(Some((text, value.span()))),
                 // Blank credentials must not become somebody else's.
                 Ok(_) => {
-                    faults.add(name, value.span(), "is blank; remove it to use the machine's own credentials");
+                    faults.add(
+                        name,
+                        value.span(),
+                        "is blank; remove it to use the machine's own credentials",
+                    );
                     None
                 }
                 Err(problem) => {

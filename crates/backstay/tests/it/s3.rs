@@ -28,6 +28,17 @@ fn assert_sound(server: &S3Server, shell: &Shell) {
     shell.ends(0, &["verify", "--all"]);
 }
 
+/// What a killed run leaves costs later runs a request each, until prune's grace is over: the count would never settle.
+fn remove_unfinished(server: &S3Server) {
+    for folder in
+        std::fs::read_dir(server.bucket().join("backstay/default/shop")).unwrap().flatten()
+    {
+        if folder.path().is_dir() && !folder.path().join("manifest.json").exists() {
+            std::fs::remove_dir_all(folder.path()).unwrap();
+        }
+    }
+}
+
 fn is_put_of_part(call: &Call) -> bool {
     call.method == Method::PUT && call.path.contains("files.tar")
 }
@@ -37,6 +48,7 @@ fn killed_at_every_call_leaves_old_backups_whole_and_no_half_one() {
     let (server, shell) = with_backup();
     let mut at = 0;
     loop {
+        assert!(at < 100, "no run came to its end");
         let pid = Arc::new(AtomicU32::new(0));
         let victim = pid.clone();
         server.script(move |call| {
@@ -61,6 +73,7 @@ fn killed_at_every_call_leaves_old_backups_whole_and_no_half_one() {
         }
         assert_eq!(status.code(), None, "it was killed, it did not end");
         at += 1;
+        remove_unfinished(&server);
     }
     assert!(at > 8, "killed only {at} times");
     assert_sound(&server, &shell);
@@ -69,9 +82,12 @@ fn killed_at_every_call_leaves_old_backups_whole_and_no_half_one() {
 #[test]
 fn passing_trouble_is_survived() {
     let (server, shell) = with_backup();
-    server.script(|call| if call.index.is_multiple_of(3) { Fault::Refuse(503, "SlowDown") } else { Fault::Pass });
+    server.script(|call| {
+        if call.index.is_multiple_of(3) { Fault::Refuse(503, "SlowDown") } else { Fault::Pass }
+    });
     shell.ends(0, &["backup", "shop"]);
-    server.script(|call| if call.index.is_multiple_of(4) { Fault::DropBefore } else { Fault::Pass });
+    server
+        .script(|call| if call.index.is_multiple_of(4) { Fault::DropBefore } else { Fault::Pass });
     shell.ends(0, &["backup", "shop"]);
     assert_sound(&server, &shell);
 }
@@ -81,7 +97,9 @@ fn lost_acknowledgement_of_the_manifest_is_no_failure_and_makes_no_second_backup
     let (server, shell) = with_backup();
     let lost = AtomicU32::new(0);
     server.script(move |call| {
-        let first = call.path.ends_with("manifest.json") && call.method == Method::PUT && lost.fetch_add(1, Ordering::SeqCst) == 0;
+        let first = call.path.ends_with("manifest.json")
+            && call.method == Method::PUT
+            && lost.fetch_add(1, Ordering::SeqCst) == 0;
         if first { Fault::DropAfter } else { Fault::Pass }
     });
     shell.ends(0, &["backup", "shop"]);
@@ -113,7 +131,11 @@ fn refusals_say_what_is_wrong_and_what_to_do() {
     ];
     let (server, shell) = with_backup();
     for (status, code, exit, text) in cases {
-        server.script(move |call| if is_put_of_part(call) { Fault::Refuse(status, code) } else { Fault::Pass });
+        server.script(
+            move |call| {
+                if is_put_of_part(call) { Fault::Refuse(status, code) } else { Fault::Pass }
+            },
+        );
         let error = shell.complains(exit, &["backup", "shop"]);
         assert!(error.contains(text), "{code}: {error}");
     }
@@ -125,12 +147,20 @@ fn wrong_secret_unknown_key_and_closed_port_are_told_apart() {
     let (server, shell) = with_backup();
     let mut wrong = shell.command(&["backups"]);
     let output = wrong.env("SECRET", "another-secret").output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the secret access key is wrong"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("the secret access key is wrong"),
+        "{output:?}"
+    );
     let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    std::fs::write(shell.path("backstay.toml"), config.replace(&server.endpoint, "http://127.0.0.1:1")).unwrap();
+    std::fs::write(
+        shell.path("backstay.toml"),
+        config.replace(&server.endpoint, "http://127.0.0.1:1"),
+    )
+    .unwrap();
     let error = shell.complains(1, &["backups"]);
     assert!(error.contains("nobody listens at the endpoint"), "{error}");
-    std::fs::write(shell.path("backstay.toml"), config.replace("http://127", "https://127")).unwrap();
+    std::fs::write(shell.path("backstay.toml"), config.replace("http://127", "https://127"))
+        .unwrap();
     let error = shell.complains(1, &["backups"]);
     assert!(error.contains("needs an endpoint with http://"), "{error}");
 }
@@ -145,7 +175,8 @@ fn interrupted_backup_stops_cleanly() {
             while victim.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();
             }
-            let pid = rustix::process::Pid::from_raw(victim.load(Ordering::SeqCst).cast_signed()).unwrap();
+            let pid = rustix::process::Pid::from_raw(victim.load(Ordering::SeqCst).cast_signed())
+                .unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
             return Fault::DropBefore;
         }
@@ -158,7 +189,7 @@ fn interrupted_backup_stops_cleanly() {
 }
 
 #[test]
-fn listing_costs_three_requests_however_many_backups_there_are() {
+fn listing_costs_four_requests_and_not_one_for_each_backup() {
     let (server, shell) = with_backup();
     for _ in 0..5 {
         shell.ends(0, &["backup", "shop"]);
@@ -166,5 +197,6 @@ fn listing_costs_three_requests_however_many_backups_there_are() {
     server.script(|_| Fault::Pass);
     assert_eq!(shell.json(&["backups", "shop"]).as_array().unwrap().len(), 6);
     let calls = server.calls();
+    // T39: the vault, its sources, the folders, the index.
     assert!(calls.len() <= 4, "{calls:?}");
 }

@@ -25,7 +25,10 @@ impl Shell {
     /// The same with a directory.
     pub(crate) fn with_directory() -> Self {
         let shell = Self::bare();
-        shell.configure(&format!("provider = 'local'\npath = '{}'\n", shell.path("storage").display()));
+        shell.configure(&format!(
+            "provider = 'local'\npath = '{}'\n",
+            shell.path("storage").display()
+        ));
         shell
     }
 
@@ -53,7 +56,10 @@ impl Shell {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backstay"));
         command.args(words).current_dir(self.dir.path()).env_clear().stdin(Stdio::null());
         command.env("HOME", self.dir.path()).env("BACKSTAY_HOME", self.path("home"));
-        command.env("KEY_ID", ACCESS_KEY).env("SECRET", SECRET_KEY).env("BACKSTAY_KIT_PASSPHRASE", PASSPHRASE);
+        command
+            .env("KEY_ID", ACCESS_KEY)
+            .env("SECRET", SECRET_KEY)
+            .env("BACKSTAY_KIT_PASSPHRASE", PASSPHRASE);
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         command
     }
@@ -65,7 +71,8 @@ impl Shell {
     /// Runs a command that must end with this code. Returns its standard output.
     pub(crate) fn ends(&self, code: i32, words: &[&str]) -> String {
         let output = self.run(words);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.status.code(), Some(code), "backstay {words:?}\n{out}\n{err}");
         out.into_owned()
     }
@@ -86,8 +93,7 @@ impl Shell {
 
 /// Is a byte sequence in any file below a directory?
 pub(crate) fn contains(directory: &Path, needle: &[u8]) -> bool {
-    backstay_testkit::tree::files_below(directory)
-        .unwrap()
-        .iter()
-        .any(|file| std::fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle))
+    backstay_testkit::tree::files_below(directory).unwrap().iter().any(|file| {
+        std::fs::read(file).unwrap().windows(needle.len()).any(|window| window == needle)
+    })
 }

@@ -27,11 +27,20 @@ fn backup_restore_undo_and_confirm_of_a_tree() {
     let changed = tree::walk(&shell.path("shop")).unwrap();
     let refused = shell.complains(2, &["restore", "shop"]);
     assert!(refused.contains("give --yes"), "{refused}");
-    assert_eq!(tree::differences(&changed, &tree::walk(&shell.path("shop")).unwrap()), Vec::<String>::new());
+    assert_eq!(
+        tree::differences(&changed, &tree::walk(&shell.path("shop")).unwrap()),
+        Vec::<String>::new()
+    );
     shell.ends(0, &["restore", "shop", "--yes"]);
-    assert_eq!(tree::differences(&before, &tree::walk(&shell.path("shop")).unwrap()), Vec::<String>::new());
+    assert_eq!(
+        tree::differences(&before, &tree::walk(&shell.path("shop")).unwrap()),
+        Vec::<String>::new()
+    );
     shell.ends(0, &["undo", "shop"]);
-    assert_eq!(tree::differences(&changed, &tree::walk(&shell.path("shop")).unwrap()), Vec::<String>::new());
+    assert_eq!(
+        tree::differences(&changed, &tree::walk(&shell.path("shop")).unwrap()),
+        Vec::<String>::new()
+    );
     // V51: what was replaced was backed up too, and is held until confirmed.
     let backups = shell.json(&["backups", "shop"]);
     assert_eq!(backups[0]["trigger"], "pre-restore");
@@ -63,15 +72,29 @@ fn everything_returns_from_bucket_and_kit_alone() {
     std::fs::copy(shell.path("kit.txt"), fresh.path("kit.txt")).unwrap();
     std::fs::remove_dir_all(shell.path("shop")).unwrap();
     std::fs::remove_file(shell.path("crm.db")).unwrap();
-    let recover = ["recover", "--storage", "s3://app-backups/backstay", "--kit", "kit.txt", "--endpoint", &server.endpoint];
+    let recover = [
+        "recover",
+        "--storage",
+        "s3://app-backups/backstay",
+        "--kit",
+        "kit.txt",
+        "--endpoint",
+        &server.endpoint,
+    ];
     let mut wrong = fresh.command(&recover);
-    assert_eq!(wrong.env("BACKSTAY_KIT_PASSPHRASE", "wrong passphrase!").status().unwrap().code(), Some(12));
+    assert_eq!(
+        wrong.env("BACKSTAY_KIT_PASSPHRASE", "wrong passphrase!").status().unwrap().code(),
+        Some(12)
+    );
     shell_says_nothing_of(PASSPHRASE, &fresh.ends(0, &recover));
     assert_eq!(fresh.json(&["backups"]).as_array().unwrap().len(), 3);
     fresh.ends(0, &["verify", "--all"]);
     fresh.ends(0, &["restore", "shop", "--yes"]);
     fresh.ends(0, &["restore", "crm", "--yes"]);
-    assert_eq!(tree::differences(&before, &tree::walk(&shell.path("shop")).unwrap()), Vec::<String>::new());
+    assert_eq!(
+        tree::differences(&before, &tree::walk(&shell.path("shop")).unwrap()),
+        Vec::<String>::new()
+    );
     assert!(check(&shell.path("crm.db")).unwrap() > 0);
 }
 
@@ -95,7 +118,14 @@ fn downloaded_sealed_object_opens_offline_with_the_kit_and_standard_tools_do_the
     fresh.ends(0, &["decrypt", "sealed.bks", "--kit", "kit.txt", "--output", "files.tar.zst"]);
     let extract = |archive: &str, into: &str| {
         let command = format!("mkdir {into} && zstd -dc {archive} | tar -xf - -C {into}");
-        assert!(Command::new("sh").args(["-c", &command]).current_dir(fresh.dir.path()).status().unwrap().success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &command])
+                .current_dir(fresh.dir.path())
+                .status()
+                .unwrap()
+                .success()
+        );
         assert_eq!(std::fs::read_to_string(fresh.path(into).join("hello")).unwrap(), "hello");
     };
     extract("files.tar.zst", "sealed");
@@ -144,7 +174,10 @@ fn unreadable_items_make_the_backup_incomplete_and_are_named() {
     let output = shell.run(&["backup", "shop", "--json"]);
     assert_eq!(output.status.code(), Some(3));
     let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((made["status"].as_str(), made["item_errors"][0]["item"].as_str()), (Some("incomplete"), Some("-bad=%\\x0a.db")));
+    assert_eq!(
+        (made["status"].as_str(), made["item_errors"][0]["item"].as_str()),
+        (Some("incomplete"), Some("-bad=%\\x0a.db"))
+    );
     let refused = shell.complains(1, &["restore", "shop", "--yes"]);
     assert!(refused.contains("no complete backup"), "{refused}");
 }
@@ -153,9 +186,13 @@ fn unreadable_items_make_the_backup_incomplete_and_are_named() {
 fn wrong_configuration_makes_nothing() {
     let shell = Shell::with_directory();
     let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    std::fs::write(shell.path("backstay.toml"), config.replace("kind = 'sqlite'", "kind = 'sqlight'")).unwrap();
+    std::fs::write(
+        shell.path("backstay.toml"),
+        config.replace("kind = 'sqlite'", "kind = 'sqlight'"),
+    )
+    .unwrap();
     let error = shell.complains(2, &["backup", "--all"]);
-    assert!(error.contains("backstay.toml:10: sources.crm.kind: found `sqlight`"), "{error}");
+    assert!(error.contains("backstay.toml:11: sources.crm.kind: found `sqlight`"), "{error}");
     assert!(!shell.path("home").exists() && !shell.path("storage").exists());
     assert!(shell.complains(2, &["backup"]).contains("required"));
     assert_eq!(Shell::bare().run(&["backup", "--all"]).status.code(), Some(2));

@@ -58,18 +58,23 @@ impl Target for FilesTarget {
         if self.target.exists() {
             let empty = self.target.read_dir().is_ok_and(|mut entries| entries.next().is_none());
             if !self.is_own_root && !empty {
-                return Err(SourceError::WrongKind { path: self.target.clone(), expected: "an empty directory" });
+                return Err(SourceError::WrongKind {
+                    path: self.target.clone(),
+                    expected: "an empty directory",
+                });
             }
             if self.is_own_root && !self.only.is_empty() && !empty {
                 let expected = "empty: chosen paths go to another directory, name it with --to";
                 return Err(SourceError::WrongKind { path: self.target.clone(), expected });
             }
             if device(&self.target) != device(parent) {
-                let expected = "replaceable: it is a mount point; restore with --to and move the files";
+                let expected =
+                    "replaceable: it is a mount point; restore with --to and move the files";
                 return Err(SourceError::WrongKind { path: self.target.clone(), expected });
             }
         }
-        std::fs::create_dir(&self.beside).map_err(|cause| SourceError::io("make", &self.beside, cause))?;
+        std::fs::create_dir(&self.beside)
+            .map_err(|cause| SourceError::io("make", &self.beside, cause))?;
         chmod(&self.beside, 0o700)
     }
 
@@ -99,7 +104,8 @@ impl Target for FilesTarget {
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<Loaded, SourceError> {
-        let replacement = Replacement { target: self.target, beside: self.beside, companions: Vec::new() };
+        let replacement =
+            Replacement { target: self.target, beside: self.beside, companions: Vec::new() };
         Ok(Loaded { report: self.report, replacement })
     }
 
@@ -147,7 +153,8 @@ impl Unpack {
             self.dress(directory.as_fd(), &path, &member)?;
         }
         // Everything must be on the disk before it replaces what is there.
-        rustix::fs::syncfs(&self.root).map_err(|e| SourceError::io("make durable", &self.beside, e.into()))?;
+        rustix::fs::syncfs(&self.root)
+            .map_err(|e| SourceError::io("make durable", &self.beside, e.into()))?;
         if self.refused > LISTED_WARNINGS {
             let rest = self.refused - LISTED_WARNINGS;
             self.report.warnings.push(format!("and {rest} more such warnings"));
@@ -155,7 +162,11 @@ impl Unpack {
         Ok(())
     }
 
-    fn member<R: io::Read>(&mut self, tar: &mut TarReader<R>, announced: Announced) -> Result<(), SourceError> {
+    fn member<R: io::Read>(
+        &mut self,
+        tar: &mut TarReader<R>,
+        announced: Announced,
+    ) -> Result<(), SourceError> {
         let path = self.checked_path(&announced.member.path)?;
         let is_directory = announced.member.kind == EntryType::Directory;
         if !self.is_wanted(&path, is_directory) {
@@ -166,7 +177,10 @@ impl Unpack {
             EntryType::Regular => self.file(tar, &path, &announced),
             EntryType::Symlink => self.symlink(&path, &announced.member),
             EntryType::Link => self.hard_link(&path, &announced.member),
-            other => Err(self.hostile(format!("{} is of kind {other:?}, which is never restored", readable(&path)))),
+            other => Err(self.hostile(format!(
+                "{} is of kind {other:?}, which is never restored",
+                readable(&path)
+            ))),
         }
     }
 
@@ -193,15 +207,18 @@ impl Unpack {
         announced: &Announced,
     ) -> Result<(), SourceError> {
         let (parent, name) = self.place(path)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&parent, name.as_slice(), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| self.clash("make", path, error))?;
         let file = File::from(file);
-        let mut buffer = vec![0; CHUNK_BYTES.min(usize::try_from(announced.size).unwrap_or(CHUNK_BYTES))];
+        let mut buffer =
+            vec![0; CHUNK_BYTES.min(usize::try_from(announced.size).unwrap_or(CHUNK_BYTES))];
         for region in &announced.regions {
             let mut at = region.start;
             while at < region.end {
-                let wanted = usize::try_from(region.end - at).unwrap_or(usize::MAX).min(buffer.len());
+                let wanted =
+                    usize::try_from(region.end - at).unwrap_or(usize::MAX).min(buffer.len());
                 let read = tar.data(&mut buffer[..wanted]).map_err(|error| self.explain(error))?;
                 write_all_at(&file, &buffer[..read], at).map_err(|e| self.io("write", path, e))?;
                 at += read as u64;
@@ -221,8 +238,14 @@ impl Unpack {
             .map_err(|error| self.clash("make", path, error))?;
         if self.is_root {
             let (uid, gid) = owner(member);
-            rustix::fs::chownat(&parent, name.as_slice(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| self.io("set the owner of", path, error))?;
+            rustix::fs::chownat(
+                &parent,
+                name.as_slice(),
+                Some(uid),
+                Some(gid),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(|error| self.io("set the owner of", path, error))?;
         }
         rustix::fs::utimensat(&parent, name.as_slice(), &times(member), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| self.io("set the time of", path, error))?;
@@ -235,14 +258,28 @@ impl Unpack {
         let (from, from_name) = self.place(&first)?;
         let (parent, name) = self.place(path)?;
         // Both ends are reached without following links, so both lie in the new tree.
-        match rustix::fs::linkat(&from, from_name.as_slice(), &parent, name.as_slice(), AtFlags::empty()) {
+        match rustix::fs::linkat(
+            &from,
+            from_name.as_slice(),
+            &parent,
+            name.as_slice(),
+            AtFlags::empty(),
+        ) {
             Ok(()) => {}
             Err(rustix::io::Errno::NOENT) if !self.only.is_empty() => {
-                let text = format!("{} is a second name of {}, which was not chosen", readable(path), readable(&first));
+                let text = format!(
+                    "{} is a second name of {}, which was not chosen",
+                    readable(path),
+                    readable(&first)
+                );
                 self.warn(text);
             }
             Err(rustix::io::Errno::NOENT) => {
-                return Err(self.hostile(format!("{} is a link to {}, which is not in it", readable(path), readable(&first))));
+                return Err(self.hostile(format!(
+                    "{} is a link to {}, which is not in it",
+                    readable(path),
+                    readable(&first)
+                )));
             }
             Err(error) => return Err(self.clash("link", path, error)),
         }
@@ -251,20 +288,38 @@ impl Unpack {
     }
 
     /// Gives a file or directory its owner, mode, attributes and times, in the order in which one does not undo another.
-    fn dress(&mut self, file: std::os::fd::BorrowedFd<'_>, path: &[u8], member: &Member) -> Result<(), SourceError> {
+    fn dress(
+        &mut self,
+        file: std::os::fd::BorrowedFd<'_>,
+        path: &[u8],
+        member: &Member,
+    ) -> Result<(), SourceError> {
         let (uid, gid) = owner(member);
         if self.is_root {
-            rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|e| self.io("set the owner of", path, e))?;
+            rustix::fs::fchown(file, Some(uid), Some(gid))
+                .map_err(|e| self.io("set the owner of", path, e))?;
         } else if member.uid != rustix::process::geteuid().as_raw() {
-            self.warn(format!("{} belonged to {}:{}; only root can give it back", readable(path), member.uid, member.gid));
+            self.warn(format!(
+                "{} belonged to {}:{}; only root can give it back",
+                readable(path),
+                member.uid,
+                member.gid
+            ));
         }
         for (name, value) in &member.xattrs {
-            if let Err(error) = rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
+            if let Err(error) =
+                rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty())
+            {
                 let error = io::Error::from(error);
-                self.warn(format!("{}: attribute {} could not be set: {error}", readable(path), readable(name)));
+                self.warn(format!(
+                    "{}: attribute {} could not be set: {error}",
+                    readable(path),
+                    readable(name)
+                ));
             }
         }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode)).map_err(|e| self.io("set the mode of", path, e))?;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode))
+            .map_err(|e| self.io("set the mode of", path, e))?;
         rustix::fs::futimens(file, &times(member)).map_err(|e| self.io("set the time of", path, e))
     }
 
@@ -275,15 +330,23 @@ impl Unpack {
         if trimmed.is_empty() && (raw == b"./" || raw == b".") {
             return Ok(Vec::new());
         }
-        let bad = |segment: &[u8]| segment.is_empty() || segment == b"." || segment == b".." || segment.contains(&0);
+        let bad = |segment: &[u8]| {
+            segment.is_empty() || segment == b"." || segment == b".." || segment.contains(&0)
+        };
         if raw.starts_with(b"/") || trimmed.split(|byte| *byte == b'/').any(bad) {
-            return Err(self.hostile(format!("the name {} leaves the tree or is no name", readable(raw))));
+            return Err(
+                self.hostile(format!("the name {} leaves the tree or is no name", readable(raw)))
+            );
         }
         Ok(trimmed.to_vec())
     }
 
     fn is_wanted(&mut self, path: &[u8], is_directory: bool) -> bool {
-        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(i, _)| (&path[..i], true));
+        let above = path
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/')
+            .map(|(i, _)| (&path[..i], true));
         let mut all = above.chain([(path, is_directory)]);
         if all.any(|(path, dir)| self.transient.iter().any(|pattern| pattern.matches(path, dir))) {
             return false;
@@ -307,12 +370,15 @@ impl Unpack {
             return Err(self.hostile("a member without a name".to_owned()));
         }
         let duplicate = |fd: &OwnedFd| fd.try_clone();
-        let known = self.parent.as_ref().filter(|(known, _)| known == above).map(|(_, fd)| duplicate(fd));
+        let known =
+            self.parent.as_ref().filter(|(known, _)| known == above).map(|(_, fd)| duplicate(fd));
         let parent = match known {
             Some(parent) => parent.map_err(|cause| SourceError::io("open", &self.beside, cause))?,
             None => {
-                let parent = if above.is_empty() { self.reopen_root()? } else { self.open_or_make(above)? };
-                let kept = duplicate(&parent).map_err(|cause| SourceError::io("open", &self.beside, cause))?;
+                let parent =
+                    if above.is_empty() { self.reopen_root()? } else { self.open_or_make(above)? };
+                let kept = duplicate(&parent)
+                    .map_err(|cause| SourceError::io("open", &self.beside, cause))?;
                 self.parent = Some((above.to_vec(), kept));
                 parent
             }
@@ -340,11 +406,13 @@ impl Unpack {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut here = self.reopen_root()?;
         for segment in path.split(|byte| *byte == b'/') {
-            let next = before(&here, segment).and_then(|()| rustix::fs::openat(&here, segment, flags, Mode::empty()));
+            let next = before(&here, segment)
+                .and_then(|()| rustix::fs::openat(&here, segment, flags, Mode::empty()));
             here = next.map_err(|error| match error {
-                rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => {
-                    self.hostile(format!("{} goes through something that is no directory", readable(path)))
-                }
+                rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => self.hostile(format!(
+                    "{} goes through something that is no directory",
+                    readable(path)
+                )),
                 other => self.io("open", path, other),
             })?;
         }
@@ -412,9 +480,11 @@ fn times(member: &Member) -> Timestamps {
 
 fn open_directory(path: &Path) -> Result<OwnedFd, SourceError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| SourceError::io("open", path, e.into()))
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .map_err(|e| SourceError::io("open", path, e.into()))
 }
 
 fn chmod(path: &Path, mode: u32) -> Result<(), SourceError> {
-    rustix::fs::chmod(path, Mode::from_raw_mode(mode)).map_err(|e| SourceError::io("set the mode of", path, e.into()))
+    rustix::fs::chmod(path, Mode::from_raw_mode(mode))
+        .map_err(|e| SourceError::io("set the mode of", path, e.into()))
 }

@@ -91,7 +91,8 @@ impl Capture for FilesCapture {
         }
         let (writer, reader) = part_pipe(fixed_part(PART, MediaType::Tar, Some(self.estimate)));
         let (cx, source) = (cx.clone(), self.source.clone());
-        self.writing = Some(tokio::task::spawn_blocking(move || walk::write_tree(&cx, &source, writer)));
+        self.writing =
+            Some(tokio::task::spawn_blocking(move || walk::write_tree(&cx, &source, writer)));
         Ok(Some(reader))
     }
 

@@ -15,7 +15,9 @@ pub struct Pattern {
 
 /// Why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{found:?} is not a pattern: expected a path relative to the source, with *, ** and ? as wildcards")]
+#[error(
+    "{found:?} is not a pattern: expected a path relative to the source, with *, ** and ? as wildcards"
+)]
 pub struct PatternError {
     found: String,
 }
@@ -26,7 +28,9 @@ impl FromStr for Pattern {
     fn from_str(text: &str) -> Result<Self, PatternError> {
         let trimmed = text.strip_suffix('/').unwrap_or(text);
         let anchored = trimmed.strip_prefix('/').unwrap_or(trimmed);
-        let stays_inside = anchored.split('/').all(|segment| !segment.is_empty() && segment != ".." && segment != ".");
+        let stays_inside = anchored
+            .split('/')
+            .all(|segment| !segment.is_empty() && segment != ".." && segment != ".");
         // Beyond a few wildcards matching would take long; nobody writes them.
         if !stays_inside || anchored.len() > 1000 || anchored.matches('*').count() > 16 {
             return Err(PatternError { found: text.to_owned() });
@@ -55,15 +59,22 @@ fn glob_matches(glob: &[u8], text: &[u8]) -> bool {
         [] => text.is_empty(),
         [b'*', b'*', b'/', rest @ ..] => {
             glob_matches(rest, text)
-                || text.iter().enumerate().any(|(i, byte)| *byte == b'/' && glob_matches(rest, &text[i + 1..]))
+                || text
+                    .iter()
+                    .enumerate()
+                    .any(|(i, byte)| *byte == b'/' && glob_matches(rest, &text[i + 1..]))
         }
         [b'*', b'*', rest @ ..] => (0..=text.len()).any(|i| glob_matches(rest, &text[i..])),
         [b'*', rest @ ..] => {
             let stop = text.iter().position(|byte| *byte == b'/').unwrap_or(text.len());
             (0..=stop).any(|i| glob_matches(rest, &text[i..]))
         }
-        [b'?', rest @ ..] => matches!(text, [first, tail @ ..] if *first != b'/' && glob_matches(rest, tail)),
-        [literal, rest @ ..] => matches!(text, [first, tail @ ..] if first == literal && glob_matches(rest, tail)),
+        [b'?', rest @ ..] => {
+            matches!(text, [first, tail @ ..] if *first != b'/' && glob_matches(rest, tail))
+        }
+        [literal, rest @ ..] => {
+            matches!(text, [first, tail @ ..] if first == literal && glob_matches(rest, tail))
+        }
     }
 }
 
@@ -73,13 +84,19 @@ mod tests {
 
     #[test]
     fn patterns_mean_what_gitignore_users_expect() {
-        let meant = |pattern: &str, path: &str, dir| pattern.parse::<Pattern>().unwrap().matches(path.as_bytes(), dir);
+        let meant = |pattern: &str, path: &str, dir| {
+            pattern.parse::<Pattern>().unwrap().matches(path.as_bytes(), dir)
+        };
         assert!(meant("*.log", "a/b/x.log", false) && meant("*.log", "x.log", false));
         assert!(!meant("/*.log", "a/x.log", false) && meant("/*.log", "x.log", false));
         assert!(meant("cache/", "a/cache", true) && !meant("cache/", "a/cache", false));
         assert!(meant("tako/channels.sqlite", "tako/channels.sqlite", false));
         assert!(!meant("tako/channels.sqlite", "x/tako/channels.sqlite", false));
-        assert!(meant("a/**/z", "a/z", false) && meant("a/**/z", "a/b/c/z", false) && !meant("a/**/z", "a/bz", false));
+        assert!(
+            meant("a/**/z", "a/z", false)
+                && meant("a/**/z", "a/b/c/z", false)
+                && !meant("a/**/z", "a/bz", false)
+        );
         assert!(meant("a/**", "a/b/c", false) && !meant("a/*", "a/b/c", false));
         assert!("x?".parse::<Pattern>().unwrap().matches(b"x\xff", false));
         for bad in ["", "/", "../x", "a//b", "a/./b"] {

@@ -61,7 +61,9 @@ impl<R: Read> TarReader<R> {
         loop {
             self.skip_rest()?;
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.entry_size().map_err(|_| TarError::Bad("a size that is no number".to_owned()))?;
+            let size = header
+                .entry_size()
+                .map_err(|_| TarError::Bad("a size that is no number".to_owned()))?;
             match header.entry_type() {
                 EntryType::GNULongName => prefixes.path = Some(until_nul(self.special(size)?)),
                 EntryType::GNULongLink => prefixes.link = Some(until_nul(self.special(size)?)),
@@ -91,18 +93,31 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    fn announce(&mut self, header: &Header, size: u64, prefixes: Prefixes) -> Result<Announced, TarError> {
+    fn announce(
+        &mut self,
+        header: &Header,
+        size: u64,
+        prefixes: Prefixes,
+    ) -> Result<Announced, TarError> {
         let number = |value: io::Result<u64>| {
-            value.ok().and_then(|v| u32::try_from(v).ok()).ok_or_else(|| TarError::Bad("an owner that is no number".to_owned()))
+            value
+                .ok()
+                .and_then(|v| u32::try_from(v).ok())
+                .ok_or_else(|| TarError::Bad("an owner that is no number".to_owned()))
         };
         let mut member = Member {
             path: prefixes.path.unwrap_or_else(|| header.path_bytes().into_owned()),
             kind: header.entry_type(),
-            mode: header.mode().map_err(|_| TarError::Bad("a mode that is no number".to_owned()))? & 0o7777,
+            mode: header
+                .mode()
+                .map_err(|_| TarError::Bad("a mode that is no number".to_owned()))?
+                & 0o7777,
             uid: number(header.uid())?,
             gid: number(header.gid())?,
             mtime: (header.mtime().map_or(0, u64::cast_signed), 0),
-            link: prefixes.link.unwrap_or_else(|| header.link_name_bytes().map(Into::into).unwrap_or_default()),
+            link: prefixes
+                .link
+                .unwrap_or_else(|| header.link_name_bytes().map(Into::into).unwrap_or_default()),
             xattrs: prefixes.xattrs,
         };
         if let Some(mtime) = prefixes.mtime {
@@ -123,7 +138,8 @@ impl<R: Read> TarReader<R> {
 
     fn sparse(&mut self, header: &Header, announced: &mut Announced) -> Result<(), TarError> {
         let Some(gnu) = header.as_gnu() else { return bad("a sparse file without a GNU header") };
-        let real = gnu.real_size().map_err(|_| TarError::Bad("a size that is no number".to_owned()))?;
+        let real =
+            gnu.real_size().map_err(|_| TarError::Bad("a size that is no number".to_owned()))?;
         let mut regions = Vec::new();
         collect_regions(&gnu.sparse, &mut regions)?;
         let mut extended = gnu.is_extended();
@@ -156,14 +172,20 @@ impl<R: Read> TarReader<R> {
     fn header(&mut self) -> Result<Option<Header>, TarError> {
         let mut block = [0; BLOCK as usize];
         self.input.read_exact(&mut block).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => TarError::Bad("the archive ends without its end mark".to_owned()),
+            io::ErrorKind::UnexpectedEof => {
+                TarError::Bad("the archive ends without its end mark".to_owned())
+            }
             _ => TarError::Read(error),
         })?;
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
         let header = Header::from_byte_slice(&block).clone();
-        let sum: u32 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+        let sum: u32 = block
+            .iter()
+            .enumerate()
+            .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) })
+            .sum();
         if header.cksum().ok() != Some(sum) {
             return bad("a header whose checksum is wrong");
         }
@@ -203,14 +225,23 @@ struct Prefixes {
 impl Prefixes {
     fn read_pax(&mut self, mut records: &[u8]) -> Result<(), TarError> {
         while !records.is_empty() {
-            let Some((record, rest)) = split_record(records) else { return bad("a pax record of a wrong length") };
+            let Some((record, rest)) = split_record(records) else {
+                return bad("a pax record of a wrong length");
+            };
             records = rest;
-            let Some(equals) = record.iter().position(|byte| *byte == b'=') else { return bad("a pax record without =") };
+            let Some(equals) = record.iter().position(|byte| *byte == b'=') else {
+                return bad("a pax record without =");
+            };
             let (key, value) = (&record[..equals], &record[equals + 1..]);
             match key {
                 b"path" => self.path = Some(value.to_vec()),
                 b"linkpath" => self.link = Some(value.to_vec()),
-                b"mtime" => self.mtime = Some(parse_time(value).ok_or(TarError::Bad("a time that is no number".to_owned()))?),
+                b"mtime" => {
+                    self.mtime = Some(
+                        parse_time(value)
+                            .ok_or(TarError::Bad("a time that is no number".to_owned()))?,
+                    )
+                }
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         self.xattrs.push((name.to_vec(), value.to_vec()));
@@ -235,10 +266,17 @@ fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
     let nanos: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
     let secs: i64 = whole.parse().ok()?;
     // Before 1970 the fraction counts away from zero; a file's time counts up from the second.
-    Some(if text.starts_with('-') && nanos > 0 { (secs - 1, 1_000_000_000 - nanos) } else { (secs, nanos) })
+    Some(if text.starts_with('-') && nanos > 0 {
+        (secs - 1, 1_000_000_000 - nanos)
+    } else {
+        (secs, nanos)
+    })
 }
 
-fn collect_regions(slots: &[GnuSparseHeader], regions: &mut Vec<Range<u64>>) -> Result<(), TarError> {
+fn collect_regions(
+    slots: &[GnuSparseHeader],
+    regions: &mut Vec<Range<u64>>,
+) -> Result<(), TarError> {
     for slot in slots.iter().filter(|slot| !slot.is_empty()) {
         let place = slot.offset().ok().zip(slot.length().ok());
         let region = place.and_then(|(start, length)| Some(start..start.checked_add(length)?));

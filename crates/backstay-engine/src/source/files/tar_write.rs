@@ -51,7 +51,12 @@ impl<W: Write> TarWriter<W> {
     }
 
     /// Writes the header of a file with holes; the bytes of all regions must follow.
-    pub(super) fn begin_sparse(&mut self, member: &Member, size: u64, regions: &[Range<u64>]) -> io::Result<()> {
+    pub(super) fn begin_sparse(
+        &mut self,
+        member: &Member,
+        size: u64,
+        regions: &[Range<u64>],
+    ) -> io::Result<()> {
         let stored = regions.iter().map(|region| region.end - region.start).sum();
         // The end of the file is a region too, if only an empty one: readers take its size from there.
         let mut regions = regions.to_vec();
@@ -116,7 +121,9 @@ impl<W: Write> TarWriter<W> {
         if !records.is_empty() {
             self.write_special(EntryType::XHeader, &records)?;
         }
-        for (kind, name) in [(EntryType::GNULongLink, &member.link), (EntryType::GNULongName, &member.path)] {
+        for (kind, name) in
+            [(EntryType::GNULongLink, &member.link), (EntryType::GNULongName, &member.path)]
+        {
             if name.len() > SHORT_NAME {
                 self.write_special(kind, &[name.as_slice(), b"\0"].concat())?;
             }

@@ -25,7 +25,11 @@ const MAX_DEPTH: usize = 500;
 const MAX_ESTIMATED: u64 = 200_000;
 
 /// Writes the tree as tar. Called in a blocking thread; the writer is ended or failed here.
-pub(super) fn write_tree(cx: &Cx, source: &FilesSource, writer: PartWriter) -> Result<Written, SourceError> {
+pub(super) fn write_tree(
+    cx: &Cx,
+    source: &FilesSource,
+    writer: PartWriter,
+) -> Result<Written, SourceError> {
     let mut tree = Tree {
         cx,
         source,
@@ -74,20 +78,35 @@ struct Item<'a> {
 impl Tree<'_> {
     fn write(&mut self) -> Result<(), SourceError> {
         let root = open_root(&self.source.root)?;
-        let stat = rustix::fs::fstat(&root).map_err(|e| SourceError::io("look at", &self.source.root, e.into()))?;
+        let stat = rustix::fs::fstat(&root)
+            .map_err(|e| SourceError::io("look at", &self.source.root, e.into()))?;
         self.device = stat.st_dev;
         self.directory(root, &stat, b"", 0)
     }
 
-    fn directory(&mut self, directory: OwnedFd, stat: &Stat, path: &[u8], depth: usize) -> Result<(), SourceError> {
+    fn directory(
+        &mut self,
+        directory: OwnedFd,
+        stat: &Stat,
+        path: &[u8],
+        depth: usize,
+    ) -> Result<(), SourceError> {
         let shown = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
-        let member = Member { path: shown, xattrs: xattrs(directory.as_fd()), ..member(EntryType::Directory, stat) };
+        let member = Member {
+            path: shown,
+            xattrs: xattrs(directory.as_fd()),
+            ..member(EntryType::Directory, stat)
+        };
         self.member(&member)?;
         self.written.content.directories += 1;
         let names = match names(&directory) {
             Ok(names) => names,
             Err(error) => {
-                self.written.item_error(self.cx, path, format!("cannot list the directory: {error}"));
+                self.written.item_error(
+                    self.cx,
+                    path,
+                    format!("cannot list the directory: {error}"),
+                );
                 return Ok(());
             }
         };
@@ -109,16 +128,20 @@ impl Tree<'_> {
         depth: usize,
         databases: &mut BTreeSet<Vec<u8>>,
     ) -> Result<(), SourceError> {
-        let is_companion = COMPANIONS
-            .iter()
-            .any(|suffix| name.strip_suffix(suffix.as_bytes()).is_some_and(|base| databases.contains(base)));
+        let is_companion = COMPANIONS.iter().any(|suffix| {
+            name.strip_suffix(suffix.as_bytes()).is_some_and(|base| databases.contains(base))
+        });
         if is_companion {
             return Ok(());
         }
         let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(error) => {
-                self.written.item_error(self.cx, path, format!("cannot look at it: {}", io::Error::from(error)));
+                self.written.item_error(
+                    self.cx,
+                    path,
+                    format!("cannot look at it: {}", io::Error::from(error)),
+                );
                 return Ok(());
             }
         };
@@ -134,7 +157,11 @@ impl Tree<'_> {
             FileType::Directory => self.subdirectory(&item, depth),
             FileType::Symlink => self.symlink(&item),
             FileType::RegularFile => self.file(&item, databases),
-            FileType::Socket | FileType::Fifo | FileType::BlockDevice | FileType::CharacterDevice | FileType::Unknown => {
+            FileType::Socket
+            | FileType::Fifo
+            | FileType::BlockDevice
+            | FileType::CharacterDevice
+            | FileType::Unknown => {
                 self.written.content.skipped_special += 1;
                 Ok(())
             }
@@ -170,19 +197,30 @@ impl Tree<'_> {
                 self.written.content.symlinks += 1;
             }
             Err(error) => {
-                self.written.item_error(self.cx, item.path, format!("cannot read the link: {}", io::Error::from(error)));
+                self.written.item_error(
+                    self.cx,
+                    item.path,
+                    format!("cannot read the link: {}", io::Error::from(error)),
+                );
             }
         }
         Ok(())
     }
 
-    fn file(&mut self, item: &Item<'_>, databases: &mut BTreeSet<Vec<u8>>) -> Result<(), SourceError> {
+    fn file(
+        &mut self,
+        item: &Item<'_>,
+        databases: &mut BTreeSet<Vec<u8>>,
+    ) -> Result<(), SourceError> {
         let inode = (item.stat.st_dev, item.stat.st_ino);
         if item.stat.st_nlink > 1
             && let Some(first) = self.links.get(&inode)
         {
-            let member =
-                Member { path: item.path.to_vec(), link: first.clone(), ..member(EntryType::Link, &item.stat) };
+            let member = Member {
+                path: item.path.to_vec(),
+                link: first.clone(),
+                ..member(EntryType::Link, &item.stat)
+            };
             self.member(&member)?;
             self.written.content.hard_links += 1;
             return Ok(());
@@ -192,7 +230,11 @@ impl Tree<'_> {
         let mut file = match rustix::fs::openat(item.parent, item.name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(error) => {
-                self.written.item_error(self.cx, item.path, format!("cannot open it: {}", io::Error::from(error)));
+                self.written.item_error(
+                    self.cx,
+                    item.path,
+                    format!("cannot open it: {}", io::Error::from(error)),
+                );
                 return Ok(());
             }
         };
@@ -226,8 +268,11 @@ impl Tree<'_> {
         let stat = rustix::fs::fstat(&*file).map_err(|e| cannot("look at")(e.into()))?;
         let mut head = [0; 16];
         let read = file.read(&mut head).map_err(cannot("read"))?;
-        let member =
-            Member { path: item.path.to_vec(), xattrs: xattrs(file.as_fd()), ..member(EntryType::Regular, &stat) };
+        let member = Member {
+            path: item.path.to_vec(),
+            xattrs: xattrs(file.as_fd()),
+            ..member(EntryType::Regular, &stat)
+        };
         if sqlite::is_database(&head[..read]) {
             databases.insert(item.name.to_vec());
             return self.database(item, &member);
@@ -246,7 +291,9 @@ impl Tree<'_> {
         let missing = self.tar.end().map_err(|cause| self.gone(cause))?;
         let after = rustix::fs::fstat(&*file).map_err(|e| cannot("look at")(e.into()))?;
         if missing > 0 {
-            return Err(Trouble::Item(format!("it shrank while it was read: its last {missing} bytes are zeros now")));
+            return Err(Trouble::Item(format!(
+                "it shrank while it was read: its last {missing} bytes are zeros now"
+            )));
         }
         let touched = (after.st_mtime, after.st_mtime_nsec) != (stat.st_mtime, stat.st_mtime_nsec);
         // A file that only grew, like a log, was a whole file when it was opened.
@@ -260,7 +307,8 @@ impl Tree<'_> {
         let mut offset = region.start;
         while offset < region.end {
             self.cx.check().map_err(|cancelled| Trouble::Job(cancelled.into()))?;
-            let wanted = usize::try_from(region.end - offset).unwrap_or(usize::MAX).min(self.buffer.len());
+            let wanted =
+                usize::try_from(region.end - offset).unwrap_or(usize::MAX).min(self.buffer.len());
             let read = rustix::io::pread(file, &mut self.buffer[..wanted], offset)
                 .map_err(|e| Trouble::Item(format!("cannot read it: {}", io::Error::from(e))));
             let read = match read {
@@ -287,17 +335,20 @@ impl Tree<'_> {
             Some(spool) => spool,
             None => Spool::create(&self.source.spool).map_err(Trouble::Job)?,
         };
-        let copy = spool.file("snapshot.db", item.stat.st_size.cast_unsigned()).map_err(Trouble::Job)?;
+        let copy =
+            spool.file("snapshot.db", item.stat.st_size.cast_unsigned()).map_err(Trouble::Job)?;
         self.spool = Some(spool);
         let path = self.source.root.join(std::ffi::OsStr::from_bytes(item.path));
         let taken = sqlite::snapshot::snapshot(cx, &path, &copy);
         let sent = match taken {
             Ok(_) => self.send_copy(&copy, member),
             Err(SourceError::Cancelled(cancelled)) => Err(Trouble::Job(cancelled.into())),
-            Err(SourceError::Damaged { finding, .. }) => {
-                Err(Trouble::Item(format!("this SQLite database is damaged and was left out: {finding}")))
+            Err(SourceError::Damaged { finding, .. }) => Err(Trouble::Item(format!(
+                "this SQLite database is damaged and was left out: {finding}"
+            ))),
+            Err(error) => {
+                Err(Trouble::Item(format!("this SQLite database was left out: {}", chain(&error))))
             }
-            Err(error) => Err(Trouble::Item(format!("this SQLite database was left out: {}", chain(&error)))),
         };
         for leftover in sqlite::companions(&copy).into_iter().chain([copy]) {
             // Most of them are not there; what remains goes with the spool folder.
@@ -398,7 +449,11 @@ fn xattrs(file: BorrowedFd<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
             Err(_) => return Vec::new(),
         }
     };
-    let names = list.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let names = list
+        .get(..length)
+        .unwrap_or_default()
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty());
     let value = |name: &[u8]| {
         // The kernel's own limit of a value.
         let mut value = vec![0; 64 * 1024];
@@ -423,7 +478,8 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
 }
 
 fn is_excluded(source: &FilesSource, path: &[u8], is_directory: bool) -> bool {
-    let meant = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(path, is_directory));
+    let meant =
+        |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(path, is_directory));
     meant(&source.exclude) || meant(&source.transient)
 }
 
@@ -431,7 +487,9 @@ fn open_root(root: &Path) -> Result<OwnedFd, SourceError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(|error| match error {
         rustix::io::Errno::NOENT => SourceError::NotFound { path: root.to_owned() },
-        rustix::io::Errno::NOTDIR => SourceError::WrongKind { path: root.to_owned(), expected: "a directory" },
+        rustix::io::Errno::NOTDIR => {
+            SourceError::WrongKind { path: root.to_owned(), expected: "a directory" }
+        }
         other => SourceError::io("open", root, other.into()),
     })
 }
@@ -443,8 +501,16 @@ pub(super) fn estimate(cx: &Cx, source: &FilesSource) -> Result<Probe, SourceErr
     while let Some((directory, path)) = waiting.pop() {
         cx.check()?;
         for name in names(&directory).unwrap_or_default() {
-            let path: Vec<u8> = if path.is_empty() { name.clone() } else { [path.as_slice(), b"/", &name].concat() };
-            let Ok(stat) = rustix::fs::statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let path: Vec<u8> = if path.is_empty() {
+                name.clone()
+            } else {
+                [path.as_slice(), b"/", &name].concat()
+            };
+            let Ok(stat) =
+                rustix::fs::statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+            else {
+                continue;
+            };
             let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             if is_excluded(source, &path, is_directory) {
                 continue;
@@ -455,7 +521,8 @@ pub(super) fn estimate(cx: &Cx, source: &FilesSource) -> Result<Probe, SourceErr
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             if is_directory
                 && waiting.len() < MAX_DEPTH
-                && let Ok(below) = rustix::fs::openat(&directory, name.as_slice(), flags, Mode::empty())
+                && let Ok(below) =
+                    rustix::fs::openat(&directory, name.as_slice(), flags, Mode::empty())
             {
                 waiting.push((below, path));
             }

@@ -51,8 +51,11 @@ impl Target for SqliteTarget {
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<Loaded, SourceError> {
-        let replacement =
-            Replacement { companions: companions(&self.target), target: self.target, beside: self.beside };
+        let replacement = Replacement {
+            companions: companions(&self.target),
+            target: self.target,
+            beside: self.beside,
+        };
         Ok(Loaded { report: self.report, replacement })
     }
 
@@ -69,7 +72,12 @@ impl Target for SqliteTarget {
     }
 }
 
-fn load(cx: &Cx, data: PartReader, beside: &Path, target: &Path) -> Result<ApplyReport, SourceError> {
+fn load(
+    cx: &Cx,
+    data: PartReader,
+    beside: &Path,
+    target: &Path,
+) -> Result<ApplyReport, SourceError> {
     let part = data.spec.name.clone();
     let mut file = OpenOptions::new()
         .write(true)
@@ -77,12 +85,15 @@ fn load(cx: &Cx, data: PartReader, beside: &Path, target: &Path) -> Result<Apply
         .mode(0o600)
         .open(beside)
         .map_err(|cause| SourceError::io("make", beside, cause))?;
-    let bytes = io::copy(&mut data.into_read(), &mut file).map_err(|error| match error.downcast::<SourceError>() {
-        Ok(source) => source,
-        Err(cause) => SourceError::io("write", beside, cause),
+    let bytes = io::copy(&mut data.into_read(), &mut file).map_err(|error| {
+        match error.downcast::<SourceError>() {
+            Ok(source) => source,
+            Err(cause) => SourceError::io("write", beside, cause),
+        }
     })?;
     cx.check()?;
-    let copy = Connection::open(beside).map_err(|cause| snapshot::explain("open", beside, cause))?;
+    let copy =
+        Connection::open(beside).map_err(|cause| snapshot::explain("open", beside, cause))?;
     let content = snapshot::examine(&copy, beside).map_err(|error| match error {
         // The stream was proven, so it is the database in the backup that is bad.
         SourceError::Damaged { finding, .. } => SourceError::Hostile { part, finding },
@@ -90,7 +101,8 @@ fn load(cx: &Cx, data: PartReader, beside: &Path, target: &Path) -> Result<Apply
     })?;
     copy.close().map_err(|(_, cause)| snapshot::explain("close", beside, cause))?;
     let mut warnings = Vec::new();
-    dress(&file, target, &mut warnings).map_err(|cause| SourceError::io("set owner and mode of", beside, cause))?;
+    dress(&file, target, &mut warnings)
+        .map_err(|cause| SourceError::io("set owner and mode of", beside, cause))?;
     file.sync_all().map_err(|cause| SourceError::io("write", beside, cause))?;
     Ok(ApplyReport { items: content.tables.len() as u64, bytes, warnings })
 }
@@ -105,7 +117,11 @@ fn dress(file: &File, target: &Path, warnings: &mut Vec<String>) -> io::Result<(
     if (now.uid(), now.gid()) != (like.uid(), like.gid())
         && std::os::unix::fs::fchown(file, Some(like.uid()), Some(like.gid())).is_err()
     {
-        warnings.push(format!("the owner {}:{} could not be set without root's rights", like.uid(), like.gid()));
+        warnings.push(format!(
+            "the owner {}:{} could not be set without root's rights",
+            like.uid(),
+            like.gid()
+        ));
     }
     file.set_permissions(fs::Permissions::from_mode(mode))
 }

@@ -51,8 +51,12 @@ impl Source for SqliteSource {
     async fn probe(&self, _cx: &Cx) -> Result<Probe, SourceError> {
         let meta = existing(&self.path)?;
         let mut head = [0; 16];
-        let file = File::open(&self.path).map_err(|cause| SourceError::io("open", &self.path, cause))?;
-        let read = file.take(16).read(&mut head).map_err(|cause| SourceError::io("read", &self.path, cause))?;
+        let file =
+            File::open(&self.path).map_err(|cause| SourceError::io("open", &self.path, cause))?;
+        let read = file
+            .take(16)
+            .read(&mut head)
+            .map_err(|cause| SourceError::io("read", &self.path, cause))?;
         if read > 0 && !is_database(&head) {
             let expected = "a SQLite database: it begins with other bytes (an encrypted one is backed up as a file)";
             return Err(SourceError::WrongKind { path: self.path.clone(), expected });
@@ -63,7 +67,10 @@ impl Source for SqliteSource {
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
         let meta = existing(&self.path)?;
         let spool = Spool::create(&self.spool)?;
-        let wal = companions(&self.path).first().and_then(|wal| wal.metadata().ok()).map_or(0, |wal| wal.len());
+        let wal = companions(&self.path)
+            .first()
+            .and_then(|wal| wal.metadata().ok())
+            .map_or(0, |wal| wal.len());
         let copy = spool.file("snapshot.db", meta.len() + wal)?;
         let (cx, path) = (cx.clone(), self.path.clone());
         let into = copy.clone();
@@ -72,7 +79,10 @@ impl Source for SqliteSource {
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
-        Box::new(apply::SqliteTarget::new(options.to.unwrap_or_else(|| self.path.clone()), &options.tag))
+        Box::new(apply::SqliteTarget::new(
+            options.to.unwrap_or_else(|| self.path.clone()),
+            &options.tag,
+        ))
     }
 
     fn check_free(&self, target: &Path) -> Result<(), SourceError> {
@@ -125,7 +135,9 @@ fn existing(path: &Path) -> Result<std::fs::Metadata, SourceError> {
     match path.metadata() {
         Ok(meta) if meta.is_file() => Ok(meta),
         Ok(_) => Err(SourceError::WrongKind { path: path.to_owned(), expected: "a file" }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(SourceError::NotFound { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(SourceError::NotFound { path: path.to_owned() })
+        }
         Err(cause) => Err(SourceError::io("look at", path, cause)),
     }
 }
@@ -134,12 +146,18 @@ fn existing(path: &Path) -> Result<std::fs::Metadata, SourceError> {
 fn holder(database: &Path) -> Option<String> {
     let database = database.canonicalize().ok()?;
     for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
         if pid == std::process::id() {
             continue;
         }
         let Ok(files) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        if files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|open| open == database)) {
+        if files
+            .flatten()
+            .any(|file| std::fs::read_link(file.path()).is_ok_and(|open| open == database))
+        {
             let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return Some(format!("process {pid} ({})", name.trim()));
         }
@@ -156,6 +174,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
 ) -> Result<T, SourceError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| {
-        Err(SourceError::Io { action: "finish the work on", path: PathBuf::new(), cause: io::Error::other(died) })
+        Err(SourceError::Io {
+            action: "finish the work on",
+            path: PathBuf::new(),
+            cause: io::Error::other(died),
+        })
     })
 }

@@ -20,17 +20,26 @@ const BUSY: Duration = Duration::from_secs(30);
 ///
 /// The read transaction on the source holds one state for the whole copy: without it every commit of another process
 /// would begin the copy anew, and a busy app would never be backed up. In rollback-journal mode writers wait meanwhile.
-pub(crate) fn snapshot(cx: &Cx, database: &Path, into: &Path) -> Result<SqliteContent, SourceError> {
+pub(crate) fn snapshot(
+    cx: &Cx,
+    database: &Path,
+    into: &Path,
+) -> Result<SqliteContent, SourceError> {
     let failed = |action| move |cause| explain(action, database, cause);
     // Not created if missing, and no URI: names with '?' or '%' are names.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let source = Connection::open_with_flags(database, flags).map_err(failed("open"))?;
     source.busy_timeout(BUSY).map_err(failed("open"))?;
     // The app's WAL is the app's to checkpoint.
-    source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed("open"))?;
+    source
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(failed("open"))?;
     source.execute_batch("BEGIN").map_err(failed("read"))?;
-    source.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed("read"))?;
-    let mut copy = Connection::open(into).map_err(|cause| explain("write a copy of", database, cause))?;
+    source
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        .map_err(failed("read"))?;
+    let mut copy =
+        Connection::open(into).map_err(|cause| explain("write a copy of", database, cause))?;
     copy_pages(cx, &source, &mut copy).map_err(|error| match error {
         CopyError::Sqlite(cause) => explain("copy", database, cause),
         CopyError::Cancelled(cancelled) => cancelled.into(),
@@ -65,7 +74,8 @@ pub(crate) fn examine(copy: &Connection, named: &Path) -> Result<SqliteContent, 
     if finding != "ok" {
         return Err(SourceError::Damaged { database: named.to_owned(), finding });
     }
-    let number = |pragma: &str| copy.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
+    let number =
+        |pragma: &str| copy.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
     Ok(SqliteContent {
         user_version: number("user_version").map_err(failed)?,
         application_id: number("application_id").map_err(failed)?,
@@ -81,7 +91,8 @@ fn tables(copy: &Connection) -> rusqlite::Result<Vec<TableRows>> {
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!' \
          AND sql NOT LIKE 'CREATE VIRTUAL %' ORDER BY name",
     )?;
-    let names: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let names: Vec<String> =
+        names.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let count = |table: String| {
         let query = format!("SELECT count(*) FROM \"{}\"", table.replace('"', "\"\""));
         let rows: i64 = copy.query_row(&query, [], |row| row.get(0))?;
@@ -91,7 +102,11 @@ fn tables(copy: &Connection) -> rusqlite::Result<Vec<TableRows>> {
 }
 
 /// Says what SQLite's trouble means for a backup.
-pub(crate) fn explain(action: &'static str, database: &Path, cause: rusqlite::Error) -> SourceError {
+pub(crate) fn explain(
+    action: &'static str,
+    database: &Path,
+    cause: rusqlite::Error,
+) -> SourceError {
     let code = match &cause {
         rusqlite::Error::SqliteFailure(failure, _) => Some(failure.code),
         _ => None,
@@ -104,6 +119,8 @@ pub(crate) fn explain(action: &'static str, database: &Path, cause: rusqlite::Er
             let holder = format!("a program that kept it locked for {} s", BUSY.as_secs());
             SourceError::InUse { path: database.to_owned(), holder }
         }
-        _ => SourceError::Database { action, database: database.to_owned(), cause: Box::new(cause) },
+        _ => {
+            SourceError::Database { action, database: database.to_owned(), cause: Box::new(cause) }
+        }
     }
 }

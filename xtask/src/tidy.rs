@@ -1,0 +1,169 @@
+//! Rules of the project that no compiler knows: who may use whom, and how large a file may grow.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+
+/// Files of this many lines should be looked at.
+const LOOK_AGAIN: usize = 500;
+/// Files of this many lines need a reason in their first line: "Long because".
+const TOO_LONG: usize = 800;
+
+/// In files below this path, these words must not stand.
+struct Rule {
+    below: &'static str,
+    forbidden: &'static [&'static str],
+}
+
+const RULES: &[Rule] = &[
+    // The format is pure: no I/O, no clock, no randomness of its own.
+    Rule {
+        below: "crates/backstay-format/src/",
+        forbidden: &["tokio", "std::fs", "Timestamp::now", "rand::"],
+    },
+    // Sources and vault do not know each other: named streams pass between them.
+    Rule {
+        below: "crates/backstay-engine/src/source/",
+        forbidden: &["crate::vault", "crate::store", "crate::pipeline"],
+    },
+    Rule {
+        below: "crates/backstay-engine/src/store/",
+        forbidden: &["crate::vault", "crate::source", "crate::pipeline"],
+    },
+    Rule {
+        below: "crates/backstay-engine/src/pipeline.rs",
+        forbidden: &["crate::vault", "crate::store"],
+    },
+    // Only the store knows the client library, so only the store knows providers.
+    Rule {
+        below: "crates/backstay-engine/src/source/",
+        forbidden: &["object_store", "reqsign", "reqwest"],
+    },
+    Rule {
+        below: "crates/backstay-engine/src/vault/",
+        forbidden: &["object_store", "reqsign", "reqwest"],
+    },
+    // The engine does the work and knows no job, row or page.
+    Rule {
+        below: "crates/backstay-engine/src/",
+        forbidden: &["backstay_control", "sea_orm", "clap"],
+    },
+    // A test that is switched off proves nothing, and an exception needs a reason.
+    Rule { below: "", forbidden: &[concat!("#[", "ignore"), concat!("#[", "allow(")] },
+];
+
+/// Says what is broken, and fails if anything is.
+pub(crate) fn tidy(root: &Path) -> anyhow::Result<()> {
+    let mut broken = Vec::new();
+    let mut files = Vec::new();
+    for below in ["crates", "xtask"] {
+        rust_files(&root.join(below), &mut files)?;
+    }
+    ensure!(
+        files.len() > 20,
+        "only {} Rust files were found: tidy looks in the wrong place",
+        files.len()
+    );
+    for file in &files {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let name = file.strip_prefix(root)?.display().to_string();
+        broken.extend(faults(&name, &text));
+        if !is_reachable(file) {
+            broken.push(format!("{name}: no `mod` names this file, so nothing in it is compiled"));
+        }
+    }
+    for line in &broken {
+        println!("tidy: {line}");
+    }
+    ensure!(broken.is_empty(), "{} rules are broken", broken.len());
+    println!("tidy: {} files are in order", files.len());
+    Ok(())
+}
+
+fn faults(name: &str, text: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    for rule in RULES.iter().filter(|rule| name.starts_with(rule.below)) {
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or(line);
+            for word in rule.forbidden.iter().filter(|word| code.contains(**word)) {
+                faults.push(format!("{name}:{}: {word} must not be used here", number + 1));
+            }
+        }
+    }
+    let lines = text.lines().count();
+    if lines > TOO_LONG && !text.lines().next().is_some_and(|first| first.contains("Long because"))
+    {
+        faults.push(format!("{name}: {lines} lines; what is it really about?"));
+    } else if lines > LOOK_AGAIN {
+        println!("tidy: {name} has {lines} lines; look again");
+    }
+    faults
+}
+
+/// Whether the module above names this file.
+fn is_reachable(file: &Path) -> bool {
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let (Some(parent), name) = (file.parent(), stem.as_str()) else { return false };
+    if matches!(name, "main" | "lib" | "build") {
+        return true;
+    }
+    let (module, above) = if name == "mod" {
+        (
+            parent.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            parent.parent(),
+        )
+    } else {
+        (stem.clone(), Some(parent))
+    };
+    let Some(above) = above else { return false };
+    let mut candidates: Vec<PathBuf> =
+        ["mod.rs", "lib.rs", "main.rs"].iter().map(|f| above.join(f)).collect();
+    candidates.push(above.with_extension("rs"));
+    let declaration = format!("mod {module};");
+    candidates
+        .iter()
+        .any(|path| std::fs::read_to_string(path).is_ok_and(|text| text.contains(&declaration)))
+}
+
+fn rust_files(directory: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(directory)
+        .with_context(|| format!("cannot list {}", directory.display()))?
+    {
+        let path = entry?.path();
+        if path.is_dir() {
+            rust_files(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_can_be_broken() {
+        for rule in RULES {
+            for word in rule.forbidden {
+                let name = if rule.below.ends_with(".rs") {
+                    rule.below.to_owned()
+                } else {
+                    format!("{}x.rs", rule.below)
+                };
+                assert!(!faults(&name, &format!("{word} something")).is_empty(), "{word}");
+                assert!(faults(&name, &format!("// {word} in a comment")).is_empty(), "{word}");
+            }
+        }
+        assert!(!faults("crates/x.rs", &"line\n".repeat(801)).is_empty());
+        assert!(
+            faults(
+                "crates/x.rs",
+                &format!("//! Long because of tables.\n{}", "line\n".repeat(801))
+            )
+            .is_empty()
+        );
+    }
+}
