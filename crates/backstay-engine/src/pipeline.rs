@@ -62,7 +62,7 @@ pub fn encode(cx: &Cx, part: PartReader, encoding: Encoding) -> (PartReader, Mea
     let cx = cx.clone();
     let thread = tokio::task::spawn_blocking(move || {
         let mut out = Measure::new(writer);
-        match encode_all(&cx, part, encoding, &mut out) {
+        match encode_all(&cx, part, &encoding, &mut out) {
             Ok((plain_bytes, plain_sha256)) => {
                 let (writer, stored_bytes, stored_sha256) = out.finish();
                 writer.finish();
@@ -81,7 +81,7 @@ pub fn encode(cx: &Cx, part: PartReader, encoding: Encoding) -> (PartReader, Mea
 fn encode_all(
     cx: &Cx,
     mut part: PartReader,
-    encoding: Encoding,
+    encoding: &Encoding,
     out: &mut Measure<PartWriter>,
 ) -> Result<(u64, Sha256), EngineError> {
     let name = part.spec.name.clone();

@@ -353,7 +353,7 @@ mod tests {
             bytes.fill_with(|| {
                 next = next.wrapping_mul(5).wrapping_add(7);
                 next
-            })
+            });
         };
         let kit = Kit::seal(&keyring(), "correct horse", KitCost::FOR_TESTS, &mut random);
         let vault = KitVault {

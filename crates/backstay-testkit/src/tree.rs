@@ -86,13 +86,13 @@ fn xattrs(path: &Path) -> anyhow::Result<String> {
     let mut names: Vec<&[u8]> =
         list[..length].split(|b| *b == 0).filter(|n| !n.is_empty()).collect();
     names.sort_unstable();
-    let mut text = String::new();
+    let mut pairs = Vec::new();
     for name in names {
         let mut value = vec![0; 65536];
         let length = rustix::fs::lgetxattr(path, name, &mut value[..])?;
-        text.push_str(&format!("{}={};", hex::encode(name), hex::encode(&value[..length])));
+        pairs.push(format!("{}={}", hex::encode(name), hex::encode(&value[..length])));
     }
-    Ok(text)
+    Ok(pairs.join(";"))
 }
 
 /// Says what differs between two looks, for a person.

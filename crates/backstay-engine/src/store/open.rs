@@ -116,19 +116,19 @@ impl Store {
         corrupting: bool,
     ) -> Result<Self, StoreError> {
         match spec {
-            StoreSpec::S3(s3) => open_s3(s3, spec.location(), profile, corrupting),
-            StoreSpec::Local(local) => open_local(local, spec.location(), profile),
+            StoreSpec::S3(s3) => open_s3(s3, &spec.location(), profile, corrupting),
+            StoreSpec::Local(local) => open_local(local, &spec.location(), profile),
         }
     }
 }
 
 fn open_s3(
     spec: &S3Spec,
-    location: String,
+    location: &str,
     profile: Profile,
     corrupting: bool,
 ) -> Result<Store, StoreError> {
-    let failed = |cause| StoreError::explain("open", "", &location, cause, None);
+    let failed = |cause| StoreError::explain("open", "", location, cause, None);
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&spec.bucket)
         .with_region(&spec.region)
@@ -159,7 +159,7 @@ fn open_s3(
                     StoreErrorKind::NoCredentials,
                     "open",
                     "",
-                    &location,
+                    location,
                     None,
                 ));
             }
@@ -176,7 +176,7 @@ fn open_s3(
         }
     };
     let backend = Arc::new(builder.build().map_err(failed)?);
-    Ok(Store::over(backend, &location, &spec.prefix, profile))
+    Ok(Store::over(backend, location, &spec.prefix, profile))
 }
 
 fn client_options(spec: &S3Spec) -> object_store::Result<ClientOptions> {
@@ -208,7 +208,7 @@ fn retries() -> RetryConfig {
     }
 }
 
-fn open_local(spec: &LocalSpec, location: String, profile: Profile) -> Result<Store, StoreError> {
+fn open_local(spec: &LocalSpec, location: &str, profile: Profile) -> Result<Store, StoreError> {
     let refuse = |error: &io::Error| {
         let kind = match error.kind() {
             io::ErrorKind::PermissionDenied => StoreErrorKind::Denied,
@@ -216,15 +216,15 @@ fn open_local(spec: &LocalSpec, location: String, profile: Profile) -> Result<St
             _ => StoreErrorKind::Other,
         };
         let found = format!("{}: {error}; its parent directory must exist", spec.path.display());
-        StoreError::new(kind, "open", "", &location, Some(found))
+        StoreError::new(kind, "open", "", location, Some(found))
     };
     match std::fs::create_dir(&spec.path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(&error)),
         _ => {}
     }
     let backend = LocalFileSystem::new_with_prefix(&spec.path)
-        .map_err(|cause| StoreError::explain("open", "", &location, cause, None))?
+        .map_err(|cause| StoreError::explain("open", "", location, cause, None))?
         .with_fsync(true)
         .with_automatic_cleanup(true);
-    Ok(Store::over(Arc::new(backend), &location, &spec.prefix, profile))
+    Ok(Store::over(Arc::new(backend), location, &spec.prefix, profile))
 }

@@ -174,7 +174,9 @@ impl Vault {
                 Found::Unfinished(id) => listing.unfinished.push(id),
             }
         }
-        listing.backups = known.into_values().rev().collect();
+        listing.backups = known.into_values().collect();
+        // By time, not by id: of two backups in one second the ids sort by chance.
+        listing.backups.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
         Ok(listing)
     }
 

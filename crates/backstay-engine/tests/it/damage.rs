@@ -84,7 +84,7 @@ async fn part_and_manifest_of_another_backup_are_refused() {
     let manifest = read(&world, &object(&first, "manifest.json")).await;
     write(&world, &object(&second, "manifest.json"), manifest).await;
     let error = restore_error(&world, &second).await;
-    assert!(format!("{:?}", error).contains("WrongPlace"), "{error:?}");
+    assert!(format!("{error:?}").contains("WrongPlace"), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

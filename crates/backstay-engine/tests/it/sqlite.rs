@@ -104,7 +104,7 @@ async fn database_that_a_program_holds_is_not_swapped_away_under_it() {
         match source.check_free(&path) {
             Err(error) => break error.to_string(),
             Ok(()) => {
-                assert!(std::time::Instant::now() < deadline, "tail never opened the database")
+                assert!(std::time::Instant::now() < deadline, "tail never opened the database");
             }
         }
     };

@@ -51,7 +51,8 @@ pub(super) async fn all(
             }
         }
     }
-    listed.sort_by(|a, b| b.entry.id.cmp(&a.entry.id));
+    listed
+        .sort_by(|a, b| (b.entry.started_at, &b.entry.id).cmp(&(a.entry.started_at, &a.entry.id)));
     Ok((listed, exit))
 }
 

@@ -76,10 +76,11 @@ pub(super) struct RawHook {
 pub(super) fn parse(text: &str) -> Result<RawConfig, Vec<Fault>> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(0, |span| line_of(text, span.start));
-        let mut problem = error.message().replace('\n', " ");
-        if let Some(near) = nearest(&problem) {
-            problem.push_str(&format!("; did you mean `{near}`?"));
-        }
+        let message = error.message().replace('\n', " ");
+        let problem = match nearest(&message) {
+            Some(near) => format!("{message}; did you mean `{near}`?"),
+            None => message,
+        };
         vec![Fault { line, field: String::new(), problem }]
     })
 }

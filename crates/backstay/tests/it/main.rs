@@ -1,10 +1,6 @@
 //! The built program, as a user runs it, against a real S3 server and against directories.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "tests stop where they cannot go on"
-)]
+#![expect(clippy::unwrap_used, reason = "tests stop where they cannot go on")]
 
 mod s3;
 mod shell;

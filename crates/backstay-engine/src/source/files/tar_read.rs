@@ -123,7 +123,7 @@ impl<R: Read> TarReader<R> {
         if let Some(mtime) = prefixes.mtime {
             member.mtime = mtime;
         }
-        let mut announced = Announced { size, regions: Vec::from([0..size]), member };
+        let mut announced = Announced { size, regions: std::iter::once(0..size).collect(), member };
         if announced.member.kind == EntryType::GNUSparse {
             self.sparse(header, &mut announced)?;
             announced.member.kind = EntryType::Regular;
@@ -240,7 +240,7 @@ impl Prefixes {
                     self.mtime = Some(
                         parse_time(value)
                             .ok_or(TarError::Bad("a time that is no number".to_owned()))?,
-                    )
+                    );
                 }
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {

@@ -81,12 +81,12 @@ impl Tree<'_> {
         let stat = rustix::fs::fstat(&root)
             .map_err(|e| SourceError::io("look at", &self.source.root, e.into()))?;
         self.device = stat.st_dev;
-        self.directory(root, &stat, b"", 0)
+        self.directory(&root, &stat, b"", 0)
     }
 
     fn directory(
         &mut self,
-        directory: OwnedFd,
+        directory: &OwnedFd,
         stat: &Stat,
         path: &[u8],
         depth: usize,
@@ -99,7 +99,7 @@ impl Tree<'_> {
         };
         self.member(&member)?;
         self.written.content.directories += 1;
-        let names = match names(&directory) {
+        let names = match names(directory) {
             Ok(names) => names,
             Err(error) => {
                 self.written.item_error(
@@ -176,7 +176,7 @@ impl Tree<'_> {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(item.parent, item.name, flags, Mode::empty()) {
-            Ok(directory) => self.directory(directory, &item.stat, item.path, depth + 1),
+            Ok(directory) => self.directory(&directory, &item.stat, item.path, depth + 1),
             Err(error) => {
                 let error = format!("cannot open the directory: {}", io::Error::from(error));
                 self.written.item_error(self.cx, item.path, error);

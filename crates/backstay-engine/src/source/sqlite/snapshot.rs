@@ -58,10 +58,9 @@ fn copy_pages(cx: &Cx, source: &Connection, copy: &mut Connection) -> Result<(),
     let backup = Backup::new(source, copy).map_err(CopyError::Sqlite)?;
     loop {
         cx.check().map_err(CopyError::Cancelled)?;
-        match backup.step(PAGES_PER_STEP).map_err(CopyError::Sqlite)? {
-            StepResult::Done => return Ok(()),
-            // Busy and locked were waited for by the busy handler already; the read transaction is ours.
-            _ => {}
+        // Busy and locked were waited for by the busy handler; the read transaction is ours.
+        if backup.step(PAGES_PER_STEP).map_err(CopyError::Sqlite)? == StepResult::Done {
+            return Ok(());
         }
     }
 }
