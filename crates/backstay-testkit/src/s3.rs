@@ -44,6 +44,8 @@ pub enum Fault {
     DropAfter,
     /// It is answered as done, and nothing is done.
     Swallow,
+    /// It is done, and a range is answered with status 200, as rclone's server does.
+    MisspellRange,
     /// The process is killed before it is done.
     KillBefore(u32),
     /// The process is killed after it was done.
@@ -184,6 +186,12 @@ impl Service<Request<Incoming>> for Faulty {
                 Fault::Refuse(status, code) => Ok(refusal(status, code)),
                 Fault::DropBefore => Err(Closed.into()),
                 Fault::DropAfter => run(request).await.and_then(|_| Err(Closed.into())),
+                Fault::MisspellRange => run(request).await.map(|mut response| {
+                    if response.status() == StatusCode::PARTIAL_CONTENT {
+                        *response.status_mut() = StatusCode::OK;
+                    }
+                    response
+                }),
                 Fault::Swallow => Ok(swallowed(request).await),
                 Fault::KillBefore(pid) => {
                     kill(pid);

@@ -161,7 +161,7 @@ impl HttpService for Watch {
         // A status of success may still carry an error document (CompleteMultipartUpload does that); the client
         // library reads those.
         if response.status().as_u16() < 300 {
-            return Ok(response);
+            return Ok(range_spelt_right(response));
         }
         let (parts, body) = response.into_parts();
         let body = tokio::time::timeout(BASE_DEADLINE, body.bytes())
@@ -182,6 +182,17 @@ async fn unresolved(error: HttpError, host: Option<String>, port: u16) -> HttpEr
         .await
         .is_ok_and(|mut addresses| addresses.next().is_some());
     if resolved { error } else { HttpError::new(HttpErrorKind::Unknown, NotResolved { host }) }
+}
+
+/// Some servers (rclone's) answer a range with status 200 and say in `Content-Range` alone that it is one; the client
+/// library would refuse that. Length and digests are checked behind it in any case.
+fn range_spelt_right(mut response: HttpResponse) -> HttpResponse {
+    if response.status() == http::StatusCode::OK
+        && response.headers().contains_key(http::header::CONTENT_RANGE)
+    {
+        *response.status_mut() = http::StatusCode::PARTIAL_CONTENT;
+    }
+    response
 }
 
 fn corrupted(request: HttpRequest) -> HttpRequest {

@@ -166,6 +166,16 @@ fn wrong_secret_unknown_key_and_closed_port_are_told_apart() {
 }
 
 #[test]
+fn range_that_is_answered_with_200_is_understood() {
+    let (server, shell) = with_backup();
+    server.script(|_| Fault::MisspellRange);
+    shell.ends(0, &["storage", "test", "main"]);
+    shell.ends(0, &["backup", "shop"]);
+    shell.ends(0, &["verify", "--all"]);
+    assert_sound(&server, &shell);
+}
+
+#[test]
 fn interrupted_backup_stops_cleanly() {
     let (server, shell) = with_backup();
     let pid = Arc::new(AtomicU32::new(0));
