@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for a terminal")]
 
+mod bench;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,15 @@ enum Task {
     Check,
     /// Look for broken rules of the project that no compiler knows
     Tidy,
+    /// Compare with what a user would do instead, side by side in one run
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// A tree of files and one large file, to a real S3 server and back; needs rclone and restic
+    Files(bench::files::Options),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +51,7 @@ fn main() -> ExitCode {
         Task::Test { filters } => test(&filters),
         Task::Check => check(),
         Task::Tidy => tidy::tidy(&root()),
+        Task::Bench(Bench::Files(options)) => bench::files::run(&options, &root()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

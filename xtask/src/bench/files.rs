@@ -1,0 +1,180 @@
+//! A tree of small files and one large file, to a real S3 server and back.
+
+use std::fs;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+
+use crate::bench::measure::{Cost, measure, medians};
+use crate::bench::server::Server;
+use crate::bench::subject::{Bench, Subject};
+
+/// How much is measured, and how often.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Files in the tree
+    #[arg(long, default_value_t = 20_000)]
+    files: usize,
+    /// Size of the large file
+    #[arg(long, default_value_t = 1024)]
+    file_mib: usize,
+    /// Runs of each, alternating; the medians are shown
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// A built `backstay`, instead of building one for release
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+}
+
+/// Measures everything and prints one table in Markdown.
+pub(crate) fn run(options: &Options, root: &Path) -> anyhow::Result<()> {
+    let program = match &options.program {
+        Some(program) => fs::canonicalize(program)?,
+        None => build(root)?,
+    };
+    let scratch = Scratch::create(&root.join("target/bench"))?;
+    let tree = scratch.0.join("tree");
+    make_tree(&tree, options.files)?;
+    let large = scratch.0.join("large");
+    fs::create_dir(&large)?;
+    write_text(&large.join("large.txt"), options.file_mib << 20, 1)?;
+    let server = Server::start(&scratch.0.join("server"))?;
+    println!(
+        "| what | how | wall s | ratio to the best other | client CPU s | server CPU s | peak MiB | stored MiB |"
+    );
+    println!("|---|---|---:|---:|---:|---:|---:|---:|");
+    for (what, data) in [("tree", &tree), ("large file", &large)] {
+        let course = Course { server: &server, program: &program, data, scratch: &scratch.0 };
+        let results = course.run(what, options.runs)?;
+        print_rows(&format!("{what}, backup"), results.map(|r| r.0));
+        print_rows(&format!("{what}, restore"), results.map(|r| r.1));
+    }
+    Ok(())
+}
+
+fn build(root: &Path) -> anyhow::Result<PathBuf> {
+    let arguments = ["build", "--release", "--package", "backstay"];
+    let status = Command::new("cargo").args(arguments).current_dir(root).status()?;
+    ensure!(status.success(), "cargo build failed: {status}");
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    fs::canonicalize(target.join("release/backstay")).context("cargo built no backstay")
+}
+
+/// What all runs over one directory share.
+struct Course<'a> {
+    server: &'a Server,
+    program: &'a Path,
+    data: &'a Path,
+    scratch: &'a Path,
+}
+
+impl Course<'_> {
+    /// Runs every subject in turn, so that a change of the machine's mood meets all of them.
+    fn run(&self, what: &str, runs: usize) -> anyhow::Result<[(Cost, Cost); 3]> {
+        let mut costs: [Vec<(Cost, Cost)>; 3] = Default::default();
+        for run in 0..runs.max(1) {
+            for (subject, costs) in Subject::ALL.into_iter().zip(&mut costs) {
+                let name = format!("{}-{run}-{subject:?}", what.replace(' ', "-")).to_lowercase();
+                costs.push(self.once(subject, &name)?);
+            }
+        }
+        Ok(costs.map(|costs| {
+            let (backups, restores): (Vec<Cost>, Vec<Cost>) = costs.into_iter().unzip();
+            (medians(&backups), medians(&restores))
+        }))
+    }
+
+    fn once(&self, subject: Subject, name: &str) -> anyhow::Result<(Cost, Cost)> {
+        let scratch = self.scratch.join(name);
+        let restored = scratch.join("restored");
+        let bench = Bench {
+            subject,
+            server: self.server,
+            program: self.program,
+            data: self.data,
+            scratch: &scratch,
+            prefix: name,
+        };
+        bench.prepare()?;
+        let mut backup = measure(&mut bench.backup(), self.server.pid())?;
+        backup.stored_mib = self.server.stored_mib(name)?;
+        let mut restore = measure(&mut bench.restore(&restored), self.server.pid())?;
+        restore.stored_mib = backup.stored_mib;
+        let equal = Command::new("diff").arg("-rq").arg(self.data).arg(&restored).status()?;
+        ensure!(equal.success(), "{subject:?} gave back something else");
+        fs::remove_dir_all(&scratch)?;
+        Ok((backup, restore))
+    }
+}
+
+fn print_rows(what: &str, costs: [Cost; 3]) {
+    for (subject, cost) in Subject::ALL.into_iter().zip(&costs) {
+        let others = Subject::ALL.into_iter().zip(&costs).filter(|(other, _)| *other != subject);
+        let best = others.map(|(_, other)| other.wall_secs).fold(f64::INFINITY, f64::min);
+        println!(
+            "| {what} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.1} |",
+            subject.name(),
+            cost.wall_secs,
+            cost.wall_secs / best,
+            cost.client_cpu_secs,
+            cost.server_cpu_secs,
+            cost.peak_mib,
+            cost.stored_mib
+        );
+    }
+}
+
+/// A directory that is removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes the directory, without what an interrupted run left in it.
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        if path.exists() {
+            fs::remove_dir_all(path)?;
+        }
+        fs::create_dir_all(path)?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays behind is removed by the next run.
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Makes a tree of files of 0 to 60 KiB, a hundred in each directory.
+fn make_tree(tree: &Path, files: usize) -> anyhow::Result<()> {
+    for file in 0..files {
+        let directory = tree.join(format!("d{}", file / 100));
+        fs::create_dir_all(&directory)?;
+        write_text(&directory.join(format!("f{file}.txt")), file * 7919 % 61_440, file as u64 + 2)?;
+    }
+    Ok(())
+}
+
+/// Writes lines of words and numbers that shrink to about a third, the same for the same seed.
+fn write_text(path: &Path, bytes: usize, seed: u64) -> anyhow::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, fs::File::create(path)?);
+    let (mut left, mut state) = (bytes, seed);
+    while left > 0 {
+        // Knuth's linear congruential generator: anyone can make the same data again.
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let line = format!(
+            "{{\"id\": {}, \"name\": \"customer {}\", \"note\": \"{:x}\"}}\n",
+            state >> 44,
+            state >> 54,
+            state
+        );
+        let line = line.as_bytes().get(..left.min(line.len())).unwrap_or_default();
+        file.write_all(line)?;
+        left -= line.len();
+    }
+    Ok(file.flush()?)
+}
