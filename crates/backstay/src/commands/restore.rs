@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{Catalog, SwapRecord, SwapState};
+use backstay_engine::event::Event;
 use backstay_engine::replace::{self, Replacement};
 use backstay_engine::restore::{
     Around, Journal, JournalError, RestoreOptions, RestorePlan, plan_restore,
@@ -50,7 +51,7 @@ pub(super) async fn restore(
     };
     let place = app.place(&source.name, id);
     let plan = plan_restore(&app.cx, &vault, place, source.path.clone(), options).await?;
-    show_plan(&plan, app.cx.now(), json, args.dry_run)?;
+    show_plan(app, &plan, &args, json)?;
     if args.dry_run {
         return Ok(Exit::Done);
     }
@@ -173,10 +174,15 @@ async fn choose(
     newest.map(|backup| backup.id.clone()).ok_or_else(none)
 }
 
-fn show_plan(plan: &RestorePlan, now: Timestamp, json: bool, alone: bool) -> anyhow::Result<()> {
-    let manifest = &plan.manifest;
+fn show_plan(
+    app: &Installation,
+    plan: &RestorePlan,
+    args: &RestoreArgs,
+    json: bool,
+) -> anyhow::Result<()> {
+    let (manifest, now) = (&plan.manifest, app.cx.now());
     if json {
-        if !alone {
+        if !args.dry_run {
             return Ok(());
         }
         return render::print_json(&json!({
@@ -234,7 +240,13 @@ fn show_plan(plan: &RestorePlan, now: Timestamp, json: bool, alone: bool) -> any
         lines.push("How       loaded beside, every byte proven, present data backed up, then swapped in one step".to_owned());
     }
     lines.extend(plan.warnings.iter().map(|warning| format!("Warning   {warning}")));
-    render::say(&lines.join("\n"));
+    let preview = lines.join("\n");
+    if args.yes {
+        // Nobody is asked, so --quiet may keep it back.
+        app.cx.event(Event::Step { what: preview });
+    } else {
+        render::say(&preview);
+    }
     Ok(())
 }
 
