@@ -38,8 +38,8 @@ impl Chain {
     pub(super) fn new(profile: Option<&str>) -> Self {
         let mut builder = DefaultCredentialProvider::builder();
         if let Some(profile) = profile {
-            let named = reqsign_aws_core::ProfileCredentialProvider::new().with_profile(profile);
-            builder = builder.profile(named);
+            // Who names a profile means it: neither the environment nor the machine's role may answer in its place.
+            builder = builder.with_profile(profile).no_env().no_web_identity().no_ecs().no_imds();
         }
         let context = Context::new()
             .with_file_read(TokioFileRead)
