@@ -5,12 +5,15 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use object_store::ClientOptions;
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt as _;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
     ReqwestConnector,
 };
+use object_store::{ClientOptions, GetResult, GetResultPayload};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::StoreErrorKind;
 
@@ -18,6 +21,8 @@ use super::StoreErrorKind;
 const BASE_DEADLINE: Duration = Duration::from_secs(30);
 /// A body may be this slow: a bad DSL line.
 const SLOWEST_BYTES_PER_SEC: u64 = 32 * 1024;
+/// An answer's body may pause this long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Error documents are far smaller.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
@@ -33,6 +38,28 @@ pub(super) async fn watched<T>(call: impl Future<Output = T>) -> (T, Option<Refu
             (answer, REFUSAL.with(RefCell::take))
         })
         .await
+}
+
+/// Reads the body of an answer; one that stops coming is an error, not a wait for ever.
+pub(super) async fn body(found: GetResult) -> object_store::Result<Bytes> {
+    let expected = usize::try_from(found.range.end - found.range.start).unwrap_or(0);
+    let mut chunks = match found.payload {
+        GetResultPayload::Stream(chunks) => chunks,
+        GetResultPayload::File(..) => return found.bytes().await,
+    };
+    let mut gathered = BytesMut::new();
+    while let Some(chunk) = timeout(LONGEST_PAUSE, chunks.try_next()).await.map_err(stalled)?? {
+        if gathered.is_empty() && chunk.len() == expected {
+            return Ok(chunk);
+        }
+        gathered.extend_from_slice(&chunk);
+    }
+    Ok(gathered.freeze())
+}
+
+fn stalled(elapsed: Elapsed) -> object_store::Error {
+    let source = Box::new(HttpError::new(HttpErrorKind::Timeout, elapsed));
+    object_store::Error::Generic { store: "S3", source }
 }
 
 /// What the storage said when it refused.
@@ -153,7 +180,7 @@ impl HttpService for Watch {
         let bytes = request.body().content_length() as u64;
         let deadline = BASE_DEADLINE + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SEC);
         let request = if self.corrupting { corrupted(request) } else { request };
-        let response = match tokio::time::timeout(deadline, self.inner.execute(request)).await {
+        let response = match timeout(deadline, self.inner.execute(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(unresolved(error, host, port).await),
             Err(elapsed) => return Err(HttpError::new(HttpErrorKind::Timeout, elapsed)),

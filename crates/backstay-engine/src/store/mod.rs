@@ -19,7 +19,7 @@ use backstay_format::Sha256;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
 pub use error::{StoreError, StoreErrorKind};
 pub use open::{Addressing, LocalSpec, S3Credentials, S3Spec, StoreSpec};
@@ -125,7 +125,7 @@ impl Store {
             if bytes > max_bytes {
                 return Ok(Err(bytes));
             }
-            found.bytes().await.map(Ok)
+            http::body(found).await.map(Ok)
         })
         .await?
         .map_err(|_bytes| self.error(StoreErrorKind::TooLarge, "read", name, None))
@@ -134,9 +134,16 @@ impl Store {
     /// Reads exactly the bytes of a range.
     pub async fn range(&self, cx: &Cx, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         let path = self.path(name)?;
-        let wanted = range.end - range.start;
+        let wanted = range.end.saturating_sub(range.start);
+        if wanted == 0 {
+            // A range of no bytes cannot be asked for in HTTP.
+            return Ok(Bytes::new());
+        }
         let bytes = self
-            .read_again(cx, "read", name, || self.backend.get_range(&path, range.clone()))
+            .read_again(cx, "read", name, || async {
+                let options = GetOptions::new().with_range(Some(range.clone()));
+                http::body(self.backend.get_opts(&path, options).await?).await
+            })
             .await?;
         if bytes.len() as u64 == wanted {
             return Ok(bytes);
@@ -149,6 +156,22 @@ impl Store {
         let path = self.path(name)?;
         match self.call(cx, "look at", name, self.backend.head(&path)).await {
             Ok(meta) => Ok(Some(ObjectInfo::new(name.to_owned(), &meta))),
+            Err(error) if error.kind() == StoreErrorKind::NotFound => {
+                self.definitely_missing(cx, name, &path).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks again in a way that tells a missing object from a missing bucket: the answer to HEAD has no body to say so.
+    async fn definitely_missing(
+        &self,
+        cx: &Cx,
+        name: &str,
+        path: &Path,
+    ) -> Result<Option<ObjectInfo>, StoreError> {
+        match self.call(cx, "look at", name, self.backend.get(path)).await {
+            Ok(found) => Ok(Some(ObjectInfo::new(name.to_owned(), &found.meta))),
             Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -1,6 +1,7 @@
 //! From checked settings to a client.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,7 +219,8 @@ fn open_local(spec: &LocalSpec, location: &str, profile: Profile) -> Result<Stor
         let found = format!("{}: {error}; its parent directory must exist", spec.path.display());
         StoreError::new(kind, "open", "", location, Some(found))
     };
-    match std::fs::create_dir(&spec.path) {
+    // Others of this machine have no business in backups.
+    match std::fs::DirBuilder::new().mode(0o700).create(&spec.path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(&error)),
         _ => {}
     }
