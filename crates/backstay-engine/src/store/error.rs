@@ -193,6 +193,10 @@ impl StoreError {
         self.kind
     }
 
+    pub(super) fn action(&self) -> &'static str {
+        self.action
+    }
+
     /// Returns the reason of the cancellation, if it was one.
     pub fn cancellation(&self) -> Option<Cancelled> {
         self.cause.as_ref()?.downcast_ref().copied()

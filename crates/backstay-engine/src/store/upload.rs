@@ -2,13 +2,11 @@
 
 use backstay_format::Hasher;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use object_store::path::Path;
-use object_store::{
-    MultipartUpload, ObjectStore as _, PutMultipartOptions, PutPayload, UploadPart,
-};
+use object_store::{MultipartUpload, ObjectStore as _, PutMultipartOptions, PutPayload};
+use tokio::task::JoinSet;
 
+use super::http::Refusal;
 use super::{Sent, Store, StoreError, StoreErrorKind, UploadCheck, http};
 use crate::cx::Cx;
 
@@ -34,7 +32,8 @@ pub struct Upload {
     gathered: Vec<Bytes>,
     gathered_bytes: u64,
     multipart: Option<Box<dyn MultipartUpload>>,
-    in_flight: FuturesUnordered<UploadPart>,
+    // Tasks, not futures: parts must be on their way while the source is read. Dropping the set stops them.
+    in_flight: JoinSet<(object_store::Result<()>, Option<Refusal>)>,
     parts: u32,
     bytes: u64,
     tail: Vec<u8>,
@@ -54,7 +53,7 @@ impl Upload {
             gathered: Vec::new(),
             gathered_bytes: 0,
             multipart: None,
-            in_flight: FuturesUnordered::new(),
+            in_flight: JoinSet::new(),
             parts: 0,
             bytes: 0,
             tail: Vec::new(),
@@ -85,29 +84,44 @@ impl Upload {
     /// Completes the object and proves that the storage has it. Returns its size.
     pub async fn finish(mut self, cx: &Cx) -> Result<u64, StoreError> {
         let completed = self.complete(cx).await;
-        if let Err(error) = completed {
-            self.abort_quietly(cx).await;
-            return Err(error);
-        }
+        // A completion whose answer was lost finds no upload when it is tried again, and providers differ in how they
+        // say so: the proof decides. Names carry the backup's id, so nothing older can stand in for the object.
+        let unsure = |error: &StoreError| {
+            error.action() == "finish" && error.kind() != StoreErrorKind::Cancelled
+        };
+        let completed = match completed {
+            Err(error) if !unsure(&error) => {
+                self.abort_quietly(cx).await;
+                return Err(error);
+            }
+            completed => completed,
+        };
         let sent = Sent {
             bytes: self.bytes,
             tail: std::mem::take(&mut self.tail).into(),
             sha256: self.hasher.take().map(Hasher::finish),
         };
-        self.store.prove(cx, &self.name, &sent).await?;
-        Ok(self.bytes)
+        let proven = self.store.prove(cx, &self.name, &sent).await;
+        match (completed, proven) {
+            (_, Ok(())) => Ok(self.bytes),
+            (Ok(()), Err(error)) => Err(error),
+            (Err(error), Err(_)) => {
+                self.abort_quietly(cx).await;
+                Err(error)
+            }
+        }
     }
 
     /// Gives up: what was sent is removed from the storage.
     pub async fn abort(mut self, cx: &Cx) -> Result<(), StoreError> {
         let Some(mut multipart) = self.multipart.take() else { return Ok(()) };
         // Parts that are still on their way would come after the abort.
-        self.in_flight.clear();
+        self.in_flight.shutdown().await;
         self.store.call(cx, "abort", &self.name, multipart.abort()).await
     }
 
     async fn abort_quietly(&mut self, cx: &Cx) {
-        self.in_flight.clear();
+        self.in_flight.shutdown().await;
         if let Some(mut multipart) = self.multipart.take() {
             // The error that led here matters more.
             drop(self.store.call(&cx.for_cleanup(), "abort", &self.name, multipart.abort()).await);
@@ -135,6 +149,9 @@ impl Upload {
     }
 
     async fn send_part(&mut self, cx: &Cx) -> Result<(), StoreError> {
+        if self.parts >= self.store.profile().max_parts {
+            return Err(self.too_many_parts());
+        }
         if self.multipart.is_none() {
             let begin =
                 self.store.backend.put_multipart_opts(&self.path, PutMultipartOptions::default());
@@ -147,48 +164,43 @@ impl Upload {
         let payload: PutPayload = self.gathered.drain(..).collect();
         self.gathered_bytes = 0;
         if let Some(multipart) = &mut self.multipart {
-            self.in_flight.push(multipart.put_part(payload));
+            drop(self.in_flight.spawn(http::watched(multipart.put_part(payload))));
         }
         self.parts += 1;
-        self.grow(cx)
-    }
-
-    /// Makes later parts larger when the estimate was too small.
-    fn grow(&mut self, _cx: &Cx) -> Result<(), StoreError> {
-        let profile = self.store.profile();
-        if self.parts >= profile.max_parts {
-            let found = format!(
-                "an object may have {} parts, and its size was estimated too small",
-                profile.max_parts
-            );
-            return Err(StoreError::new(
-                StoreErrorKind::TooLarge,
-                "upload",
-                &self.name,
-                self.store.location(),
-                Some(found),
-            ));
-        }
-        let due = self.parts.is_multiple_of(profile.max_parts / 10);
-        if due && !profile.equal_parts {
-            self.part_bytes = (self.part_bytes * 2).min(MAX_PART_BYTES);
-        }
+        self.grow();
         Ok(())
     }
 
+    fn too_many_parts(&self) -> StoreError {
+        let found = format!(
+            "an object may have {} parts, and its size was estimated too small",
+            self.store.profile().max_parts
+        );
+        let (name, location) = (&self.name, self.store.location());
+        StoreError::new(StoreErrorKind::TooLarge, "upload", name, location, Some(found))
+    }
+
+    /// Makes later parts larger when the estimate was too small.
+    fn grow(&mut self) {
+        let profile = self.store.profile();
+        let due = self.parts.is_multiple_of((profile.max_parts / 10).max(1));
+        if due && !profile.equal_parts {
+            self.part_bytes = (self.part_bytes * 2).min(MAX_PART_BYTES);
+        }
+    }
+
     async fn settle_one(&mut self, cx: &Cx) -> Result<(), StoreError> {
-        let next = self.in_flight.next();
-        let (settled, refusal) =
-            cx.run(http::watched(next)).await.map_err(StoreError::cancelled)?;
-        match settled {
-            Some(Err(cause)) => Err(StoreError::explain(
-                "upload",
-                &self.name,
-                self.store.location(),
-                cause,
-                refusal,
-            )),
-            Some(Ok(())) | None => Ok(()),
+        let next = cx.run(self.in_flight.join_next()).await.map_err(StoreError::cancelled)?;
+        let (name, location) = (&self.name, self.store.location());
+        match next {
+            None | Some(Ok((Ok(()), _))) => Ok(()),
+            Some(Ok((Err(cause), refusal))) => {
+                Err(StoreError::explain("upload", name, location, cause, refusal))
+            }
+            Some(Err(stopped)) => {
+                let found = Some(stopped.to_string());
+                Err(StoreError::new(StoreErrorKind::Other, "upload", name, location, found))
+            }
         }
     }
 
