@@ -10,5 +10,6 @@ mod damage;
 mod hostile;
 mod power;
 mod sqlite;
+mod store;
 mod trees;
 mod world;
