@@ -27,11 +27,16 @@ CREATE TABLE IF NOT EXISTS leases (
     source TEXT PRIMARY KEY, token BIGINT NOT NULL, holder TEXT NOT NULL, expires_at BIGINT NOT NULL);
 CREATE TABLE IF NOT EXISTS swaps (
     id TEXT PRIMARY KEY, source TEXT NOT NULL, storage TEXT NOT NULL, state TEXT NOT NULL, made_at BIGINT NOT NULL,
-    undo_until BIGINT NOT NULL, replacement TEXT NOT NULL, safety TEXT);
-CREATE TABLE IF NOT EXISTS runs (
-    id TEXT PRIMARY KEY, source TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, started_at BIGINT NOT NULL,
+    undo_until BIGINT NOT NULL, swap TEXT NOT NULL, safety TEXT);
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, source TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, queued_at BIGINT NOT NULL,
     finished_at BIGINT, holder TEXT NOT NULL, error TEXT, backup TEXT);
-CREATE INDEX IF NOT EXISTS runs_by_source ON runs (source, started_at);
+CREATE INDEX IF NOT EXISTS jobs_by_source ON jobs (source, queued_at);
+CREATE TABLE IF NOT EXISTS uploads (
+    storage TEXT NOT NULL, object TEXT NOT NULL, upload TEXT NOT NULL, holder TEXT NOT NULL,
+    PRIMARY KEY (storage, object, upload));
+CREATE TABLE IF NOT EXISTS listings (
+    storage TEXT NOT NULL, source TEXT NOT NULL, backups TEXT NOT NULL, PRIMARY KEY (storage, source));
 ";
 
 /// The name of the keyring among the secrets.
@@ -195,6 +200,15 @@ impl Catalog {
         let upsert = "INSERT INTO settings (name, value) VALUES ($1, $2) \
                       ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         self.execute("kept a setting", upsert, [name.into(), text.into()]).await.map(drop)
+    }
+
+    /// Drops a setting, and a secret of the same name. What is not there is dropped already.
+    pub async fn forget(&self, name: &str) -> Result<(), CatalogError> {
+        for table in ["settings", "secrets"] {
+            let delete = format!("DELETE FROM {table} WHERE name = $1");
+            self.execute("dropped a setting", &delete, [name.into()]).await?;
+        }
+        Ok(())
     }
 
     /// Runs a statement; returns how many rows it changed.

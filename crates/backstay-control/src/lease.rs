@@ -62,8 +62,17 @@ impl Holder {
         Self { host: host.to_owned(), boot: boot_id(), pid, started: started(pid).unwrap_or(0) }
     }
 
+    /// Returns it as the catalog keeps it.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a holder is plain values")
+    }
+
+    pub(crate) fn from_json(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
     /// Returns whether this holder is certainly gone: a process of this machine that ended.
-    fn is_gone(&self, me: &Self) -> bool {
+    pub(crate) fn is_gone(&self, me: &Self) -> bool {
         self.host == me.host && (self.boot != me.boot || started(self.pid) != Some(self.started))
     }
 }
@@ -76,7 +85,7 @@ impl Catalog {
         me: &Holder,
         now: Timestamp,
     ) -> Result<Lease, LeaseError> {
-        let holder = serde_json::to_string(me).expect("a holder is plain values");
+        let holder = me.to_json();
         let until = (now + TTL).as_microsecond();
         // Free if nobody has it, if its time is up, or if the one that was seen to be gone still has it.
         let take = "INSERT INTO leases (source, token, holder, expires_at) VALUES ($1, 1, $2, $3) \
@@ -102,7 +111,7 @@ impl Catalog {
                 let token = row.try_get("", "token").map_err(|_| unreadable())?;
                 return Ok(Lease { source: source.to_owned(), token, holder });
             }
-            let other: Holder = serde_json::from_str(&text).map_err(|_| unreadable())?;
+            let other = Holder::from_json(&text).ok_or_else(unreadable)?;
             if text == gone || !other.is_gone(me) {
                 return Err(LeaseError::Held {
                     source_name: source.to_owned(),

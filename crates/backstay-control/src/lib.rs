@@ -6,14 +6,17 @@
 
 mod catalog;
 mod home;
+mod index;
+mod job;
 mod lease;
 mod master_key;
-mod run;
 mod swap;
+mod upload;
 
 pub use catalog::{Catalog, CatalogError};
 pub use home::{Home, HomeError};
+pub use job::{Job, JobId, JobKind, JobState};
 pub use lease::{Holder, Lease, LeaseError};
 pub use master_key::{MasterKey, MasterKeyError};
-pub use run::{Run, RunKind, RunState};
 pub use swap::{SwapRecord, SwapState};
+pub use upload::UploadRecord;

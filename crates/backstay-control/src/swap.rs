@@ -8,10 +8,12 @@ use crate::{Catalog, CatalogError};
 /// How far a swap went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SwapState {
-    /// It was about to begin, and may have.
+    /// It was about to begin, and may have; whoever comes next finishes it.
     Begun,
     /// The restored data is in place, the old beside it.
     Swapped,
+    /// It was about to be undone, and may have been; whoever comes next finishes that.
+    Undoing,
     /// The old data is in place again, the restored beside it.
     Undone,
 }
@@ -22,12 +24,15 @@ impl SwapState {
         match self {
             Self::Begun => "begun",
             Self::Swapped => "swapped",
+            Self::Undoing => "undoing",
             Self::Undone => "undone",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Begun, Self::Swapped, Self::Undone].into_iter().find(|state| state.as_str() == text)
+        [Self::Begun, Self::Swapped, Self::Undoing, Self::Undone]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 }
 
@@ -46,13 +51,13 @@ pub struct SwapRecord {
     pub made_at: Timestamp,
     /// Until when it can be undone.
     pub undo_until: Timestamp,
-    /// What was moved where; JSON that the engine understands.
-    pub replacement: String,
+    /// What is moved where; JSON that the engine understands.
+    pub swap: String,
     /// The backup of what was replaced.
     pub safety: Option<String>,
 }
 
-const COLUMNS: &str = "id, source, storage, state, made_at, undo_until, replacement, safety";
+const COLUMNS: &str = "id, source, storage, state, made_at, undo_until, swap, safety";
 
 impl Catalog {
     /// Writes down a swap before it begins.
@@ -66,7 +71,7 @@ impl Catalog {
             swap.state.as_str().into(),
             swap.made_at.as_microsecond().into(),
             swap.undo_until.as_microsecond().into(),
-            swap.replacement.clone().into(),
+            swap.swap.clone().into(),
             swap.safety.clone().into(),
         ];
         self.execute("wrote down a swap", &insert, values).await.map(drop)
@@ -78,6 +83,13 @@ impl Catalog {
         self.execute("wrote down a swap", update, [state.as_str().into(), id.into()])
             .await
             .map(drop)
+    }
+
+    /// Writes down that a swap is about to be undone, and by which steps.
+    pub async fn begin_undo(&self, id: &str, swap: String) -> Result<(), CatalogError> {
+        let update = "UPDATE swaps SET state = $1, swap = $2 WHERE id = $3";
+        let values = [SwapState::Undoing.as_str().into(), swap.into(), id.into()];
+        self.execute("wrote down a swap", update, values).await.map(drop)
     }
 
     /// Drops a swap that was confirmed, or that never happened.
@@ -112,7 +124,7 @@ fn read(row: &QueryResult) -> Result<SwapRecord, CatalogError> {
         state: SwapState::parse(&text("state")?).ok_or_else(|| unreadable("state"))?,
         made_at: time("made_at")?,
         undo_until: time("undo_until")?,
-        replacement: text("replacement")?,
+        swap: text("swap")?,
         safety: row.try_get("", "safety").map_err(|_| unreadable("safety"))?,
     })
 }

@@ -1,9 +1,9 @@
 //! What passes between a source and the vault: named streams that say how they ended.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use backstay_format::{Content, ItemError, MediaType, PartName};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use crate::source::SourceError;
@@ -169,15 +169,25 @@ pub struct PartRead {
 
 impl Read for PartRead {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let taken = self.fill_buf()?.read(out)?;
+        self.consume(taken);
+        Ok(taken)
+    }
+}
+
+impl BufRead for PartRead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.chunk.is_empty() && !self.ended {
             match self.part.blocking_next().map_err(io::Error::other)? {
                 Some(chunk) => self.chunk = chunk,
                 None => self.ended = true,
             }
         }
-        let taken = self.chunk.len().min(out.len());
-        out[..taken].copy_from_slice(&self.chunk.split_to(taken));
-        Ok(taken)
+        Ok(&self.chunk)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.chunk.advance(bytes);
     }
 }
 

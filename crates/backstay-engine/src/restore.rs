@@ -10,7 +10,7 @@ use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
 use crate::hook::{Hook, run_hook};
-use crate::replace::{self, Replacement};
+use crate::replace::{Direction, Replacement, Scope, Swap};
 use crate::source::{ApplyReport, Loaded, Source, Target, TargetOptions};
 use crate::vault::{BackupPlace, Draft, Vault};
 use crate::verify::settle;
@@ -28,6 +28,8 @@ pub struct RestorePlan {
     pub target: PathBuf,
     /// Whether something is there that will be replaced.
     pub replaces: bool,
+    /// What of it, and so how.
+    pub scope: Scope,
     /// What to restore, and where to.
     pub options: TargetOptions,
     /// What a person should know before saying yes.
@@ -56,8 +58,8 @@ pub struct RestoreOptions {
 pub async fn plan_restore(
     cx: &Cx,
     vault: &Vault,
+    (source, own_target): (&dyn Source, PathBuf),
     place: BackupPlace,
-    own_target: PathBuf,
     options: RestoreOptions,
 ) -> Result<RestorePlan, EngineError> {
     let manifest = vault.manifest(cx, &place).await?;
@@ -76,12 +78,14 @@ pub async fn plan_restore(
     }
     warnings.extend(details.warnings.iter().cloned());
     let replaces = target.symlink_metadata().is_ok();
+    let scope = source.target(options.target.clone()).scope().clone();
     Ok(RestorePlan {
         place,
         manifest,
         details,
         target,
         replaces,
+        scope,
         options: options.target,
         warnings,
     })
@@ -93,12 +97,15 @@ pub trait Journal: Send + Sync {
     /// Records a swap before it begins. If this fails, nothing is swapped.
     async fn before_swap(
         &self,
-        replacement: &Replacement,
+        swap: &Swap,
         safety: Option<&BackupId>,
     ) -> Result<(), JournalError>;
 
     /// Records that the swap is done.
     async fn after_swap(&self) -> Result<(), JournalError>;
+
+    /// Records that the swap failed and that all of it was taken back.
+    async fn swap_taken_back(&self) -> Result<(), JournalError>;
 }
 
 /// The journal could not be written.
@@ -123,6 +130,8 @@ pub struct Restored {
     pub report: ApplyReport,
     /// What was moved where; the old data lies in its `beside` until confirmed.
     pub replacement: Replacement,
+    /// Whether there is anything to undo.
+    pub can_be_undone: bool,
     /// The backup of what was there before.
     pub safety: Option<BackupId>,
 }
@@ -138,20 +147,28 @@ pub async fn restore(
     cx.event(Event::Step { what: "loading beside the target, and proving every byte".to_owned() });
     let loaded = load(cx, vault, plan, source.target(plan.options.clone())).await?;
     let replaced = put_in_place(cx, vault, source, plan, &around, &loaded).await;
+    let Loaded { report, replacement } = loaded;
     match replaced {
         Ok(safety) => {
-            Ok(Restored { report: loaded.report, replacement: loaded.replacement, safety })
+            let can_be_undone = !replacement.replaced_nothing();
+            if !can_be_undone {
+                discard(cx, &replacement);
+            }
+            Ok(Restored { report, replacement, can_be_undone, safety })
         }
         Err(Failure { error, swapped: true }) => Err(error),
         Err(Failure { error, swapped: false }) => {
-            // The target was not touched: what was loaded beside it is of no use.
-            if let Err(left) = replace::discard(&loaded.replacement) {
-                cx.event(Event::Warning {
-                    text: format!("what was loaded could not be removed: {left}"),
-                });
-            }
+            // The target is as it was: what was loaded beside it is of no use.
+            discard(cx, &replacement);
             Err(error)
         }
+    }
+}
+
+fn discard(cx: &Cx, replacement: &Replacement) {
+    if let Err(left) = replacement.discard() {
+        let text = format!("{} could not be removed: {left}", replacement.beside.display());
+        cx.event(Event::Warning { text });
     }
 }
 
@@ -182,10 +199,14 @@ async fn put_in_place(
         _ => None,
     };
     cx.check().map_err(EngineError::from)?;
-    if let Some(hook) = around.before {
-        run_hook(cx, "before_restore", hook).await?;
-    }
-    let swapped = swap_journaled(cx, source, around, loaded, safety.as_ref()).await;
+    let swapped = match around.before {
+        Some(hook) => run_hook(cx, "before_restore", hook).await.map_err(Failure::from),
+        None => Ok(()),
+    };
+    let swapped = match swapped {
+        Ok(()) => swap_journaled(cx, source, around, loaded, safety.as_ref()).await,
+        failed => failed,
+    };
     if let Some(hook) = around.after {
         let started = run_hook(&cx.for_cleanup(), "after_restore", hook).await;
         // The swap's own error matters more than the app's failure to start.
@@ -205,9 +226,15 @@ async fn swap_journaled(
 ) -> Result<(), Failure> {
     cx.event(Event::Step { what: "swapping".to_owned() });
     source.check_free(&loaded.replacement.target).map_err(EngineError::from)?;
-    around.journal.before_swap(&loaded.replacement, safety).await.map_err(EngineError::Journal)?;
+    let swap = Swap::plan(loaded.replacement.clone(), Direction::Restore)?;
+    around.journal.before_swap(&swap, safety).await.map_err(EngineError::Journal)?;
     let after_swap = |error| Failure { error, swapped: true };
-    replace::swap(&loaded.replacement).map_err(after_swap)?;
+    if let Err(error) = swap.run() {
+        // The first error says what is wrong; if going back fails too, the journal still knows how to.
+        swap.roll_back().map_err(after_swap)?;
+        around.journal.swap_taken_back().await.map_err(EngineError::Journal)?;
+        return Err(error.into());
+    }
     around.journal.after_swap().await.map_err(|error| after_swap(EngineError::Journal(error)))
 }
 

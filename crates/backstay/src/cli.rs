@@ -270,11 +270,14 @@ pub(crate) struct RestoreArgs {
     /// To another place, which must not exist or be empty
     #[arg(long, value_name = "PATH")]
     pub(crate) to: Option<PathBuf>,
-    /// Only this path of a tree, with all below it; may be given several times; needs --to
-    #[arg(long, value_name = "PATH", requires = "to")]
+    /// Only this path of a tree, with all below it; may be given several times
+    #[arg(long, value_name = "PATH")]
     pub(crate) only: Vec<PathBuf>,
+    /// Keep the directory of a tree and replace what is in it name by name, instead of swapping the directory
+    #[arg(long, conflicts_with_all = ["to", "only"])]
+    pub(crate) in_place: bool,
     /// Write the part as a file instead, ready for other tools
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "only"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "only", "in_place"])]
     pub(crate) to_file: Option<PathBuf>,
     /// Do not ask
     #[arg(long)]

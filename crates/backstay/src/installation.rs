@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use backstay_control::{Catalog, Holder, Home, Lease, MasterKey};
+use backstay_control::{
+    Catalog, Holder, Home, JobId, JobKind, JobState, Lease, MasterKey,
+};
 use backstay_engine::cx::Cx;
 use backstay_engine::source::Source;
 use backstay_engine::source::files::FilesSource;
@@ -319,7 +321,32 @@ impl Installation {
     pub(crate) async fn lease(&self, source: &Slug) -> anyhow::Result<LeaseGuard> {
         let me = Holder::this_process(&host());
         let lease = self.catalog.lease(source.as_str(), &me, self.cx.now()).await?;
+        self.catalog.fail_abandoned_jobs(source.as_str(), &me, self.cx.now()).await?;
         Ok(LeaseGuard::keep(self.catalog.clone(), lease, self.cx.clone()))
+    }
+
+    /// Writes down that something is done for a source.
+    pub(crate) async fn start_job(&self, source: &Slug, kind: JobKind) -> anyhow::Result<JobId> {
+        let id = u64::from_be_bytes(random()).to_string();
+        let me = Holder::this_process(&host());
+        let named = (id, source.as_str());
+        Ok(self.catalog.start_job(named, kind, &me, self.cx.now()).await?)
+    }
+
+    /// Writes down how it ended; `state` counts unless there is an error and we were told to stop.
+    pub(crate) async fn end_job(
+        &self,
+        job: &JobId,
+        (error, state): (Option<&anyhow::Error>, JobState),
+        backup: Option<String>,
+    ) -> anyhow::Result<()> {
+        let state = match error {
+            Some(_) if self.cx.cancelled().is_some() => JobState::Cancelled,
+            Some(_) => JobState::Failed,
+            None => state,
+        };
+        let outcome = (error.map(|error| format!("{error:#}")), backup);
+        Ok(self.catalog.advance_job(job, state, self.cx.now(), outcome).await?)
     }
 
     pub(crate) async fn remember(&self, recovered: &Recovered) -> anyhow::Result<()> {

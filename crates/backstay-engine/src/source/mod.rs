@@ -14,7 +14,7 @@ use backstay_format::PartName;
 
 use crate::cx::{Cancelled, Cx};
 use crate::part::{CaptureReport, PartReader, PartSpec};
-use crate::replace::Replacement;
+use crate::replace::{Replacement, Scope};
 
 /// Opens one consistent view of the data.
 #[async_trait]
@@ -45,6 +45,9 @@ pub trait Capture: Send {
 /// A place beside the target into which parts are loaded.
 #[async_trait]
 pub trait Target: Send {
+    /// Says what of the target would be replaced, and so how.
+    fn scope(&self) -> &Scope;
+
     /// Makes the place beside the target, after checking rights and space. Leaves the target alone.
     async fn prepare(&mut self, cx: &Cx) -> Result<(), SourceError>;
 
@@ -65,6 +68,8 @@ pub struct TargetOptions {
     pub to: Option<PathBuf>,
     /// Only these paths (relative to the tree, as raw bytes), with all below them. Empty means all.
     pub only: Vec<PathBuf>,
+    /// Whether a tree's entries are replaced one by one, where swapping the whole tree is not possible or not wanted.
+    pub in_place: bool,
     /// A name for what lies beside the target, unique to this restore; made of `[0-9a-z-]`.
     pub tag: String,
 }

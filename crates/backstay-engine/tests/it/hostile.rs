@@ -32,8 +32,8 @@ fn file(name: &[u8]) -> Vec<u8> {
 async fn unpack(world: &World, archive: Vec<u8>) -> Result<(), SourceError> {
     let options = TargetOptions {
         to: Some(world.path("inside/target")),
-        only: Vec::new(),
         tag: "t".to_owned(),
+        ..TargetOptions::default()
     };
     let mut target = world.files(&world.path("inside/own")).target(options);
     target.prepare(&world.cx).await.unwrap();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use backstay_engine::source::sqlite::SqliteSource;
 use backstay_engine::source::{Source, TargetOptions};
+use backstay_engine::replace::{Direction, Swap};
 use backstay_testkit::ledger::{BusyWriter, check};
 
 use crate::world::World;
@@ -53,12 +54,13 @@ async fn restore_over_a_left_over_log_is_not_undone_by_it() {
     let log = std::fs::read(world.path("app.db-wal")).unwrap();
     drop(crashed);
     std::fs::write(world.path("app.db-wal"), &log).unwrap();
-    let here = TargetOptions { to: Some(path.clone()), only: Vec::new(), tag: "t1".to_owned() };
+    let here =
+        TargetOptions { to: Some(path.clone()), tag: "t1".to_owned(), ..TargetOptions::default() };
     let restored = world.restore(&source, &made.id, here).await.unwrap();
     assert!(!world.path("app.db-wal").exists());
     assert!(check(&path).unwrap() > 0, "the old log emptied the restored database");
     // The old database and its log are one again after an undo.
-    backstay_engine::replace::swap(&restored.replacement).unwrap();
+    Swap::plan(restored.replacement, Direction::Undo).unwrap().run().unwrap();
     assert!(world.path("app.db-wal").exists());
     assert_eq!(check(&path).unwrap(), 0);
 }

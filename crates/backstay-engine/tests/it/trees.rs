@@ -109,6 +109,7 @@ async fn chosen_paths_return_alone_and_a_wrong_choice_is_an_error() {
         to: Some(world.path(to)),
         only: vec![path.into()],
         tag: "test".to_owned(),
+        ..Default::default()
     };
     world.restore(&source, &made.id, only("d0/s1", "some")).await.unwrap();
     assert_eq!(tree::files_below(&world.path("some")).unwrap().len(), 10);

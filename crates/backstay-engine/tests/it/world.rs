@@ -8,7 +8,7 @@ use backstay_engine::backup::backup;
 use backstay_engine::cx::Cx;
 use backstay_engine::error::EngineError;
 use backstay_engine::event::Silent;
-use backstay_engine::replace::Replacement;
+use backstay_engine::replace::Swap;
 use backstay_engine::restore::{
     Around, Journal, JournalError, RestoreOptions, Restored, plan_restore, restore,
 };
@@ -100,8 +100,11 @@ impl World {
         id: &BackupId,
         to: &Path,
     ) -> Result<Restored, EngineError> {
-        let target =
-            TargetOptions { to: Some(to.to_owned()), only: Vec::new(), tag: "test".to_owned() };
+        let target = TargetOptions {
+            to: Some(to.to_owned()),
+            tag: "test".to_owned(),
+            ..TargetOptions::default()
+        };
         self.restore(source, id, target).await
     }
 
@@ -113,9 +116,9 @@ impl World {
     ) -> Result<Restored, EngineError> {
         let vault = self.vault().await;
         let options = RestoreOptions { target, accept_unsealed: false, expects_sealed: true };
+        let own = PathBuf::from("/nowhere");
         let plan =
-            plan_restore(&self.cx, &vault, self.place(id), PathBuf::from("/nowhere"), options)
-                .await?;
+            plan_restore(&self.cx, &vault, (source, own), self.place(id), options).await?;
         let around = Around { safety: None, before: None, after: None, journal: &NoJournal };
         restore(&self.cx, &vault, source, &plan, around).await
     }
@@ -127,13 +130,17 @@ struct NoJournal;
 impl Journal for NoJournal {
     async fn before_swap(
         &self,
-        _replacement: &Replacement,
+        _swap: &Swap,
         _safety: Option<&BackupId>,
     ) -> Result<(), JournalError> {
         Ok(())
     }
 
     async fn after_swap(&self) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    async fn swap_taken_back(&self) -> Result<(), JournalError> {
         Ok(())
     }
 }

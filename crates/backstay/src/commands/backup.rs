@@ -1,7 +1,7 @@
 //! `backstay backup`.
 
 use anyhow::Context as _;
-use backstay_control::{RunKind, RunState};
+use backstay_control::{JobKind, JobState};
 use backstay_engine::backup::backup;
 use backstay_engine::error::{EngineError, ErrorKind};
 use backstay_engine::forget;
@@ -9,10 +9,11 @@ use backstay_engine::hook::run_hook;
 use backstay_engine::vault::Vault;
 use backstay_format::{IndexEntry, Status, Trigger};
 
+use super::undo::{finish_interrupted, let_go_of_expired};
 use crate::cli::BackupArgs;
 use crate::config::SourceConfig;
 use crate::exit::Exit;
-use crate::installation::{Installation, random};
+use crate::installation::Installation;
 use crate::render;
 
 pub(super) async fn backup_all(
@@ -94,20 +95,16 @@ async fn backup_one(
     args: &BackupArgs,
 ) -> anyhow::Result<(IndexEntry, String)> {
     let lease = app.lease(&source.name).await?;
-    let run: String = u64::from_be_bytes(random()).to_string();
-    app.catalog.begin_run(&run, source.name.as_str(), RunKind::Backup, app.cx.now()).await?;
+    let job = app.start_job(&source.name, JobKind::Backup).await?;
     let made = Box::pin(make(app, source, trigger, args)).await;
-    let (state, outcome) = match &made {
+    let (state, backup) = match &made {
         Ok((entry, _)) if entry.status == Status::Complete => {
-            (RunState::Succeeded, (None, Some(entry.id.to_string())))
+            (JobState::Succeeded, Some(entry.id.to_string()))
         }
-        Ok((entry, _)) => (RunState::Incomplete, (None, Some(entry.id.to_string()))),
-        Err(error) if app.cx.cancelled().is_some() => {
-            (RunState::Cancelled, (Some(format!("{error:#}")), None))
-        }
-        Err(error) => (RunState::Failed, (Some(format!("{error:#}")), None)),
+        Ok((entry, _)) => (JobState::Incomplete, Some(entry.id.to_string())),
+        Err(_) => (JobState::Failed, None),
     };
-    app.catalog.end_run(&run, state, app.cx.now(), outcome).await?;
+    app.end_job(&job, (made.as_ref().err(), state), backup).await?;
     lease.release().await?;
     made
 }
@@ -119,13 +116,20 @@ async fn make(
     args: &BackupArgs,
 ) -> anyhow::Result<(IndexEntry, String)> {
     let storage = app.storage(&source.storage)?;
+    finish_interrupted(app, source).await?;
     let vault = app.vault_for_writing(storage).await?;
-    if let Some(hook) = &source.before_backup {
-        run_hook(&app.cx, "before_backup", hook).await?;
-    }
-    let draft = app.draft(source, trigger, args.note.clone());
-    let engine_source = app.engine_source(source);
-    let made = backup(&app.cx, engine_source.as_ref(), &vault, draft).await;
+    let_go_of_expired(app, source).await;
+    let before = match &source.before_backup {
+        Some(hook) => run_hook(&app.cx, "before_backup", hook).await,
+        None => Ok(()),
+    };
+    let made = match before {
+        Ok(()) => {
+            let draft = app.draft(source, trigger, args.note.clone());
+            backup(&app.cx, app.engine_source(source).as_ref(), &vault, draft).await
+        }
+        Err(error) => Err(error),
+    };
     if let Some(hook) = &source.after_backup {
         let ran = run_hook(&app.cx.for_cleanup(), "after_backup", hook).await;
         // The backup's own error matters more.

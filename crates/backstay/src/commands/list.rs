@@ -34,6 +34,7 @@ pub(super) async fn all(
         for source in sources {
             let listing = vault.list(&app.cx, &app.config.organisation, &source).await?;
             let location = format!("{}/{}/{source}", vault.location(), app.config.organisation);
+            app.catalog.keep_listing(&storage.name, source.as_str(), &listing.backups).await?;
             for entry in listing.backups {
                 listed.push(Listed {
                     entry,

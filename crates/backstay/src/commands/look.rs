@@ -4,7 +4,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use backstay_format::Status;
+use backstay_format::{Status, Trigger};
 use serde_json::json;
 
 use crate::cli::{Global, SourceCommand, StorageCommand};
@@ -78,21 +78,25 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
     let mut rows = Vec::new();
     let mut values = Vec::new();
     for source in app.config.sources.values() {
-        let run = app.catalog.last_backup_run(source.name.as_str()).await?;
+        let run = app.catalog.last_backup_job(source.name.as_str()).await?;
         let last_error = run.as_ref().and_then(|run| run.error.clone());
         let listed = super::list::all(app, Some(source.name.as_str())).await;
-        let newest = listed.as_ref().ok().and_then(|(listed, _)| {
-            listed
-                .iter()
-                .find(|listed| listed.entry.status == Status::Complete)
-                .map(|listed| listed.entry.clone())
+        let known = match &listed {
+            Ok((listed, _)) => listed.iter().map(|listed| listed.entry.clone()).collect(),
+            // The storage does not answer: what was seen last is better than nothing, and the error stands beside it.
+            Err(_) => app.catalog.known_backups(&source.storage, source.name.as_str()).await?,
+        };
+        let newest = known.iter().find(|entry| {
+            entry.status == Status::Complete && entry.trigger != Trigger::PreRestore
         });
         let trouble = listed.as_ref().err().map(|error| format!("{error:#}")).or(last_error);
         values.push(json!({
             "source": source.name,
             "newest_good": newest.as_ref().map(|n| &n.id),
             "newest_good_at": newest.as_ref().map(|n| n.started_at),
-            "last_run": run.as_ref().map(|run| &run.state),
+            "age_seconds": newest.as_ref().map(|n| app.cx.now().duration_since(n.started_at).as_secs()),
+            "last_job": run.as_ref().map(|run| run.state.as_str()),
+            "last_job_at": run.as_ref().map(|run| run.queued_at),
             "last_error": trouble,
         }));
         let newest = newest.map_or_else(
@@ -104,7 +108,7 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
         rows.push(vec![
             source.name.to_string(),
             newest,
-            run.map_or_else(String::new, |r| r.state),
+            run.map_or("", |run| run.state.as_str()).to_owned(),
             trouble.unwrap_or_default(),
         ]);
     }
@@ -114,7 +118,7 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
         render::print("nothing is backed up: the configuration has no sources")?;
     } else {
         render::print(&render::table(
-            &["SOURCE", "NEWEST GOOD BACKUP", "LAST RUN", "LAST ERROR"],
+            &["SOURCE", "NEWEST GOOD BACKUP", "LAST JOB", "LAST ERROR"],
             rows,
         ))?;
     }

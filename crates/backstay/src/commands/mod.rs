@@ -9,6 +9,7 @@ mod quickstart;
 mod recover;
 mod restore;
 mod retention;
+mod undo;
 
 use backstay_engine::cx::Cx;
 use backstay_format::IndexEntry;
@@ -54,8 +55,8 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Release { id } => list::release(app, &id).await,
         Command::Delete { id, yes } => list::delete(app, &id, yes).await,
         Command::Restore(args) => restore::restore(app, args, json).await,
-        Command::Undo { source } => restore::undo(app, source.as_deref()).await,
-        Command::Confirm { source } => restore::confirm(app, source.as_deref()).await,
+        Command::Undo { source } => undo::undo(app, source.as_deref()).await,
+        Command::Confirm { source } => undo::confirm(app, source.as_deref()).await,
         Command::Verify { what, all } => files::verify(app, what.as_deref(), all, json).await,
         Command::Check => files::check(app, json).await,
         Command::Download { id, part, output, sealed } => {

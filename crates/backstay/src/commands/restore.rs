@@ -1,21 +1,17 @@
 //! `backstay restore`, `undo` and `confirm`.
 
 use std::io::{BufRead as _, IsTerminal as _};
-use std::path::PathBuf;
 
-use anyhow::Context as _;
-use async_trait::async_trait;
-use backstay_control::{Catalog, SwapRecord, SwapState};
+use backstay_control::{JobKind, JobState};
 use backstay_engine::event::Event;
-use backstay_engine::replace::{self, Replacement};
-use backstay_engine::restore::{
-    Around, Journal, JournalError, RestoreOptions, RestorePlan, plan_restore,
-};
+use backstay_engine::replace::Scope;
+use backstay_engine::restore::{Around, RestoreOptions, RestorePlan, plan_restore};
 use backstay_engine::source::TargetOptions;
 use backstay_engine::vault::Vault;
 use backstay_format::{BackupId, Content, Status, Trigger};
-use jiff::Timestamp;
 use serde_json::json;
+
+use super::undo::{CatalogJournal, finish_interrupted, let_go_of_expired};
 
 use crate::cli::RestoreArgs;
 use crate::config::SourceConfig;
@@ -45,12 +41,19 @@ pub(super) async fn restore(
     let tag = hex_tag();
     let to = args.to.as_ref().map(std::path::absolute).transpose()?;
     let options = RestoreOptions {
-        target: TargetOptions { to, only: args.only.clone(), tag: tag.clone() },
+        target: TargetOptions {
+            to,
+            only: args.only.clone(),
+            in_place: args.in_place,
+            tag: tag.clone(),
+        },
         accept_unsealed: args.accept_unsealed,
         expects_sealed: source.sealed,
     };
     let place = app.place(&source.name, id);
-    let plan = plan_restore(&app.cx, &vault, place, source.path.clone(), options).await?;
+    let engine_source = app.engine_source(&source);
+    let own = (engine_source.as_ref(), source.path.clone());
+    let plan = plan_restore(&app.cx, &vault, own, place, options).await?;
     show_plan(app, &plan, &args, json)?;
     if args.dry_run {
         return Ok(Exit::Done);
@@ -59,7 +62,10 @@ pub(super) async fn restore(
         if plan.replaces { "This replaces what is there now." } else { "This makes it anew." };
     ask(what, "RESTORE", args.yes)?;
     let lease = app.lease(&source.name).await?;
+    let job = app.start_job(&source.name, JobKind::Restore).await?;
     let done = Box::pin(restore_leased(app, &source, &plan, &args, tag)).await;
+    let backup = plan.place.backup.to_string();
+    app.end_job(&job, (done.as_ref().err(), JobState::Succeeded), Some(backup)).await?;
     lease.release().await?;
     let done = done?;
     for warning in &done.report.warnings {
@@ -83,7 +89,7 @@ pub(super) async fn restore(
         done.report.items,
         render::size(done.report.bytes),
     ))?;
-    if plan.replaces && args.to.is_none() {
+    if done.can_be_undone && args.to.is_none() {
         render::print(&format!(
             "what was there is kept; `backstay undo {0}` brings it back, `backstay confirm {0}` lets it go",
             source.name
@@ -99,14 +105,21 @@ async fn restore_leased(
     args: &RestoreArgs,
     tag: String,
 ) -> anyhow::Result<backstay_engine::restore::Restored> {
-    let vault = app.vault_for_writing(app.storage(&source.storage)?).await?;
     let own_place = args.to.is_none();
+    let storage = app.storage(&source.storage)?;
+    let vault = if own_place && !args.no_safety_backup {
+        app.vault_for_writing(storage).await?
+    } else {
+        app.vault(storage).await?
+    };
+    finish_interrupted(app, source).await?;
+    let_go_of_expired(app, source).await;
     let journal = CatalogJournal {
         catalog: app.catalog.clone(),
         source: source.clone(),
         id: tag,
         now: app.cx.now(),
-        keep: own_place && plan.replaces,
+        keep: own_place,
     };
     let safety = (own_place && !args.no_safety_backup).then(|| {
         app.draft(
@@ -194,6 +207,7 @@ fn show_plan(
             "plain_bytes": manifest.plain_bytes(),
             "target": plan.target,
             "replaces": plan.replaces,
+            "how": how(&plan.scope),
             "content": plan.content(),
             "warnings": plan.warnings,
         }));
@@ -237,7 +251,7 @@ fn show_plan(
             "Loses     what was changed there in the last {}, unless undone",
             render::age(manifest.started_at, now)
         ));
-        lines.push("How       loaded beside, every byte proven, present data backed up, then swapped in one step".to_owned());
+        lines.push(format!("How       {}", how(&plan.scope)));
     }
     lines.extend(plan.warnings.iter().map(|warning| format!("Warning   {warning}")));
     let preview = lines.join("\n");
@@ -248,6 +262,21 @@ fn show_plan(
         render::say(&preview);
     }
     Ok(())
+}
+
+fn how(scope: &Scope) -> &'static str {
+    match scope {
+        Scope::Whole { .. } => {
+            "loaded beside, every byte proven, present data backed up, then swapped in one step"
+        }
+        Scope::Entries => {
+            "in place: loaded into the directory, every byte proven, present data backed up, then swapped name by name, \
+             since the directory itself cannot be renamed or --in-place was given"
+        }
+        Scope::Paths(_) => {
+            "only the chosen paths: loaded beside, every byte proven, present data backed up, then each swapped in one step"
+        }
+    }
 }
 
 /// Asks for a typed word, unless `--yes` was given.
@@ -266,101 +295,6 @@ pub(super) fn ask(what: &str, word: &str, yes: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(UsageError("nothing was done".to_owned()).into())
-}
-
-/// Writes swaps into the catalog.
-struct CatalogJournal {
-    catalog: Catalog,
-    source: SourceConfig,
-    id: String,
-    now: Timestamp,
-    /// A restore to a new place has nothing to undo.
-    keep: bool,
-}
-
-#[async_trait]
-impl Journal for CatalogJournal {
-    async fn before_swap(
-        &self,
-        replacement: &Replacement,
-        safety: Option<&BackupId>,
-    ) -> Result<(), JournalError> {
-        if !self.keep {
-            return Ok(());
-        }
-        let record = SwapRecord {
-            id: self.id.clone(),
-            source: self.source.name.to_string(),
-            storage: self.source.storage.clone(),
-            state: SwapState::Begun,
-            made_at: self.now,
-            undo_until: self.now + self.source.undo_for,
-            replacement: serde_json::to_string(replacement)?,
-            safety: safety.map(ToString::to_string),
-        };
-        Ok(self.catalog.begin_swap(&record).await?)
-    }
-
-    async fn after_swap(&self) -> Result<(), JournalError> {
-        if !self.keep {
-            return Ok(());
-        }
-        Ok(self.catalog.set_swap_state(&self.id, SwapState::Swapped).await?)
-    }
-}
-
-/// Puts back what the newest restore replaced. The restored data is kept beside until confirmed.
-pub(super) async fn undo(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
-    let swap = newest_swap(app, source).await?;
-    let replacement: Replacement =
-        serde_json::from_str(&swap.replacement).context("the swap cannot be read")?;
-    anyhow::ensure!(
-        swap.state == SwapState::Swapped,
-        "the last restore of {} is {}; nothing to undo. The old data, if any, lies at {}",
-        swap.source,
-        swap.state.as_str(),
-        replacement.beside.display()
-    );
-    anyhow::ensure!(
-        replacement.beside.symlink_metadata().is_ok(),
-        "{} is gone, so nothing can be put back; restore the safety backup {} instead",
-        replacement.beside.display(),
-        swap.safety.as_deref().unwrap_or("(none was made)")
-    );
-    let config = app.source(&swap.source).await?;
-    if let Some(hook) = &config.before_restore {
-        backstay_engine::hook::run_hook(&app.cx, "before_restore", hook).await?;
-    }
-    let swapped = replace::swap(&replacement);
-    if let Some(hook) = &config.after_restore {
-        backstay_engine::hook::run_hook(&app.cx, "after_restore", hook).await?;
-    }
-    swapped?;
-    app.catalog.set_swap_state(&swap.id, SwapState::Undone).await?;
-    render::print(&format!("{} is as it was before the restore", replacement.target.display()))?;
-    Ok(Exit::Done)
-}
-
-/// Lets go of what the newest restore left beside, and releases its safety backup.
-pub(super) async fn confirm(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
-    let swap = newest_swap(app, source).await?;
-    let replacement: Replacement =
-        serde_json::from_str(&swap.replacement).context("the swap cannot be read")?;
-    replace::discard(&replacement)?;
-    if let Some(safety) = &swap.safety {
-        let vault = app.vault_for_writing(app.storage(&swap.storage)?).await?;
-        vault.release(&app.cx, &app.place(&swap.source.parse()?, safety.parse()?)).await?;
-    }
-    app.catalog.end_swap(&swap.id).await?;
-    let gone: PathBuf = replacement.beside;
-    render::print(&format!("confirmed; {} is gone", gone.display()))?;
-    Ok(Exit::Done)
-}
-
-async fn newest_swap(app: &Installation, source: Option<&str>) -> anyhow::Result<SwapRecord> {
-    let mut swaps = app.catalog.swaps(source).await?;
-    anyhow::ensure!(!swaps.is_empty(), "there is no restore that waits for undo or confirm");
-    Ok(swaps.swap_remove(0))
 }
 
 fn hex_tag() -> String {

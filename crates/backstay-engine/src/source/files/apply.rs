@@ -5,19 +5,24 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use backstay_format::PartName;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    Access, AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, Uid,
+    XattrFlags,
+};
 use tar::EntryType;
 
 use super::tar_read::{Announced, TarError, TarReader};
 use super::tar_write::Member;
 use super::{FilesSource, Pattern, readable};
 use crate::cx::Cx;
-use crate::part::{CHUNK_BYTES, PartReader};
-use crate::replace::Replacement;
+use crate::part::PartReader;
+use crate::replace::{OWN_PREFIX, Replacement, Scope};
 use crate::source::sqlite::blocking;
 use crate::source::{ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
 use crate::spool::check_space;
@@ -25,10 +30,9 @@ use crate::spool::check_space;
 /// Warnings of one restore that are kept by name.
 const LISTED_WARNINGS: usize = 20;
 
-/// A place beside a tree.
+/// A place beside a tree, or in it.
 pub(super) struct FilesTarget {
-    target: PathBuf,
-    beside: PathBuf,
+    replacement: Replacement,
     is_own_root: bool,
     transient: Vec<Pattern>,
     only: Vec<PathBuf>,
@@ -41,51 +45,63 @@ impl FilesTarget {
         // A root that is a link stays one: what it points to is replaced.
         let root = source.root.canonicalize().unwrap_or_else(|_| source.root.clone());
         let target = options.to.filter(|_| !is_own_root).unwrap_or(root);
-        let beside = beside(&target, &options.tag);
         let (transient, only) = (source.transient.clone(), options.only);
-        Self { target, beside, is_own_root, transient, only, report: ApplyReport::default() }
+        let scope = if is_own_root && target.is_dir() && !only.is_empty() {
+            Scope::Paths(only.clone())
+        } else if target.is_dir() && (options.in_place || !can_be_renamed(&target)) {
+            Scope::Entries
+        } else {
+            Scope::Whole { companions: Vec::new() }
+        };
+        let beside = match scope {
+            Scope::Whole { .. } => beside(&target, &options.tag),
+            Scope::Entries | Scope::Paths(_) => target.join(format!("{OWN_PREFIX}{}", options.tag)),
+        };
+        let replacement = Replacement { target, beside, scope };
+        Self { replacement, is_own_root, transient, only, report: ApplyReport::default() }
     }
 }
 
 #[async_trait]
 impl Target for FilesTarget {
+    fn scope(&self) -> &Scope {
+        &self.replacement.scope
+    }
+
     async fn prepare(&mut self, _cx: &Cx) -> Result<(), SourceError> {
-        let parent = self.target.parent().unwrap_or(Path::new("/"));
-        let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev).ok();
+        let Replacement { target, beside, scope } = &self.replacement;
+        let parent = target.parent().unwrap_or(Path::new("/"));
         if !parent.is_dir() {
             return Err(SourceError::NotFound { path: parent.to_owned() });
         }
-        if self.target.exists() {
-            let empty = self.target.read_dir().is_ok_and(|mut entries| entries.next().is_none());
-            if !self.is_own_root && !empty {
-                return Err(SourceError::WrongKind {
-                    path: self.target.clone(),
-                    expected: "an empty directory",
-                });
-            }
-            if self.is_own_root && !self.only.is_empty() && !empty {
-                let expected = "empty: chosen paths go to another directory, name it with --to";
-                return Err(SourceError::WrongKind { path: self.target.clone(), expected });
-            }
-            if device(&self.target) != device(parent) {
-                let expected =
-                    "replaceable: it is a mount point; restore with --to and move the files";
-                return Err(SourceError::WrongKind { path: self.target.clone(), expected });
-            }
+        let wrong = |expected| Err(SourceError::WrongKind { path: target.clone(), expected });
+        if target.exists() && !target.is_dir() {
+            return wrong("a directory");
         }
-        std::fs::create_dir(&self.beside)
-            .map_err(|cause| SourceError::io("make", &self.beside, cause))?;
-        chmod(&self.beside, 0o700)
+        if !self.is_own_root
+            && target.read_dir().is_ok_and(|mut entries| entries.next().is_some())
+        {
+            return wrong("an empty directory");
+        }
+        self.replacement.prepare().map_err(|cause| SourceError::io("make", beside, cause))?;
+        if matches!(scope, Scope::Whole { .. }) {
+            let loaded = self.replacement.loaded();
+            std::fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&loaded)
+                .map_err(|cause| SourceError::io("make", &loaded, cause))?;
+        }
+        Ok(())
     }
 
     async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<(), SourceError> {
-        check_space(&self.beside, data.spec.estimate_bytes.unwrap_or(0))?;
-        let root = open_directory(&self.beside)?;
+        let loaded = self.replacement.loaded();
+        check_space(&loaded, data.spec.estimate_bytes.unwrap_or(0))?;
         let mut unpack = Unpack {
             cx: cx.clone(),
             part: data.spec.name.clone(),
-            beside: self.beside.clone(),
-            root,
+            root: Arc::new(open_directory(&loaded)?),
+            beside: loaded,
             parent: None,
             transient: self.transient.clone(),
             only: self.only.clone(),
@@ -104,28 +120,32 @@ impl Target for FilesTarget {
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<Loaded, SourceError> {
-        let replacement =
-            Replacement { target: self.target, beside: self.beside, companions: Vec::new() };
-        Ok(Loaded { report: self.report, replacement })
+        Ok(Loaded { report: self.report, replacement: self.replacement })
     }
 
     async fn discard(self: Box<Self>, _cx: &Cx) -> Result<(), SourceError> {
-        match std::fs::remove_dir_all(&self.beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(SourceError::io("remove", &self.beside, error))
-            }
-            _ => Ok(()),
-        }
+        let Replacement { beside, .. } = &self.replacement;
+        self.replacement.discard().map_err(|cause| SourceError::io("remove", beside, cause))
     }
+}
+
+/// Whether a directory can be swapped with a sibling: it is no mount point, and its parent may be written.
+fn can_be_renamed(directory: &Path) -> bool {
+    let flags = StatxFlags::BASIC_STATS;
+    let is_mount_point = rustix::fs::statx(CWD, directory, AtFlags::empty(), flags)
+        .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    let parent = directory.parent().unwrap_or(directory);
+    let may_write = rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    !is_mount_point && may_write
 }
 
 struct Unpack {
     cx: Cx,
     part: PartName,
     beside: PathBuf,
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     /// The directory that the last member went into: most members share it with the one before.
-    parent: Option<(Vec<u8>, OwnedFd)>,
+    parent: Option<(Vec<u8>, Arc<OwnedFd>)>,
     transient: Vec<Pattern>,
     only: Vec<PathBuf>,
     matched: BTreeSet<PathBuf>,
@@ -138,7 +158,7 @@ struct Unpack {
 
 impl Unpack {
     fn all(&mut self, data: PartReader) -> Result<(), SourceError> {
-        let mut tar = TarReader::new(io::BufReader::with_capacity(CHUNK_BYTES, data.into_read()));
+        let mut tar = TarReader::new(data.into_read());
         while let Some(announced) = tar.next().map_err(|error| self.explain(error))? {
             self.cx.check()?;
             self.member(&mut tar, announced)?;
@@ -149,7 +169,7 @@ impl Unpack {
         }
         self.parent = None;
         while let Some((path, member)) = self.directories.pop() {
-            let directory = if path.is_empty() { self.reopen_root()? } else { self.open(&path)? };
+            let directory = if path.is_empty() { self.root.clone() } else { self.open(&path)? };
             self.dress(directory.as_fd(), &path, &member)?;
         }
         // Everything must be on the disk before it replaces what is there.
@@ -162,7 +182,7 @@ impl Unpack {
         Ok(())
     }
 
-    fn member<R: io::Read>(
+    fn member<R: io::BufRead>(
         &mut self,
         tar: &mut TarReader<R>,
         announced: Announced,
@@ -200,7 +220,7 @@ impl Unpack {
         Ok(())
     }
 
-    fn file<R: io::Read>(
+    fn file<R: io::BufRead>(
         &mut self,
         tar: &mut TarReader<R>,
         path: &[u8],
@@ -212,20 +232,22 @@ impl Unpack {
         let file = rustix::fs::openat(&parent, name.as_slice(), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| self.clash("make", path, error))?;
         let file = File::from(file);
-        let mut buffer =
-            vec![0; CHUNK_BYTES.min(usize::try_from(announced.size).unwrap_or(CHUNK_BYTES))];
         for region in &announced.regions {
             let mut at = region.start;
             while at < region.end {
-                let wanted =
-                    usize::try_from(region.end - at).unwrap_or(usize::MAX).min(buffer.len());
-                let read = tar.data(&mut buffer[..wanted]).map_err(|error| self.explain(error))?;
-                write_all_at(&file, &buffer[..read], at).map_err(|e| self.io("write", path, e))?;
-                at += read as u64;
+                let bytes = tar.data(region.end - at).map_err(|error| self.explain(error))?;
+                write_all_at(&file, bytes, at).map_err(|e| self.io("write", path, e))?;
+                let written = bytes.len();
+                tar.consume(written);
+                at += written as u64;
                 self.cx.check()?;
             }
         }
-        rustix::fs::ftruncate(&file, announced.size).map_err(|e| self.io("write", path, e))?;
+        let written = announced.regions.iter().rfind(|region| !region.is_empty());
+        if written.map_or(0, |last| last.end) < announced.size {
+            // It ends in a hole.
+            rustix::fs::ftruncate(&file, announced.size).map_err(|e| self.io("write", path, e))?;
+        }
         self.dress(file.as_fd(), path, &announced.member)?;
         self.report.items += 1;
         self.report.bytes += announced.size;
@@ -363,37 +385,33 @@ impl Unpack {
     }
 
     /// Opens the directory that a path goes into, making what is missing on the way, and returns its last name.
-    fn place(&mut self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>), SourceError> {
+    fn place(&mut self, path: &[u8]) -> Result<(Arc<OwnedFd>, Vec<u8>), SourceError> {
         let at = path.iter().rposition(|byte| *byte == b'/');
         let (above, name) = at.map_or((&[][..], path), |at| (&path[..at], &path[at + 1..]));
         if name.is_empty() {
             return Err(self.hostile("a member without a name".to_owned()));
         }
-        let duplicate = |fd: &OwnedFd| fd.try_clone();
-        let known =
-            self.parent.as_ref().filter(|(known, _)| known == above).map(|(_, fd)| duplicate(fd));
+        let known = self.parent.as_ref().filter(|(known, _)| known == above);
         let parent = match known {
-            Some(parent) => parent.map_err(|cause| SourceError::io("open", &self.beside, cause))?,
+            Some((_, parent)) => parent.clone(),
             None => {
                 let parent =
-                    if above.is_empty() { self.reopen_root()? } else { self.open_or_make(above)? };
-                let kept = duplicate(&parent)
-                    .map_err(|cause| SourceError::io("open", &self.beside, cause))?;
-                self.parent = Some((above.to_vec(), kept));
+                    if above.is_empty() { self.root.clone() } else { self.open_or_make(above)? };
+                self.parent = Some((above.to_vec(), parent.clone()));
                 parent
             }
         };
         Ok((parent, name.to_vec()))
     }
 
-    fn open_or_make(&self, path: &[u8]) -> Result<OwnedFd, SourceError> {
+    fn open_or_make(&self, path: &[u8]) -> Result<Arc<OwnedFd>, SourceError> {
         self.descend(path, |parent, name| match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
             Err(error) if error != rustix::io::Errno::EXIST => Err(error),
             _ => Ok(()),
         })
     }
 
-    fn open(&self, path: &[u8]) -> Result<OwnedFd, SourceError> {
+    fn open(&self, path: &[u8]) -> Result<Arc<OwnedFd>, SourceError> {
         self.descend(path, |_, _| Ok(()))
     }
 
@@ -402,25 +420,22 @@ impl Unpack {
         &self,
         path: &[u8],
         before: impl Fn(&OwnedFd, &[u8]) -> rustix::io::Result<()>,
-    ) -> Result<OwnedFd, SourceError> {
+    ) -> Result<Arc<OwnedFd>, SourceError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut here = self.reopen_root()?;
+        let mut here = self.root.clone();
         for segment in path.split(|byte| *byte == b'/') {
             let next = before(&here, segment)
                 .and_then(|()| rustix::fs::openat(&here, segment, flags, Mode::empty()));
-            here = next.map_err(|error| match error {
+            let next = next.map_err(|error| match error {
                 rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => self.hostile(format!(
                     "{} goes through something that is no directory",
                     readable(path)
                 )),
                 other => self.io("open", path, other),
             })?;
+            here = Arc::new(next);
         }
         Ok(here)
-    }
-
-    fn reopen_root(&self) -> Result<OwnedFd, SourceError> {
-        self.root.try_clone().map_err(|cause| SourceError::io("open", &self.beside, cause))
     }
 
     fn warn(&mut self, text: String) {
@@ -482,9 +497,4 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SourceError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, path, flags, Mode::empty())
         .map_err(|e| SourceError::io("open", path, e.into()))
-}
-
-fn chmod(path: &Path, mode: u32) -> Result<(), SourceError> {
-    rustix::fs::chmod(path, Mode::from_raw_mode(mode))
-        .map_err(|e| SourceError::io("set the mode of", path, e.into()))
 }

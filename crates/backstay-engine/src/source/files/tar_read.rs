@@ -1,6 +1,6 @@
 //! Reading tar from hands that are not trusted: every length is bounded before anything is made of it.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::ops::Range;
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
@@ -43,14 +43,14 @@ pub(super) struct Announced {
 }
 
 /// Reads members one after the other.
-pub(super) struct TarReader<R: Read> {
+pub(super) struct TarReader<R: BufRead> {
     input: R,
     /// Bytes of the present member that were not read yet, and the zeros behind them.
     unread: u64,
     padding: u64,
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: BufRead> TarReader<R> {
     pub(super) fn new(input: R) -> Self {
         Self { input, unread: 0, padding: 0 }
     }
@@ -75,16 +75,20 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// Reads bytes of the present member.
-    pub(super) fn data(&mut self, out: &mut [u8]) -> Result<usize, TarError> {
-        let wanted = usize::try_from(self.unread).unwrap_or(usize::MAX).min(out.len());
-        let Some(out) = out.get_mut(..wanted) else { return Ok(0) };
-        let read = self.input.read(out)?;
-        if read == 0 && wanted > 0 {
+    /// Returns at least one of the next bytes of the present member and at most `limit`; what was used is to be consumed.
+    pub(super) fn data(&mut self, limit: u64) -> Result<&[u8], TarError> {
+        let wanted = usize::try_from(self.unread.min(limit)).unwrap_or(usize::MAX);
+        let there = self.input.fill_buf()?;
+        if there.is_empty() || wanted == 0 {
             return bad("the archive is cut short");
         }
-        self.unread -= read as u64;
-        Ok(read)
+        Ok(&there[..wanted.min(there.len())])
+    }
+
+    /// Passes over bytes that [`TarReader::data`] returned.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        self.input.consume(bytes);
+        self.unread -= bytes as u64;
     }
 
     /// Reads to the end of the stream: only there it is known to be whole.

@@ -15,6 +15,7 @@ use super::tar_write::{Member, TarWriter};
 use super::{FilesSource, Pattern, Written, readable};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, PartWriter};
+use crate::replace::OWN_PREFIX;
 use crate::source::sqlite::{self, COMPANIONS};
 use crate::source::{Probe, SourceError};
 use crate::spool::Spool;
@@ -480,7 +481,8 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
 fn is_excluded(source: &FilesSource, path: &[u8], is_directory: bool) -> bool {
     let meant =
         |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(path, is_directory));
-    meant(&source.exclude) || meant(&source.transient)
+    // What a restore that waits to be confirmed keeps in the root is no data of the app.
+    path.starts_with(OWN_PREFIX.as_bytes()) || meant(&source.exclude) || meant(&source.transient)
 }
 
 fn open_root(root: &Path) -> Result<OwnedFd, SourceError> {

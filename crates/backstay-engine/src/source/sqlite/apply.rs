@@ -3,72 +3,78 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
 
-use super::{blocking, companions, snapshot};
+use super::{COMPANIONS, blocking, snapshot};
 use crate::cx::Cx;
 use crate::part::PartReader;
-use crate::replace::Replacement;
-use crate::source::{ApplyReport, Loaded, SourceError, Target, beside};
+use crate::replace::{Replacement, Scope};
+use crate::source::{ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
 use crate::spool::check_space;
 
 /// A place beside a database file.
 #[derive(Debug)]
 pub(super) struct SqliteTarget {
-    target: PathBuf,
-    beside: PathBuf,
+    replacement: Replacement,
+    is_own: bool,
+    in_place: bool,
     report: ApplyReport,
 }
 
 impl SqliteTarget {
-    pub(super) fn new(target: PathBuf, tag: &str) -> Self {
-        let beside = beside(&target, tag);
-        Self { target, beside, report: ApplyReport::default() }
+    pub(super) fn new(own: &Path, options: TargetOptions) -> Self {
+        let is_own = options.to.as_ref().is_none_or(|to| to == own);
+        let target = options.to.unwrap_or_else(|| own.to_owned());
+        let beside = beside(&target, &options.tag);
+        let scope = Scope::Whole { companions: COMPANIONS.map(str::to_owned).to_vec() };
+        let replacement = Replacement { target, beside, scope };
+        let in_place = options.in_place;
+        Self { replacement, is_own, in_place, report: ApplyReport::default() }
     }
 }
 
 #[async_trait]
 impl Target for SqliteTarget {
+    fn scope(&self) -> &Scope {
+        &self.replacement.scope
+    }
+
     async fn prepare(&mut self, _cx: &Cx) -> Result<(), SourceError> {
-        let parent = parent(&self.target);
+        let Replacement { target, beside, .. } = &self.replacement;
+        let wrong = |expected| Err(SourceError::WrongKind { path: target.clone(), expected });
+        let parent = parent(target);
         if !parent.is_dir() {
             return Err(SourceError::NotFound { path: parent.to_owned() });
         }
-        if self.target.is_dir() {
-            return Err(SourceError::WrongKind { path: self.target.clone(), expected: "a file" });
+        if self.in_place {
+            return wrong("restored in place: a database is swapped in one step, without --in-place");
         }
-        check_space(parent, 0)
+        match fs::metadata(target) {
+            Ok(meta) if meta.is_dir() => return wrong("a file"),
+            Ok(meta) if !self.is_own && meta.len() > 0 => return wrong("free: it exists already"),
+            _ => {}
+        }
+        self.replacement.prepare().map_err(|cause| SourceError::io("make", beside, cause))
     }
 
     async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<(), SourceError> {
-        check_space(parent(&self.target), data.spec.estimate_bytes.unwrap_or(0))?;
-        let (cx, beside, target) = (cx.clone(), self.beside.clone(), self.target.clone());
-        self.report = blocking(move || load(&cx, data, &beside, &target)).await?;
+        let Replacement { target, beside, .. } = &self.replacement;
+        check_space(beside, data.spec.estimate_bytes.unwrap_or(0))?;
+        let (cx, loaded, target) = (cx.clone(), self.replacement.loaded(), target.clone());
+        self.report = blocking(move || load(&cx, data, &loaded, &target)).await?;
         Ok(())
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<Loaded, SourceError> {
-        let replacement = Replacement {
-            companions: companions(&self.target),
-            target: self.target,
-            beside: self.beside,
-        };
-        Ok(Loaded { report: self.report, replacement })
+        Ok(Loaded { report: self.report, replacement: self.replacement })
     }
 
     async fn discard(self: Box<Self>, _cx: &Cx) -> Result<(), SourceError> {
-        for path in companions(&self.beside).into_iter().chain([self.beside]) {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(SourceError::io("remove", path, error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        let Replacement { beside, .. } = &self.replacement;
+        self.replacement.discard().map_err(|cause| SourceError::io("remove", beside, cause))
     }
 }
 

@@ -79,10 +79,7 @@ impl Source for SqliteSource {
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
-        Box::new(apply::SqliteTarget::new(
-            options.to.unwrap_or_else(|| self.path.clone()),
-            &options.tag,
-        ))
+        Box::new(apply::SqliteTarget::new(&self.path, options))
     }
 
     fn check_free(&self, target: &Path) -> Result<(), SourceError> {

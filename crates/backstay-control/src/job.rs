@@ -1,0 +1,238 @@
+//! Jobs: what was asked for, what became of it. The ground that `status` stands on.
+
+use jiff::Timestamp;
+
+use crate::{Catalog, CatalogError, Holder};
+
+/// Names a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobId(String);
+
+/// What a job is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobKind {
+    /// A backup.
+    Backup,
+    /// A restore.
+    Restore,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// It waits.
+    Queued,
+    /// Somebody has taken it.
+    Leased,
+    /// It is being done.
+    Running,
+    /// All went well.
+    Succeeded,
+    /// A backup was made, but items are missing from it.
+    Incomplete,
+    /// It failed.
+    Failed,
+    /// It was told to stop.
+    Cancelled,
+}
+
+impl JobKind {
+    /// Returns the word for it in the catalog and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+        }
+    }
+}
+
+impl JobState {
+    const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Leased,
+        Self::Running,
+        Self::Succeeded,
+        Self::Incomplete,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// Returns the word for it in the catalog and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Leased => "leased",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Incomplete => "incomplete",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The transition table: what a job may become. What has ended stays as it is.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Queued => matches!(next, Self::Leased | Self::Cancelled),
+            // A lease that is lost before the work began costs an attempt, too.
+            Self::Leased => matches!(next, Self::Running | Self::Failed | Self::Cancelled),
+            Self::Running => {
+                matches!(next, Self::Succeeded | Self::Incomplete | Self::Failed | Self::Cancelled)
+            }
+            Self::Succeeded | Self::Incomplete | Self::Failed | Self::Cancelled => false,
+        }
+    }
+
+    /// The states that may become this one, as a list for SQL.
+    fn predecessors(self) -> String {
+        let before = Self::ALL.into_iter().filter(|state| state.may_become(self));
+        before.map(|state| format!("'{}'", state.as_str())).collect::<Vec<_>>().join(", ")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A job as the catalog remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// How far it is, or how it ended.
+    pub state: JobState,
+    /// When it was asked for.
+    pub queued_at: Timestamp,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+impl Catalog {
+    /// Takes up a job that this process does at once: queued, leased and running in one go.
+    pub async fn start_job(
+        &self,
+        (id, source): (String, &str),
+        kind: JobKind,
+        holder: &Holder,
+        now: Timestamp,
+    ) -> Result<JobId, CatalogError> {
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder) VALUES ($1, $2, $3, $4, $5, $6)";
+        let values = [
+            id.clone().into(),
+            source.into(),
+            kind.as_str().into(),
+            JobState::Queued.as_str().into(),
+            now.as_microsecond().into(),
+            holder.to_json().into(),
+        ];
+        self.execute("queued a job", insert, values).await?;
+        let job = JobId(id);
+        for state in [JobState::Leased, JobState::Running] {
+            self.advance_job(&job, state, now, (None, None)).await?;
+        }
+        Ok(job)
+    }
+
+    /// Moves a job on, as the transition table allows. One that has ended meanwhile stays as it is.
+    pub async fn advance_job(
+        &self,
+        job: &JobId,
+        state: JobState,
+        now: Timestamp,
+        (error, backup): (Option<String>, Option<String>),
+    ) -> Result<(), CatalogError> {
+        let update = format!(
+            "UPDATE jobs SET state = $1, finished_at = $2, error = $3, backup = $4 WHERE id = $5 AND state IN ({})",
+            state.predecessors()
+        );
+        let values = [
+            state.as_str().into(),
+            now.as_microsecond().into(),
+            error.into(),
+            backup.into(),
+            job.0.clone().into(),
+        ];
+        self.execute("moved a job on", &update, values).await.map(drop)
+    }
+
+    /// Ends the jobs of a source that processes of this machine left unfinished when they died. Called by whoever holds
+    /// the source's lease, so nobody else works on it.
+    pub async fn fail_abandoned_jobs(
+        &self,
+        source: &str,
+        me: &Holder,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let select = "SELECT id, holder FROM jobs WHERE source = $1 AND state IN ('leased', 'running')";
+        for row in self.query_all("looked for jobs", select, [source.into()]).await? {
+            let unreadable = |_| CatalogError::Unreadable { name: "jobs".to_owned() };
+            let holder: String = row.try_get("", "holder").map_err(unreadable)?;
+            if Holder::from_json(&holder).is_some_and(|holder| holder.is_gone(me)) {
+                let id = JobId(row.try_get("", "id").map_err(unreadable)?);
+                let error = "lease lost: the process that worked on it died".to_owned();
+                self.advance_job(&id, JobState::Failed, now, (Some(error), None)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the newest backup job of a source.
+    pub async fn last_backup_job(&self, source: &str) -> Result<Option<Job>, CatalogError> {
+        let select = "SELECT state, queued_at, error FROM jobs WHERE source = $1 AND kind = 'backup' \
+                      ORDER BY queued_at DESC LIMIT 1";
+        let Some(row) = self.query_one("looked for jobs", select, [source.into()]).await? else {
+            return Ok(None);
+        };
+        let unreadable = || CatalogError::Unreadable { name: "jobs".to_owned() };
+        let state: String = row.try_get("", "state").map_err(|_| unreadable())?;
+        let micros: i64 = row.try_get("", "queued_at").map_err(|_| unreadable())?;
+        Ok(Some(Job {
+            state: JobState::parse(&state).ok_or_else(unreadable)?,
+            queued_at: Timestamp::from_microsecond(micros).map_err(|_| unreadable())?,
+            error: row.try_get("", "error").map_err(|_| unreadable())?,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Home, MasterKey};
+
+    #[tokio::test]
+    async fn job_moves_only_by_the_table_and_a_dead_process_fails_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(&dir.path().join("home")).unwrap();
+        let catalog =
+            Catalog::open(&home, MasterKey::load(&home, None, None).unwrap()).await.unwrap();
+        let (me, now) = (Holder::this_process("a"), "2026-01-01T00:00:00Z".parse().unwrap());
+        let start = async |id: &str, holder: &Holder| {
+            let name = (id.to_owned(), "shop");
+            catalog.start_job(name, JobKind::Backup, holder, now).await.unwrap()
+        };
+        let state = async || catalog.last_backup_job("shop").await.unwrap().unwrap().state;
+        let job = start("1", &me).await;
+        assert_eq!(state().await, JobState::Running);
+        catalog.advance_job(&job, JobState::Succeeded, now, (None, None)).await.unwrap();
+        catalog.advance_job(&job, JobState::Failed, now, (None, None)).await.unwrap();
+        assert_eq!(state().await, JobState::Succeeded);
+
+        let later = now + jiff::SignedDuration::from_secs(1);
+        let dead = Holder { started: me.started + 1, ..me.clone() };
+        let name = ("2".to_owned(), "shop");
+        catalog.start_job(name, JobKind::Backup, &dead, later).await.unwrap();
+        catalog.fail_abandoned_jobs("shop", &me, later).await.unwrap();
+        let last = catalog.last_backup_job("shop").await.unwrap().unwrap();
+        assert_eq!(last.state, JobState::Failed);
+        assert!(last.error.unwrap().contains("lease lost"));
+    }
+
+    #[test]
+    fn every_state_can_be_reached_and_ends_are_ends() {
+        for state in JobState::ALL {
+            let reached = JobState::ALL.iter().any(|before| before.may_become(state));
+            assert_eq!(reached, state != JobState::Queued, "{state:?}");
+            let goes_on = JobState::ALL.iter().any(|next| state.may_become(*next));
+            let open = matches!(state, JobState::Queued | JobState::Leased | JobState::Running);
+            assert_eq!(goes_on, open, "{state:?}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! `backstay undo` and `confirm`, and what becomes of swaps that nobody finished or confirmed.
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use backstay_control::{Catalog, SwapRecord, SwapState};
+use backstay_engine::event::Event;
+use backstay_engine::hook::run_hook;
+use backstay_engine::replace::{Direction, Swap};
+use backstay_engine::restore::{Journal, JournalError};
+use backstay_format::BackupId;
+use jiff::Timestamp;
+
+use crate::config::SourceConfig;
+use crate::exit::Exit;
+use crate::installation::Installation;
+use crate::render;
+
+/// Writes swaps into the catalog.
+pub(super) struct CatalogJournal {
+    pub(super) catalog: Catalog,
+    pub(super) source: SourceConfig,
+    pub(super) id: String,
+    pub(super) now: Timestamp,
+    /// Whether the target is the source itself: a restore to a new place has nothing to undo.
+    pub(super) keep: bool,
+}
+
+#[async_trait]
+impl Journal for CatalogJournal {
+    async fn before_swap(
+        &self,
+        swap: &Swap,
+        safety: Option<&BackupId>,
+    ) -> Result<(), JournalError> {
+        if !self.keep {
+            return Ok(());
+        }
+        let record = SwapRecord {
+            id: self.id.clone(),
+            source: self.source.name.to_string(),
+            storage: self.source.storage.clone(),
+            state: SwapState::Begun,
+            made_at: self.now,
+            undo_until: self.now + self.source.undo_for,
+            swap: serde_json::to_string(swap)?,
+            safety: safety.map(ToString::to_string),
+        };
+        Ok(self.catalog.begin_swap(&record).await?)
+    }
+
+    async fn after_swap(&self) -> Result<(), JournalError> {
+        if !self.keep {
+            return Ok(());
+        }
+        Ok(self.catalog.set_swap_state(&self.id, SwapState::Swapped).await?)
+    }
+
+    async fn swap_taken_back(&self) -> Result<(), JournalError> {
+        if !self.keep {
+            return Ok(());
+        }
+        Ok(self.catalog.end_swap(&self.id).await?)
+    }
+}
+
+/// Puts back what the newest restore replaced. The restored data is kept beside until confirmed.
+pub(super) async fn undo(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
+    let source = app.source(&newest(app, source, |_| true).await?.source).await?;
+    let lease = app.lease(&source.name).await?;
+    let undone = undo_leased(app, &source).await;
+    lease.release().await?;
+    undone
+}
+
+async fn undo_leased(app: &Installation, source: &SourceConfig) -> anyhow::Result<Exit> {
+    finish_interrupted(app, source).await?;
+    let name = Some(source.name.as_str());
+    let record = newest(app, name, |record| record.state == SwapState::Swapped).await?;
+    let done: Swap = parse(&record)?;
+    let beside = &done.replacement.beside;
+    anyhow::ensure!(
+        beside.symlink_metadata().is_ok(),
+        "{} is gone, so nothing can be put back; restore the safety backup {} instead",
+        beside.display(),
+        record.safety.as_deref().unwrap_or("(none was made)")
+    );
+    let engine_source = app.engine_source(source);
+    if let Some(hook) = &source.before_restore {
+        run_hook(&app.cx, "before_restore", hook).await?;
+    }
+    let undone = async {
+        engine_source.check_free(&done.replacement.target)?;
+        let swap = Swap::plan(done.replacement.clone(), Direction::Undo)?;
+        app.catalog.begin_undo(&record.id, serde_json::to_string(&swap)?).await?;
+        swap.run()?;
+        app.catalog.set_swap_state(&record.id, SwapState::Undone).await?;
+        anyhow::Ok(())
+    };
+    let undone = undone.await;
+    restart(app, source).await?;
+    undone?;
+    let target = done.replacement.target.display();
+    render::print(&format!("{target} is as it was before the restore"))?;
+    Ok(Exit::Done)
+}
+
+/// Lets go of what the newest restore left beside, and releases its safety backup.
+pub(super) async fn confirm(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
+    let source = app.source(&newest(app, source, |_| true).await?.source).await?;
+    let lease = app.lease(&source.name).await?;
+    let confirmed = async {
+        finish_interrupted(app, &source).await?;
+        let record = newest(app, Some(source.name.as_str()), |_| true).await?;
+        let_go(app, &record).await
+    };
+    let confirmed = confirmed.await;
+    lease.release().await?;
+    render::print(&format!("confirmed; {} is gone", confirmed?))?;
+    Ok(Exit::Done)
+}
+
+/// Removes what a restore replaced, and releases the backup of it. Returns where it lay.
+async fn let_go(app: &Installation, record: &SwapRecord) -> anyhow::Result<String> {
+    let swap: Swap = parse(record)?;
+    let beside = swap.replacement.beside.display().to_string();
+    swap.replacement.discard().with_context(|| format!("cannot remove {beside}"))?;
+    if let Some(safety) = &record.safety {
+        let vault = app.vault_for_writing(app.storage(&record.storage)?).await?;
+        vault.release(&app.cx, &app.place(&record.source.parse()?, safety.parse()?)).await?;
+    }
+    app.catalog.end_swap(&record.id).await?;
+    Ok(beside)
+}
+
+/// Brings to its end what a killed process began: the loaded data was proven before, and every step can be done again.
+///
+/// Called under the source's lease, so no living process is at it.
+pub(super) async fn finish_interrupted(
+    app: &Installation,
+    source: &SourceConfig,
+) -> anyhow::Result<()> {
+    for record in app.catalog.swaps(Some(source.name.as_str())).await? {
+        let (after, what) = match record.state {
+            SwapState::Begun => (SwapState::Swapped, "restore"),
+            SwapState::Undoing => (SwapState::Undone, "undo"),
+            SwapState::Swapped | SwapState::Undone => continue,
+        };
+        let swap: Swap = parse(&record)?;
+        let text = format!(
+            "a {what} of {} was interrupted while {} was swapped; it is finished now",
+            source.name,
+            swap.replacement.target.display()
+        );
+        app.cx.event(Event::Warning { text });
+        swap.run()?;
+        app.catalog.set_swap_state(&record.id, after).await?;
+        restart(app, source).await?;
+    }
+    Ok(())
+}
+
+/// Lets go of what could have been undone until a time that is past. Called under the source's lease.
+pub(super) async fn let_go_of_expired(app: &Installation, source: &SourceConfig) {
+    let sweep = async {
+        for record in app.catalog.swaps(Some(source.name.as_str())).await? {
+            let settled = matches!(record.state, SwapState::Swapped | SwapState::Undone);
+            if settled && record.undo_until < app.cx.now() {
+                let gone = let_go(app, &record).await?;
+                let what = format!("the time to undo a restore is up; {gone} is gone");
+                app.cx.event(Event::Step { what });
+            }
+        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = sweep.await {
+        let text = format!("what an older restore replaced could not be let go: {error:#}");
+        app.cx.event(Event::Warning { text });
+    }
+}
+
+async fn restart(app: &Installation, source: &SourceConfig) -> anyhow::Result<()> {
+    match &source.after_restore {
+        Some(hook) => Ok(run_hook(&app.cx.for_cleanup(), "after_restore", hook).await?),
+        None => Ok(()),
+    }
+}
+
+async fn newest(
+    app: &Installation,
+    source: Option<&str>,
+    wanted: impl Fn(&SwapRecord) -> bool,
+) -> anyhow::Result<SwapRecord> {
+    let swaps = app.catalog.swaps(source).await?;
+    let found = swaps.into_iter().find(wanted);
+    found.context("there is no restore that waits for undo or confirm")
+}
+
+fn parse(record: &SwapRecord) -> anyhow::Result<Swap> {
+    serde_json::from_str(&record.swap).context("the record of the swap cannot be read")
+}

@@ -1,0 +1,203 @@
+//! Restores that cannot hurt: into the living tree, in place, interrupted, undone, run out.
+
+use backstay_testkit::tree;
+
+use crate::shell::Shell;
+
+fn write(shell: &Shell, name: &str, text: &str) {
+    let path = shell.path(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+fn read(shell: &Shell, name: &str) -> Option<String> {
+    std::fs::read_to_string(shell.path(name)).ok()
+}
+
+/// A backup of `shop` with two files, of which one was changed since and one is new.
+fn with_changes() -> Shell {
+    let shell = Shell::with_directory();
+    write(&shell, "shop/a/one", "one");
+    write(&shell, "shop/b/two", "two");
+    shell.ends(0, &["backup", "shop"]);
+    write(&shell, "shop/a/one", "spoilt");
+    write(&shell, "shop/b/two", "newer");
+    write(&shell, "shop/new", "new");
+    shell
+}
+
+fn leftovers(shell: &Shell) -> Vec<String> {
+    let mut names = Vec::new();
+    for directory in [shell.dir.path().to_owned(), shell.path("shop")] {
+        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.contains("backstay-") {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn chosen_path_returns_into_the_living_tree_and_all_else_stays() {
+    let shell = with_changes();
+    let plan = shell.json(&["restore", "shop", "--only", "a/one", "--dry-run"]);
+    assert!(plan["how"].as_str().unwrap().contains("only the chosen paths"), "{plan}");
+    shell.ends(0, &["restore", "shop", "--only", "a/one", "--yes"]);
+    assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("one"));
+    assert_eq!(read(&shell, "shop/b/two").as_deref(), Some("newer"));
+    assert_eq!(read(&shell, "shop/new").as_deref(), Some("new"));
+    // What lies in the tree until it is confirmed is no part of the app's data.
+    let made = shell.json(&["backup", "shop"]);
+    shell.ends(0, &["restore", "shop", "--id", made["id"].as_str().unwrap(), "--to", "copy", "--yes"]);
+    assert_eq!(tree::files_below(&shell.path("copy")).unwrap().len(), 3);
+    shell.ends(0, &["undo", "shop"]);
+    assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("spoilt"));
+    shell.ends(0, &["confirm", "shop"]);
+    assert_eq!(leftovers(&shell), Vec::<String>::new());
+}
+
+#[test]
+fn directory_itself_stays_when_restored_in_place() {
+    use std::os::unix::fs::MetadataExt as _;
+    let shell = with_changes();
+    let inode = || std::fs::metadata(shell.path("shop")).unwrap().ino();
+    let before = inode();
+    shell.ends(0, &["restore", "shop", "--in-place", "--yes"]);
+    assert_eq!(inode(), before);
+    assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("one"));
+    assert_eq!(read(&shell, "shop/new"), None);
+    shell.ends(0, &["undo", "shop"]);
+    assert_eq!(read(&shell, "shop/new").as_deref(), Some("new"));
+    assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("spoilt"));
+    shell.ends(0, &["confirm", "shop"]);
+    assert_eq!(leftovers(&shell), Vec::<String>::new());
+    shell.ends(0, &["restore", "shop", "--yes"]);
+    assert_ne!(inode(), before, "without the option the directory is swapped");
+}
+
+#[test]
+fn restore_to_a_new_or_empty_place_leaves_nothing_to_undo() {
+    let shell = with_changes();
+    std::fs::create_dir(shell.path("empty")).unwrap();
+    for to in ["fresh", "empty"] {
+        shell.ends(0, &["restore", "shop", "--to", to, "--yes"]);
+        assert_eq!(read(&shell, &format!("{to}/a/one")).as_deref(), Some("one"));
+    }
+    assert_eq!(leftovers(&shell), Vec::<String>::new());
+    assert!(shell.complains(1, &["undo", "shop"]).contains("no restore that waits"));
+}
+
+#[test]
+fn database_is_not_restored_onto_another_file() {
+    let shell = Shell::with_directory();
+    let writer = backstay_testkit::ledger::BusyWriter::start(&shell.path("crm.db")).unwrap();
+    writer.stop().unwrap();
+    shell.ends(0, &["backup", "crm"]);
+    write(&shell, "other.db", "precious");
+    let refused = shell.complains(1, &["restore", "crm", "--to", "other.db", "--yes"]);
+    assert!(refused.contains("exists already"), "{refused}");
+    assert_eq!(read(&shell, "other.db").as_deref(), Some("precious"));
+    shell.ends(0, &["restore", "crm", "--to", "copy.db", "--yes"]);
+    assert!(backstay_testkit::ledger::check(&shell.path("copy.db")).unwrap() > 0);
+    assert_eq!(leftovers_named(&shell, "copy"), 1);
+}
+
+fn leftovers_named(shell: &Shell, part: &str) -> usize {
+    let entries = std::fs::read_dir(shell.dir.path()).unwrap().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().contains(part)).count()
+}
+
+fn add_to_source(shell: &Shell, line: &str) {
+    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = config.replace("kind = 'files'", &format!("kind = 'files'\n{line}"));
+    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+}
+
+#[test]
+fn app_is_started_again_even_if_stopping_it_failed() {
+    let shell = with_changes();
+    let started = shell.path("started");
+    add_to_source(
+        &shell,
+        &format!(
+            "before_restore = {{ run = ['false'] }}\nafter_restore = {{ run = ['touch', '{0}'] }}\n\
+             before_backup = {{ run = ['false'] }}\nafter_backup = {{ run = ['touch', '{0}'] }}",
+            started.display()
+        ),
+    );
+    for words in [["restore", "shop", "--yes", "--no-safety-backup"].as_slice(), &["backup", "shop"]] {
+        let error = shell.complains(1, words);
+        assert!(error.contains("hook before_"), "{error}");
+        assert!(started.exists(), "{words:?}");
+        std::fs::remove_file(&started).unwrap();
+    }
+    assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("spoilt"));
+    assert_eq!(leftovers(&shell), Vec::<String>::new());
+}
+
+#[test]
+fn swap_that_a_dead_process_began_is_finished_by_the_next_command() {
+    let shell = with_changes();
+    shell.ends(0, &["restore", "shop", "--yes", "--in-place"]);
+    // As if the process had died before its last step: what should have gone is still there, and nobody said it was done.
+    let [beside] = leftovers(&shell).try_into().unwrap();
+    let replaced = shell.path("shop").join(beside).join("replaced/new");
+    std::fs::rename(replaced, shell.path("shop/new")).unwrap();
+    let catalog = rusqlite::Connection::open(shell.path("home/catalog.db")).unwrap();
+    assert_eq!(catalog.execute("UPDATE swaps SET state = 'begun'", []).unwrap(), 1);
+    drop(catalog);
+    let warned = shell.complains(0, &["backup", "shop"]);
+    assert!(warned.contains("it is finished now"), "{warned}");
+    assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("one"));
+    assert_eq!(read(&shell, "shop/new"), None);
+    shell.ends(0, &["undo", "shop"]);
+    assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("spoilt"));
+    assert_eq!(read(&shell, "shop/new").as_deref(), Some("new"));
+}
+
+#[test]
+fn what_was_replaced_goes_when_the_time_to_undo_is_up() {
+    let shell = with_changes();
+    add_to_source(&shell, "undo_for = '0s'");
+    shell.ends(0, &["restore", "shop", "--yes"]);
+    assert_eq!(leftovers(&shell).len(), 1);
+    shell.ends(0, &["backup", "shop"]);
+    assert_eq!(leftovers(&shell), Vec::<String>::new());
+    let held = shell.json(&["backups", "shop"]);
+    assert!(held.as_array().unwrap().iter().all(|backup| backup["hold"].is_null()), "{held}");
+}
+
+#[test]
+fn root_that_is_a_mount_point_is_restored_in_place() {
+    let shell = Shell::with_directory();
+    write(&shell, "mounted/root/a/one", "one");
+    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let (shop, root) = (shell.path("shop"), shell.path("mounted/root"));
+    let config = config.replace(&shop.display().to_string(), &root.display().to_string());
+    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.ends(0, &["backup", "shop"]);
+    write(&shell, "mounted/root/a/one", "spoilt");
+    // A parent that may not be written has the same effect as a mount point, for those who are not root.
+    let is_root = rustix::process::geteuid().is_root();
+    let run = |program: &str, args: &[&std::ffi::OsStr]| {
+        assert!(std::process::Command::new(program).args(args).status().unwrap().success());
+    };
+    let (parent, root) = (shell.path("mounted"), root.as_os_str());
+    if is_root {
+        run("mount", &["--bind".as_ref(), root, root]);
+    } else {
+        run("chmod", &["555".as_ref(), parent.as_os_str()]);
+    }
+    let restored = shell.run(&["restore", "shop", "--yes"]);
+    let text = read(&shell, "mounted/root/a/one");
+    if is_root {
+        run("umount", &[root]);
+    } else {
+        run("chmod", &["755".as_ref(), parent.as_os_str()]);
+    }
+    assert!(restored.status.success(), "{restored:?}");
+    assert!(String::from_utf8_lossy(&restored.stderr).contains("name by name"), "{restored:?}");
+    assert_eq!(text.as_deref(), Some("one"));
+}
