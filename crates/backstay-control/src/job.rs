@@ -161,7 +161,8 @@ impl Catalog {
         me: &Holder,
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        let select = "SELECT id, holder FROM jobs WHERE source = $1 AND state IN ('leased', 'running')";
+        let select =
+            "SELECT id, holder FROM jobs WHERE source = $1 AND state IN ('leased', 'running')";
         for row in self.query_all("looked for jobs", select, [source.into()]).await? {
             let unreadable = |_| CatalogError::Unreadable { name: "jobs".to_owned() };
             let holder: String = row.try_get("", "holder").map_err(unreadable)?;

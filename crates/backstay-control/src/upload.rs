@@ -19,7 +19,8 @@ impl Catalog {
         record: &UploadRecord,
         holder: &Holder,
     ) -> Result<(), CatalogError> {
-        let insert = "INSERT INTO uploads (storage, object, upload, holder) VALUES ($1, $2, $3, $4)";
+        let insert =
+            "INSERT INTO uploads (storage, object, upload, holder) VALUES ($1, $2, $3, $4)";
         let values = [
             storage.into(),
             record.object.clone().into(),
@@ -46,7 +47,8 @@ impl Catalog {
         storage: &str,
         me: &Holder,
     ) -> Result<Vec<UploadRecord>, CatalogError> {
-        let select = "SELECT object, upload, holder FROM uploads WHERE storage = $1 ORDER BY object";
+        let select =
+            "SELECT object, upload, holder FROM uploads WHERE storage = $1 ORDER BY object";
         let mut abandoned = Vec::new();
         for row in self.query_all("looked for uploads", select, [storage.into()]).await? {
             let text = |name: &str| {

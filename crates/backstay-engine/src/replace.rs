@@ -235,8 +235,10 @@ impl Way {
         names.sort();
         names.dedup();
         names.retain(|name| !name.as_encoded_bytes().starts_with(OWN_PREFIX.as_bytes()));
-        let mut steps: Vec<Step> =
-            names.iter().flat_map(|name| self.one(target.join(name).as_path(), Path::new(name))).collect();
+        let mut steps: Vec<Step> = names
+            .iter()
+            .flat_map(|name| self.one(target.join(name).as_path(), Path::new(name)))
+            .collect();
         let (directory, like) = (target.to_owned(), self.arriving.clone());
         steps.push(Step::Dress { directory, like });
         Ok(steps)

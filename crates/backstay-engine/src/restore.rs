@@ -95,11 +95,8 @@ pub async fn plan_restore(
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// Records a swap before it begins. If this fails, nothing is swapped.
-    async fn before_swap(
-        &self,
-        swap: &Swap,
-        safety: Option<&BackupId>,
-    ) -> Result<(), JournalError>;
+    async fn before_swap(&self, swap: &Swap, safety: Option<&BackupId>)
+    -> Result<(), JournalError>;
 
     /// Records that the swap is done.
     async fn after_swap(&self) -> Result<(), JournalError>;

@@ -4,14 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use async_trait::async_trait;
 use backstay_control::{
-    Catalog, Holder, Home, JobId, JobKind, JobState, Lease, MasterKey,
+    Catalog, Holder, Home, JobId, JobKind, JobState, Lease, MasterKey, UploadRecord,
 };
 use backstay_engine::cx::Cx;
 use backstay_engine::source::Source;
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::sqlite::SqliteSource;
-use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
+use backstay_engine::store::{
+    Profile, S3Credentials, Store, StoreSpec, UploadLog, UploadLogError, probe,
+};
 use backstay_engine::vault::{BackupPlace, Draft, Vault};
 use backstay_format::{DataKey, Keyring, RecoveryKey, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
@@ -217,7 +220,38 @@ impl Installation {
             Some(profile) => profile,
             None => self.test_storage(storage).await?.profile,
         };
-        Ok(Store::open(&spec, profile)?)
+        let store = Store::open(&spec, profile)?.with_upload_log(self.upload_log(storage));
+        self.end_abandoned_uploads(storage, &store).await?;
+        Ok(store)
+    }
+
+    fn upload_log(&self, storage: &StorageConfig) -> Arc<dyn UploadLog> {
+        Arc::new(CatalogUploads {
+            catalog: self.catalog.clone(),
+            storage: storage.name.clone(),
+            holder: Holder::this_process(&host()),
+        })
+    }
+
+    /// Ends what killed processes of this machine left unfinished at a storage: invisible, but paid for.
+    async fn end_abandoned_uploads(
+        &self,
+        storage: &StorageConfig,
+        store: &Store,
+    ) -> anyhow::Result<()> {
+        let me = Holder::this_process(&host());
+        for left in self.catalog.abandoned_uploads(&storage.name, &me).await? {
+            if let Err(error) = store.end_upload(&self.cx, &left.object, &left.upload).await {
+                let text = format!(
+                    "an unfinished upload is left at storage {}: {error}; a lifecycle rule of the bucket can end such uploads \
+                     after a day",
+                    storage.name
+                );
+                self.cx.event(backstay_engine::event::Event::Warning { text });
+            }
+            self.catalog.end_upload(&storage.name, &left).await?;
+        }
+        Ok(())
     }
 
     /// Tests a storage and remembers what came of it.
@@ -226,7 +260,7 @@ impl Installation {
         storage: &StorageConfig,
     ) -> anyhow::Result<backstay_engine::store::ProbeReport> {
         let spec = self.store_spec(storage).await?;
-        let report = probe(&self.cx, &spec).await;
+        let report = probe(&self.cx, &spec, self.upload_log(storage)).await;
         let tested = Tested {
             at: self.cx.now(),
             location: spec.location(),
@@ -351,6 +385,27 @@ impl Installation {
 
     pub(crate) async fn remember(&self, recovered: &Recovered) -> anyhow::Result<()> {
         Ok(self.catalog.set_setting(RECOVERED, recovered).await?)
+    }
+}
+
+/// Writes uploads down in the catalog.
+#[derive(Debug)]
+struct CatalogUploads {
+    catalog: Catalog,
+    storage: String,
+    holder: Holder,
+}
+
+#[async_trait]
+impl UploadLog for CatalogUploads {
+    async fn begun(&self, object: &str, upload: &str) -> Result<(), UploadLogError> {
+        let record = UploadRecord { object: object.to_owned(), upload: upload.to_owned() };
+        Ok(self.catalog.begin_upload(&self.storage, &record, &self.holder).await?)
+    }
+
+    async fn ended(&self, object: &str, upload: &str) -> Result<(), UploadLogError> {
+        let record = UploadRecord { object: object.to_owned(), upload: upload.to_owned() };
+        Ok(self.catalog.end_upload(&self.storage, &record).await?)
     }
 }
 

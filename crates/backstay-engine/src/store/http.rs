@@ -80,7 +80,7 @@ impl Refusal {
     pub(super) fn kind(&self) -> Option<StoreErrorKind> {
         let kind = match self.code.as_deref() {
             Some("NoSuchBucket") => StoreErrorKind::NoSuchBucket,
-            Some("NoSuchKey") => StoreErrorKind::NotFound,
+            Some("NoSuchKey" | "NoSuchUpload") => StoreErrorKind::NotFound,
             Some(
                 "PermanentRedirect"
                 | "AuthorizationHeaderMalformed"

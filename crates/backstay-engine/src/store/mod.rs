@@ -6,6 +6,7 @@
 mod credentials;
 mod error;
 mod http;
+mod leftover;
 mod open;
 mod probe;
 mod profile;
@@ -22,12 +23,14 @@ use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
 pub use error::{StoreError, StoreErrorKind};
+pub use leftover::{UploadLog, UploadLogError};
 pub use open::{Addressing, LocalSpec, S3Credentials, S3Spec, StoreSpec};
 pub use probe::{Finding, ProbeReport, probe};
 pub use profile::{Profile, UploadCheck};
 pub use upload::Upload;
 
 use crate::cx::Cx;
+use leftover::{NoLog, Unfinished};
 
 /// A listing beyond this is refused rather than held in memory: about 1 GiB of names.
 const MAX_LISTED: usize = 5_000_000;
@@ -41,6 +44,8 @@ pub struct Store {
     prefix: String,
     location: String,
     profile: Profile,
+    unfinished: Unfinished,
+    log: Arc<dyn UploadLog>,
 }
 
 /// One object in a listing.
@@ -62,7 +67,14 @@ impl Store {
         prefix: &str,
         profile: Profile,
     ) -> Self {
-        Self { backend, prefix: prefix.to_owned(), location: location.to_owned(), profile }
+        Self {
+            backend,
+            prefix: prefix.to_owned(),
+            location: location.to_owned(),
+            profile,
+            unfinished: Unfinished::Hidden,
+            log: Arc::new(NoLog),
+        }
     }
 
     /// Returns where the objects are, for a person: `s3://bucket/prefix` or a path.

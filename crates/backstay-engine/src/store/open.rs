@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::credentials::Chain;
 use super::http::Connector;
+use super::leftover::Unfinished;
 use super::{Profile, Store, StoreError, StoreErrorKind, UploadCheck};
 
 /// Where a storage is and how it is reached.
@@ -177,7 +178,8 @@ fn open_s3(
         }
     };
     let backend = Arc::new(builder.build().map_err(failed)?);
-    Ok(Store::over(backend, location, &spec.prefix, profile))
+    let unfinished = Unfinished::Ids(backend.clone());
+    Ok(Store { unfinished, ..Store::over(backend, location, &spec.prefix, profile) })
 }
 
 fn client_options(spec: &S3Spec) -> object_store::Result<ClientOptions> {
@@ -228,5 +230,6 @@ fn open_local(spec: &LocalSpec, location: &str, profile: Profile) -> Result<Stor
         .map_err(|cause| StoreError::explain("open", "", location, cause, None))?
         .with_fsync(true)
         .with_automatic_cleanup(true);
-    Ok(Store::over(Arc::new(backend), location, &spec.prefix, profile))
+    let unfinished = Unfinished::Files(spec.path.clone());
+    Ok(Store { unfinished, ..Store::over(Arc::new(backend), location, &spec.prefix, profile) })
 }

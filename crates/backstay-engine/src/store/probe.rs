@@ -1,9 +1,11 @@
 //! Finds out what a storage can do by doing it, below the prefix, with the four permissions that backups need.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use rand::RngCore as _;
 
-use super::{Profile, Store, StoreError, StoreErrorKind, StoreSpec, UploadCheck};
+use super::{Profile, Store, StoreError, StoreErrorKind, StoreSpec, UploadCheck, UploadLog};
 use crate::cx::Cx;
 
 /// Two parts of the smallest size that S3 allows need this many bytes.
@@ -28,11 +30,15 @@ pub struct Finding {
 }
 
 /// Tries everything that backups need (D5, V14), and finds out how far the storage can be trusted. Cleans up after itself.
-pub async fn probe(cx: &Cx, spec: &StoreSpec) -> Result<ProbeReport, StoreError> {
+pub async fn probe(
+    cx: &Cx,
+    spec: &StoreSpec,
+    log: Arc<dyn UploadLog>,
+) -> Result<ProbeReport, StoreError> {
     let mut tail = [0; 8];
     rand::rng().fill_bytes(&mut tail);
     let folder = format!(".backstay-probe-{}", hex::encode(tail));
-    let report = probe_in(cx, spec, &folder).await;
+    let report = probe_in(cx, spec, &folder, log).await;
     let cleaned = clean(cx, spec, &folder).await;
     let mut report = report?;
     cleaned?;
@@ -51,7 +57,12 @@ async fn clean(cx: &Cx, spec: &StoreSpec, folder: &str) -> Result<(), StoreError
 /// Every object that the probe writes.
 const OBJECTS: [&str; 4] = ["small", "create", "corrupt", "multipart"];
 
-async fn probe_in(cx: &Cx, spec: &StoreSpec, folder: &str) -> Result<ProbeReport, StoreError> {
+async fn probe_in(
+    cx: &Cx,
+    spec: &StoreSpec,
+    folder: &str,
+    log: Arc<dyn UploadLog>,
+) -> Result<ProbeReport, StoreError> {
     let mut profile = spec.documented_profile();
     let mut findings = Vec::new();
     let mut found = |what, result: &str| findings.push(Finding { what, result: result.to_owned() });
@@ -96,7 +107,7 @@ async fn probe_in(cx: &Cx, spec: &StoreSpec, folder: &str) -> Result<ProbeReport
             },
         );
     }
-    let store = Store::open(spec, profile.clone())?;
+    let store = Store::open(spec, profile.clone())?.with_upload_log(log);
     let mut upload = store.upload(cx, &multipart, None).await?;
     upload.write(cx, vec![7; MULTIPART_BYTES].into()).await?;
     upload.finish(cx).await?;

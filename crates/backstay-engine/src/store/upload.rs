@@ -7,6 +7,7 @@ use object_store::{MultipartUpload, ObjectStore as _, PutMultipartOptions, PutPa
 use tokio::task::JoinSet;
 
 use super::http::Refusal;
+use super::leftover::{FILES, Unfinished, UploadById};
 use super::{Sent, Store, StoreError, StoreErrorKind, UploadCheck, http};
 use crate::cx::Cx;
 
@@ -32,6 +33,8 @@ pub struct Upload {
     gathered: Vec<Bytes>,
     gathered_bytes: u64,
     multipart: Option<Box<dyn MultipartUpload>>,
+    /// What the storage calls it, while it is written down.
+    logged: Option<String>,
     // Tasks, not futures: parts must be on their way while the source is read. Dropping the set stops them.
     in_flight: JoinSet<(object_store::Result<()>, Option<Refusal>)>,
     parts: u32,
@@ -53,6 +56,7 @@ impl Upload {
             gathered: Vec::new(),
             gathered_bytes: 0,
             multipart: None,
+            logged: None,
             in_flight: JoinSet::new(),
             parts: 0,
             bytes: 0,
@@ -103,7 +107,10 @@ impl Upload {
         };
         let proven = self.store.prove(cx, &self.name, &sent).await;
         match (completed, proven) {
-            (_, Ok(())) => Ok(self.bytes),
+            (_, Ok(())) => {
+                self.strike_out().await?;
+                Ok(self.bytes)
+            }
             (Ok(()), Err(error)) => Err(error),
             (Err(error), Err(_)) => {
                 self.abort_quietly(cx).await;
@@ -117,19 +124,27 @@ impl Upload {
         let Some(mut multipart) = self.multipart.take() else { return Ok(()) };
         // Parts that are still on their way would come after the abort.
         self.in_flight.shutdown().await;
-        self.store.call(cx, "abort", &self.name, multipart.abort()).await
+        self.store.call(cx, "abort", &self.name, multipart.abort()).await?;
+        self.strike_out().await
     }
 
     async fn abort_quietly(&mut self, cx: &Cx) {
         self.in_flight.shutdown().await;
         if let Some(mut multipart) = self.multipart.take() {
-            // The error that led here matters more.
-            drop(self.store.call(&cx.for_cleanup(), "abort", &self.name, multipart.abort()).await);
+            // The error that led here matters more; what could not be aborted stays in the log.
+            let aborted =
+                self.store.call(&cx.for_cleanup(), "abort", &self.name, multipart.abort()).await;
+            if aborted.is_ok() {
+                drop(self.strike_out().await);
+            }
         }
     }
 
     async fn complete(&mut self, cx: &Cx) -> Result<(), StoreError> {
         if self.multipart.is_none() {
+            if let Unfinished::Files(_) = self.store.unfinished {
+                self.write_down(FILES.to_owned()).await?;
+            }
             let payload: PutPayload = self.gathered.drain(..).collect();
             let put = self.store.backend.put_opts(
                 &self.path,
@@ -153,9 +168,7 @@ impl Upload {
             return Err(self.too_many_parts());
         }
         if self.multipart.is_none() {
-            let begin =
-                self.store.backend.put_multipart_opts(&self.path, PutMultipartOptions::default());
-            self.multipart = Some(self.store.call(cx, "upload", &self.name, begin).await?);
+            self.multipart = Some(self.begin(cx).await?);
         }
         let room = (IN_FLIGHT_BYTES / self.part_bytes).max(1) as usize;
         while self.in_flight.len() >= room {
@@ -169,6 +182,34 @@ impl Upload {
         self.parts += 1;
         self.grow();
         Ok(())
+    }
+
+    async fn begin(&mut self, cx: &Cx) -> Result<Box<dyn MultipartUpload>, StoreError> {
+        let store = self.store.clone();
+        if let Unfinished::Ids(ids) = &store.unfinished {
+            let begin = ids.create_multipart(&self.path);
+            let id = store.call(cx, "upload", &self.name, begin).await?;
+            self.write_down(id.clone()).await?;
+            return Ok(Box::new(UploadById::new(ids.clone(), self.path.clone(), id)));
+        }
+        if let Unfinished::Files(_) = store.unfinished {
+            self.write_down(FILES.to_owned()).await?;
+        }
+        let begin = store.backend.put_multipart_opts(&self.path, PutMultipartOptions::default());
+        store.call(cx, "upload", &self.name, begin).await
+    }
+
+    async fn write_down(&mut self, id: String) -> Result<(), StoreError> {
+        self.store.log_begun(&self.name, &id).await?;
+        self.logged = Some(id);
+        Ok(())
+    }
+
+    async fn strike_out(&mut self) -> Result<(), StoreError> {
+        match self.logged.take() {
+            Some(id) => self.store.log_ended(&self.name, &id).await,
+            None => Ok(()),
+        }
     }
 
     fn too_many_parts(&self) -> StoreError {

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use backstay_engine::replace::{Direction, Swap};
 use backstay_engine::source::sqlite::SqliteSource;
 use backstay_engine::source::{Source, TargetOptions};
-use backstay_engine::replace::{Direction, Swap};
 use backstay_testkit::ledger::{BusyWriter, check};
 
 use crate::world::World;

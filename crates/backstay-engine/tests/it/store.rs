@@ -8,7 +8,7 @@ use backstay_engine::cx::Cx;
 use backstay_engine::event::Silent;
 use backstay_engine::store::{
     Addressing, LocalSpec, Profile, S3Credentials, S3Spec, Store, StoreErrorKind, StoreSpec,
-    UploadCheck, probe,
+    UploadCheck, UploadLog, UploadLogError, probe,
 };
 use backstay_testkit::s3::{ACCESS_KEY, BUCKET, Call, Fault, S3Server, SECRET_KEY};
 use bytes::Bytes;
@@ -54,6 +54,20 @@ fn profile() -> Profile {
 
 fn open(spec: S3Spec) -> Store {
     Store::open(&StoreSpec::S3(spec), profile()).unwrap()
+}
+
+#[derive(Debug)]
+struct Forgetful;
+
+#[async_trait::async_trait]
+impl UploadLog for Forgetful {
+    async fn begun(&self, _object: &str, _upload: &str) -> Result<(), UploadLogError> {
+        Ok(())
+    }
+
+    async fn ended(&self, _object: &str, _upload: &str) -> Result<(), UploadLogError> {
+        Ok(())
+    }
 }
 
 /// Lets the first `times` calls that fit have the fault.
@@ -287,14 +301,15 @@ async fn listing_a_thousand_folders_costs_one_request() {
 #[tokio::test]
 async fn probe_leaves_nothing_behind() {
     let server = start();
-    probe(&cx(), &StoreSpec::S3(spec(&server))).await.unwrap();
+    probe(&cx(), &StoreSpec::S3(spec(&server)), Arc::new(Forgetful)).await.unwrap();
     let store = open(spec(&server));
     assert_eq!(store.list(&cx(), "").await.unwrap(), []);
     // What is refused after the first writes is cleaned up too.
     server.script(first(1, Fault::Refuse(403, "AccessDenied"), |call| {
         call.method == "POST" && call.query.contains("uploads")
     }));
-    let denied = probe(&cx(), &StoreSpec::S3(spec(&server))).await.unwrap_err();
+    let denied =
+        probe(&cx(), &StoreSpec::S3(spec(&server)), Arc::new(Forgetful)).await.unwrap_err();
     assert_eq!(denied.kind(), StoreErrorKind::Denied);
     assert_eq!(store.list(&cx(), "").await.unwrap(), []);
 }

@@ -117,8 +117,7 @@ impl World {
         let vault = self.vault().await;
         let options = RestoreOptions { target, accept_unsealed: false, expects_sealed: true };
         let own = PathBuf::from("/nowhere");
-        let plan =
-            plan_restore(&self.cx, &vault, (source, own), self.place(id), options).await?;
+        let plan = plan_restore(&self.cx, &vault, (source, own), self.place(id), options).await?;
         let around = Around { safety: None, before: None, after: None, journal: &NoJournal };
         restore(&self.cx, &vault, source, &plan, around).await
     }

@@ -86,9 +86,9 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
             // The storage does not answer: what was seen last is better than nothing, and the error stands beside it.
             Err(_) => app.catalog.known_backups(&source.storage, source.name.as_str()).await?,
         };
-        let newest = known.iter().find(|entry| {
-            entry.status == Status::Complete && entry.trigger != Trigger::PreRestore
-        });
+        let newest = known
+            .iter()
+            .find(|entry| entry.status == Status::Complete && entry.trigger != Trigger::PreRestore);
         let trouble = listed.as_ref().err().map(|error| format!("{error:#}")).or(last_error);
         values.push(json!({
             "source": source.name,

@@ -6,3 +6,4 @@ mod restores;
 mod s3;
 mod shell;
 mod story;
+mod uploads;

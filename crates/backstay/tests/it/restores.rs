@@ -50,7 +50,10 @@ fn chosen_path_returns_into_the_living_tree_and_all_else_stays() {
     assert_eq!(read(&shell, "shop/new").as_deref(), Some("new"));
     // What lies in the tree until it is confirmed is no part of the app's data.
     let made = shell.json(&["backup", "shop"]);
-    shell.ends(0, &["restore", "shop", "--id", made["id"].as_str().unwrap(), "--to", "copy", "--yes"]);
+    shell.ends(
+        0,
+        &["restore", "shop", "--id", made["id"].as_str().unwrap(), "--to", "copy", "--yes"],
+    );
     assert_eq!(tree::files_below(&shell.path("copy")).unwrap().len(), 3);
     shell.ends(0, &["undo", "shop"]);
     assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("spoilt"));
@@ -127,7 +130,9 @@ fn app_is_started_again_even_if_stopping_it_failed() {
             started.display()
         ),
     );
-    for words in [["restore", "shop", "--yes", "--no-safety-backup"].as_slice(), &["backup", "shop"]] {
+    for words in
+        [["restore", "shop", "--yes", "--no-safety-backup"].as_slice(), &["backup", "shop"]]
+    {
         let error = shell.complains(1, words);
         assert!(error.contains("hook before_"), "{error}");
         assert!(started.exists(), "{words:?}");

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use backstay_format::PartName;
 use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, Uid,
-    XattrFlags,
+    Access, AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps,
+    Uid, XattrFlags,
 };
 use tar::EntryType;
 
@@ -78,8 +78,7 @@ impl Target for FilesTarget {
         if target.exists() && !target.is_dir() {
             return wrong("a directory");
         }
-        if !self.is_own_root
-            && target.read_dir().is_ok_and(|mut entries| entries.next().is_some())
+        if !self.is_own_root && target.read_dir().is_ok_and(|mut entries| entries.next().is_some())
         {
             return wrong("an empty directory");
         }

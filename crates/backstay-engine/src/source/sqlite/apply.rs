@@ -50,7 +50,9 @@ impl Target for SqliteTarget {
             return Err(SourceError::NotFound { path: parent.to_owned() });
         }
         if self.in_place {
-            return wrong("restored in place: a database is swapped in one step, without --in-place");
+            return wrong(
+                "restored in place: a database is swapped in one step, without --in-place",
+            );
         }
         match fs::metadata(target) {
             Ok(meta) if meta.is_dir() => return wrong("a file"),
