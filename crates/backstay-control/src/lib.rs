@@ -10,6 +10,7 @@ mod index;
 mod job;
 mod lease;
 mod master_key;
+mod schedule;
 mod swap;
 mod upload;
 
@@ -18,5 +19,6 @@ pub use home::{Home, HomeError};
 pub use job::{Job, JobId, JobKind, JobState};
 pub use lease::{Holder, Lease, LeaseError};
 pub use master_key::{MasterKey, MasterKeyError};
+pub use schedule::{Schedule, ScheduleError};
 pub use swap::{SwapRecord, SwapState};
 pub use upload::UploadRecord;

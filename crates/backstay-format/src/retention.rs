@@ -26,7 +26,9 @@ pub struct Rules {
     pub monthly: u32,
     /// The same for years.
     pub yearly: u32,
-    /// Stored bytes of all kept backups together; the oldest go first. Zero means no limit.
+    /// Stored bytes of all kept backups together; the oldest go first. Zero means no limit. Read from a number or from a
+    /// text such as `50GB` or `50GiB`.
+    #[serde(deserialize_with = "bytes")]
     pub max_bytes: u64,
     /// This many of the newest are kept whatever else is said; at least 1.
     pub keep_at_least: u32,
@@ -47,6 +49,45 @@ impl Default for Rules {
             keep_at_least: 1,
         }
     }
+}
+
+fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Bytes {
+        Number(u64),
+        Text(String),
+    }
+    let wrong = |found: &str| {
+        let text =
+            format!("found `{found}`, expected a size such as 500000000, \"500MB\" or \"2GiB\"");
+        serde::de::Error::custom(text)
+    };
+    match Bytes::deserialize(deserializer) {
+        Ok(Bytes::Number(bytes)) => Ok(bytes),
+        Ok(Bytes::Text(text)) => parse_bytes(&text).ok_or_else(|| wrong(&text)),
+        Err(_) => Err(wrong("something else")),
+    }
+}
+
+/// Reads a size with a unit: powers of 1000, or of 1024 with an `i`.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 impl Rules {

@@ -24,6 +24,9 @@ pub(crate) struct Global {
     /// Where keys and the catalog are kept; by default ~/.local/share/backstay, for root /var/lib/backstay
     #[arg(long, global = true, env = "BACKSTAY_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
+    /// A server to work on instead of the home directory; not in this version
+    #[arg(long, global = true, env = "BACKSTAY_SERVER", value_name = "URL", hide = true)]
+    pub(crate) server: Option<String>,
     /// Print JSON: one document, and one line for each event on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -43,18 +46,19 @@ pub(crate) enum Command {
         #[arg(default_value = "backstay.toml")]
         file: PathBuf,
     },
-    /// Read the configuration and say what is wrong with it
-    ConfigCheck,
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Find out what is wrong, and say what to do
     #[command(after_help = EXIT_CODES)]
     Doctor,
     /// Say of each source whether it is protected
     #[command(after_help = EXIT_CODES)]
     Status,
-    /// Look at sources
+    /// Look at sources, add and remove them
     #[command(subcommand)]
     Source(SourceCommand),
-    /// Look at storages, test them, set their credentials
+    /// Look at storages, add, test and remove them, set their credentials
     #[command(subcommand)]
     Storage(StorageCommand),
     /// Back up now
@@ -184,9 +188,74 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say what is wrong with it
+    Check,
+    /// Print it as it counts, with all defaults and without secrets, as JSON
+    Show,
+    /// Print the JSON schema of backstay.toml, for editors
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SourceAdd {
+    /// Its name
+    pub(crate) name: String,
+    /// files or sqlite
+    #[arg(long)]
+    pub(crate) kind: String,
+    /// The root of the tree, or the database's file
+    #[arg(long)]
+    pub(crate) path: String,
+    /// The storage for its backups
+    #[arg(long)]
+    pub(crate) storage: String,
+    /// When it is to be backed up
+    #[arg(long)]
+    pub(crate) schedule: Option<String>,
+    /// Another setting, as a line of the file: --set 'keep = { last = 7 }'
+    #[arg(long, value_name = "LINE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StorageAdd {
+    /// Its name
+    pub(crate) name: String,
+    /// The bucket of an S3-compatible storage
+    #[arg(long, required_unless_present = "path")]
+    pub(crate) bucket: Option<String>,
+    /// The provider's endpoint; none is AWS
+    #[arg(long, requires = "bucket")]
+    pub(crate) endpoint: Option<String>,
+    /// The bucket's region
+    #[arg(long, requires = "bucket")]
+    pub(crate) region: Option<String>,
+    /// Ask for an access key, or read it and its secret from two lines of standard input; else the machine's own are used
+    #[arg(long, requires = "bucket")]
+    pub(crate) credentials: bool,
+    /// A directory instead of a bucket
+    #[arg(long, conflicts_with = "bucket")]
+    pub(crate) path: Option<String>,
+    /// The folder of the vault in it
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    /// Another setting, as a line of the file: --set 'addressing = "virtual"'
+    #[arg(long, value_name = "LINE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum SourceCommand {
-    /// List the sources of the configuration
+    /// List the sources
     List,
+    /// Add a source; it is kept in the catalog, the file stays as it is
+    Add(SourceAdd),
+    /// Forget an added source; its backups stay
+    Remove {
+        /// Its name
+        name: String,
+    },
     /// Look at a source as a backup would: is it there, how large is it
     Test {
         /// Its name
@@ -198,6 +267,13 @@ pub(crate) enum SourceCommand {
 pub(crate) enum StorageCommand {
     /// List the storages
     List,
+    /// Test a storage and add it; it is kept in the catalog, the file stays as it is
+    Add(StorageAdd),
+    /// Forget an added storage; what lies on it stays
+    Remove {
+        /// Its name
+        name: String,
+    },
     /// Try everything that backups need, and remember what the storage can do
     Test {
         /// Its name

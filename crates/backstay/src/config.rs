@@ -1,6 +1,7 @@
 //! `backstay.toml`, from text to checked values. Whatever is wrong is said with file, line, field, what was found and what
 //! is expected; nothing is made before all of it is right.
 
+mod overrides;
 mod raw;
 mod source;
 mod storage;
@@ -11,12 +12,27 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use backstay_format::Slug;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use source::{SourceConfig, SourceKind};
 pub(crate) use storage::{CredentialConfig, StorageConfig, StorageKind, parse_location};
 
+/// The variables of the environment.
+pub(crate) type Environment = BTreeMap<String, String>;
 /// The environment, as an argument.
-pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type Env<'a> = &'a Environment;
+
+/// What `source add` and `storage add` keep, in the words of the file; by table and name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Additions {
+    /// Tables of `[storages]`.
+    #[serde(default)]
+    pub(crate) storages: BTreeMap<String, toml::Table>,
+    /// Tables of `[sources]`.
+    #[serde(default)]
+    pub(crate) sources: BTreeMap<String, toml::Table>,
+}
 
 /// A whole configuration.
 #[derive(Debug, Clone)]
@@ -64,22 +80,49 @@ impl fmt::Display for ConfigError {
 }
 
 impl Config {
-    /// Reads and checks a file.
-    pub(crate) fn load(path: &Path, env: Env<'_>) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            file: path.to_owned(),
-            faults: vec![Fault {
-                line: 0,
-                field: String::new(),
-                problem: format!("cannot be read: {error}; `backstay init` writes one"),
-            }],
+    /// Reads and checks a file, with what was added to it elsewhere; or that alone, if there is no file.
+    pub(crate) fn load(
+        file: Option<&Path>,
+        additions: &Additions,
+        env: Env<'_>,
+    ) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new("(no file)"));
+        let wrong = |faults| ConfigError { file: path.to_owned(), faults };
+        let text = file.map_or(Ok(String::new()), std::fs::read_to_string).map_err(|error| {
+            let problem = format!("cannot be read: {error}; `backstay init` writes one");
+            wrong(vec![Fault { line: 0, field: String::new(), problem }])
         })?;
-        Self::parse(&text, env).map_err(|faults| ConfigError { file: path.to_owned(), faults })
+        let own = Self::names(&text).map_err(wrong)?;
+        let mut warnings = Vec::new();
+        let added = additions.without(&own, &mut warnings).to_text();
+        let checked = Self::parse(&format!("{text}\n{added}"), env);
+        let mut config = checked.map_err(|mut faults| {
+            let lines = text.lines().count();
+            // What lies behind the file's text was added by a command and has no line that a person could look at.
+            for fault in faults.iter_mut().filter(|fault| fault.line > lines) {
+                fault.line = 0;
+                fault.problem.push_str(" (kept in the catalog by `source add` or `storage add`)");
+            }
+            wrong(faults)
+        })?;
+        config.warnings.extend(warnings);
+        Ok(config)
+    }
+
+    /// Returns the JSON schema of the file.
+    pub(crate) fn schema() -> serde_json::Value {
+        schemars::schema_for!(raw::RawConfig).to_value()
+    }
+
+    /// Returns the names of the tables in a text.
+    fn names(text: &str) -> Result<(Vec<String>, Vec<String>), Vec<Fault>> {
+        let raw = raw::parse(text, &Environment::new())?;
+        Ok((raw.storages.into_keys().collect(), raw.sources.into_keys().collect()))
     }
 
     /// Checks a text.
     pub(crate) fn parse(text: &str, env: Env<'_>) -> Result<Self, Vec<Fault>> {
-        let raw = raw::parse(text)?;
+        let raw = raw::parse(text, env)?;
         let mut faults = raw::Faults::new(text);
         let config = Self::check(&raw, env, &mut faults);
         match config {
@@ -123,6 +166,41 @@ impl Config {
             storage.warn(&mut warnings);
         }
         Some(Self { organisation: organisation?, storages, sources, warnings })
+    }
+}
+
+impl Additions {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.storages.is_empty() && self.sources.is_empty()
+    }
+
+    /// Leaves out what the file declares by the same name: the file wins.
+    fn without(
+        &self,
+        (storages, sources): &(Vec<String>, Vec<String>),
+        warnings: &mut Vec<String>,
+    ) -> Self {
+        let mut rest = self.clone();
+        for (of, names, tables) in
+            [("storage", storages, &mut rest.storages), ("source", sources, &mut rest.sources)]
+        {
+            for name in names {
+                if tables.remove(name).is_some() {
+                    warnings.push(format!(
+                        "{of} {name} was added by a command and stands in the file too; the file counts"
+                    ));
+                }
+            }
+        }
+        rest
+    }
+
+    /// Returns them as the file would say it.
+    fn to_text(&self) -> String {
+        if self.is_empty() {
+            return String::new();
+        }
+        toml::to_string(self).expect("tables of plain values can be written")
     }
 }
 

@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
 use crate::config::{
-    Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, StorageKind,
+    Additions, Config, CredentialConfig, Environment, SourceConfig, SourceKind, StorageConfig,
+    StorageKind,
 };
 use crate::exit::UsageError;
 
@@ -32,10 +33,14 @@ use crate::exit::UsageError;
 const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// The catalog's setting with storages that `recover` was told of.
 const RECOVERED: &str = "recovered";
+/// The catalog's setting with what `source add` and `storage add` were told.
+const ADDITIONS: &str = "additions";
 
 /// A configuration, a home directory, and what runs in them.
 pub(crate) struct Installation {
     pub(crate) config: Config,
+    /// What of it was added by commands.
+    pub(crate) additions: Additions,
     pub(crate) home: Home,
     pub(crate) catalog: Catalog,
     pub(crate) cx: Cx,
@@ -79,31 +84,52 @@ pub(crate) struct StoredCredentials {
 impl Installation {
     /// Opens the installation that the global options mean. A wrong configuration makes nothing.
     pub(crate) async fn open(global: &Global, cx: Cx) -> anyhow::Result<Self> {
-        let env = |name: &str| std::env::var(name).ok();
-        let config = match config_path(global) {
-            Some(path) => Some(Config::load(&path, &env)?),
-            None => None,
-        };
+        let installation = Self::open_even_empty(global, cx).await?;
+        let config = &installation.config;
+        if config_path(global).is_none() && config.storages.is_empty() && config.sources.is_empty()
+        {
+            let text =
+                "there is no configuration: `backstay init` writes one, or name it with --config";
+            return Err(UsageError(text.to_owned()).into());
+        }
+        Ok(installation)
+    }
+
+    /// Like [`Installation::open`], where nothing needs to be configured yet.
+    pub(crate) async fn open_even_empty(global: &Global, cx: Cx) -> anyhow::Result<Self> {
+        // Checked before anything is made, and before an existing home says what else belongs to it.
+        let additions = read_additions(global).await?;
+        let mut config = Config::load(config_path(global).as_deref(), &additions, &environment())?;
         let (home, catalog) = open_home(global).await?;
-        let recovered: Option<Recovered> = catalog.setting(RECOVERED).await?;
-        let mut config = match (config, &recovered) {
-            (Some(config), _) => config,
-            (None, Some(recovered)) => Config {
-                organisation: recovered.organisation.clone(),
-                storages: Default::default(),
-                sources: Default::default(),
-                warnings: Vec::new(),
-            },
-            (None, None) => {
-                let text = "there is no configuration: `backstay init` writes one, or name it with --config";
-                return Err(UsageError(text.to_owned()).into());
+        if let Some(recovered) = catalog.setting::<Recovered>(RECOVERED).await? {
+            if config_path(global).is_none() {
+                config.organisation = recovered.organisation.clone();
             }
-        };
-        if let Some(recovered) = recovered {
             config.storages.entry(RECOVERED.to_owned()).or_insert(recovered.as_storage());
         }
         backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
-        Ok(Self { config, home, catalog, cx })
+        Ok(Self { config, additions, home, catalog, cx })
+    }
+
+    /// Keeps what was added by commands, after checking that the whole is still right.
+    pub(crate) async fn set_additions(
+        &mut self,
+        global: &Global,
+        additions: Additions,
+    ) -> anyhow::Result<()> {
+        self.config = self.with_additions(global, &additions)?;
+        self.catalog.set_setting(ADDITIONS, &additions).await?;
+        self.additions = additions;
+        Ok(())
+    }
+
+    /// Returns the configuration as it would be with other additions.
+    pub(crate) fn with_additions(
+        &self,
+        global: &Global,
+        additions: &Additions,
+    ) -> anyhow::Result<Config> {
+        Ok(Config::load(config_path(global).as_deref(), additions, &environment())?)
     }
 
     /// Returns a source by name: of the configuration, else as a vault remembers it.
@@ -443,6 +469,15 @@ impl LeaseGuard {
     }
 }
 
+/// Reads what commands added, without making a home where there is none.
+pub(crate) async fn read_additions(global: &Global) -> anyhow::Result<Additions> {
+    if !home_path(global)?.join("catalog.db").exists() {
+        return Ok(Additions::default());
+    }
+    let (_, catalog) = open_home(global).await?;
+    Ok(catalog.setting(ADDITIONS).await?.unwrap_or_default())
+}
+
 /// Opens the home directory and its catalog, without a configuration.
 pub(crate) async fn open_home(global: &Global) -> anyhow::Result<(Home, Catalog)> {
     let home = Home::open(&home_path(global)?)?;
@@ -452,6 +487,13 @@ pub(crate) async fn open_home(global: &Global) -> anyhow::Result<(Home, Catalog)
     let master_key = MasterKey::load(&home, given.as_ref(), credentials.as_deref())?;
     let catalog = Catalog::open(&home, master_key).await?;
     Ok((home, catalog))
+}
+
+/// Returns the variables of the environment that can be read.
+pub(crate) fn environment() -> Environment {
+    let readable = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    readable.collect()
 }
 
 /// Returns the configuration that is meant, if any is there.
@@ -476,7 +518,7 @@ pub(crate) fn credentials_name(storage: &str) -> String {
     format!("credentials of storage {storage}")
 }
 
-fn tested_name(storage: &str) -> String {
+pub(crate) fn tested_name(storage: &str) -> String {
     format!("test of storage {storage}")
 }
 

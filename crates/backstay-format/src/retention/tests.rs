@@ -129,3 +129,16 @@ proptest! {
         prop_assert!(again.iter().all(|v| v.keep));
     }
 }
+
+#[test]
+fn sizes_are_numbers_or_texts_with_a_unit() {
+    for (text, bytes) in [("7", 7), ("50GB", 50_000_000_000), ("2 GiB", 2 << 30), ("1kb", 1000)] {
+        assert_eq!(parse_bytes(text), Some(bytes), "{text}");
+    }
+    for text in ["", "GB", "1.5GB", "-1", "1XB", "99999999999TB"] {
+        assert_eq!(parse_bytes(text), None, "{text}");
+    }
+    let rules: Rules = serde_json::from_str(r#"{"max_bytes": "50GB", "days": 1}"#).unwrap();
+    assert_eq!(rules.max_bytes, 50_000_000_000);
+    assert!(serde_json::from_str::<Rules>(r#"{"max_bytes": "lots"}"#).is_err());
+}

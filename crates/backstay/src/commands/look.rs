@@ -7,32 +7,16 @@ use anyhow::Context as _;
 use backstay_format::{Status, Trigger};
 use serde_json::json;
 
-use crate::cli::{Global, SourceCommand, StorageCommand};
-use crate::config::{Config, StorageKind, template};
+use crate::cli::{SourceCommand, StorageCommand};
+use crate::config::{StorageKind, template};
 use crate::exit::{Exit, UsageError};
-use crate::installation::{Installation, StoredCredentials, config_path, credentials_name};
+use crate::installation::{Installation, StoredCredentials, credentials_name};
 use crate::render;
 
 pub(super) fn init(file: &Path) -> anyhow::Result<Exit> {
     let mut out = super::files::create_new(file)?;
     out.write_all(template::TEMPLATE.as_bytes())?;
     render::print(&format!("{} written; edit it, then run `backstay doctor`", file.display()))?;
-    Ok(Exit::Done)
-}
-
-pub(super) fn config_check(global: &Global) -> anyhow::Result<Exit> {
-    let path =
-        config_path(global).context("there is no configuration; `backstay init` writes one")?;
-    let config = Config::load(&path, &|name| std::env::var(name).ok())?;
-    for warning in &config.warnings {
-        render::say(&format!("warning: {warning}"));
-    }
-    render::print(&format!(
-        "{} is good: {} storages, {} sources",
-        path.display(),
-        config.storages.len(),
-        config.sources.len()
-    ))?;
     Ok(Exit::Done)
 }
 
@@ -131,9 +115,18 @@ pub(super) async fn source(
     json: bool,
 ) -> anyhow::Result<Exit> {
     match command {
+        // Done by `add`.
+        SourceCommand::Add(_) | SourceCommand::Remove { .. } => {}
         SourceCommand::List => {
             let values = app.config.sources.values().map(|source| {
-                json!({"name": source.name, "kind": source.kind.as_str(), "path": source.path, "storage": source.storage})
+                json!({
+                    "name": source.name,
+                    "kind": source.kind.as_str(),
+                    "path": source.path,
+                    "storage": source.storage,
+                    "schedule": source.schedule.as_ref().map(ToString::to_string),
+                    "declared": !app.additions.sources.contains_key(source.name.as_str()),
+                })
             });
             if json {
                 render::print_json(&values.collect::<Vec<_>>().into())?;
@@ -145,10 +138,14 @@ pub(super) async fn source(
                         source.kind.as_str().to_owned(),
                         path,
                         source.storage.clone(),
+                        source.schedule.as_ref().map(ToString::to_string).unwrap_or_default(),
                     ]
                 };
                 let rows = app.config.sources.values().map(row).collect();
-                render::print(&render::table(&["SOURCE", "KIND", "PATH", "STORAGE"], rows))?;
+                render::print(&render::table(
+                    &["SOURCE", "KIND", "PATH", "STORAGE", "SCHEDULE"],
+                    rows,
+                ))?;
             }
         }
         SourceCommand::Test { name } => {
@@ -170,6 +167,8 @@ pub(super) async fn storage(
     json: bool,
 ) -> anyhow::Result<Exit> {
     match command {
+        // Done by `add`.
+        StorageCommand::Add(_) | StorageCommand::Remove { .. } => {}
         StorageCommand::List => list_storages(app, json).await?,
         StorageCommand::Test { name } => {
             let report = app.test_storage(app.storage(&name)?).await?;
@@ -241,7 +240,7 @@ async fn list_storages(app: &Installation, json: bool) -> anyhow::Result<()> {
 }
 
 /// Never from the command line: other users can read that.
-fn ask_credentials() -> anyhow::Result<StoredCredentials> {
+pub(super) fn ask_credentials() -> anyhow::Result<StoredCredentials> {
     let (access_key_id, secret_access_key) = if std::io::stdin().is_terminal() {
         let id: String = dialoguer::Input::new().with_prompt("Access key ID").interact_text()?;
         (id, dialoguer::Password::new().with_prompt("Secret access key").interact()?)

@@ -1,6 +1,8 @@
 //! One file for each group of commands; here is which is which.
 
+mod add;
 mod backup;
+mod config;
 mod files;
 mod keys;
 mod list;
@@ -22,10 +24,14 @@ use crate::installation::Installation;
 
 pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
     let global = cli.global;
+    if global.server.is_some() {
+        let text = "this version has no server: leave out --server and BACKSTAY_SERVER to work on this machine's home directory";
+        return Err(UsageError(text.to_owned()).into());
+    }
     match cli.command {
         Command::Quickstart => return quickstart::quickstart(&cx).await,
         Command::Init { file } => return look::init(&file),
-        Command::ConfigCheck => return look::config_check(&global),
+        Command::Config(command) => return config::config(&global, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "backstay", &mut std::io::stdout());
             return Ok(Exit::Done);
@@ -41,7 +47,20 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         _ => {}
     }
     let json = global.json;
-    let installation = Installation::open(&global, cx).await?;
+    let mut installation = match &cli.command {
+        Command::Source(_) | Command::Storage(_) => {
+            Installation::open_even_empty(&global, cx).await?
+        }
+        _ => Installation::open(&global, cx).await?,
+    };
+    let changed = match &cli.command {
+        Command::Source(command) => add::source(&mut installation, &global, command).await?,
+        Command::Storage(command) => add::storage(&mut installation, &global, command).await?,
+        _ => None,
+    };
+    if let Some(exit) = changed {
+        return Ok(exit);
+    }
     let app = &installation;
     match cli.command {
         Command::Doctor => look::doctor(app).await,
@@ -69,7 +88,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Keys(command) => keys::keys(app, command, json).await,
         Command::Quickstart
         | Command::Init { .. }
-        | Command::ConfigCheck
+        | Command::Config(_)
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Recover(_)

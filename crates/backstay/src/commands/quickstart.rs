@@ -72,6 +72,7 @@ async fn run(cx: &Cx, root: &Path, config: &Path, words: &[&str]) -> anyhow::Res
     cli.global = Global {
         config: Some(config.to_owned()),
         home: Some(root.join("home")),
+        server: None,
         json: false,
         quiet: true,
     };

@@ -9,7 +9,7 @@ use backstay_engine::vault::Vault;
 use backstay_format::Slug;
 
 use crate::cli::{Global, RecoverArgs};
-use crate::config::{Config, StorageKind, parse_location};
+use crate::config::{Additions, Config, StorageKind, parse_location};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, Recovered, open_home};
 use crate::render;
@@ -40,7 +40,8 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         sources: Default::default(),
         warnings: Vec::new(),
     };
-    let app = Installation { config, home, catalog, cx };
+    let additions = Additions::default();
+    let app = Installation { config, additions, home, catalog, cx };
     let recovered = Recovered { organisation, storage };
     let storage = recovered.as_storage();
     let spec = app.store_spec(&storage).await?;

@@ -6,82 +6,170 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use backstay_format::retention::Rules;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
+use toml::de::DeTable;
 
-use super::{Env, Fault};
+use super::{Env, Fault, overrides};
 
-#[derive(Debug, Deserialize)]
+/// A configuration. The comments of the fields are the descriptions in the JSON schema.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "backstay.toml")]
 pub(super) struct RawConfig {
+    /// Whose backups these are; a folder in each vault. `default` if left out.
+    #[schemars(with = "Option<String>")]
     pub(super) organisation: Option<Spanned<String>>,
+    /// Where backups go, by name.
     #[serde(default)]
     pub(super) storages: BTreeMap<String, RawStorage>,
+    /// What is backed up, by name.
     #[serde(default)]
     pub(super) sources: BTreeMap<String, RawSource>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A place for backups.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStorage {
+    /// `s3` for everything that speaks the S3 protocol, `local` for a directory.
+    #[schemars(with = "String")]
     pub(super) provider: Spanned<String>,
+    /// The name of the bucket.
+    #[schemars(with = "Option<String>")]
     pub(super) bucket: Option<Spanned<String>>,
+    /// The folder of the vault in the bucket or directory; `backstay` if left out.
+    #[schemars(with = "Option<String>")]
     pub(super) prefix: Option<Spanned<String>>,
+    /// A URL, or a host with or without a port. Left out for AWS.
+    #[schemars(with = "Option<String>")]
     pub(super) endpoint: Option<Spanned<String>>,
+    /// Whether an endpoint without a scheme is spoken to by TLS; true if left out.
     pub(super) use_ssl: Option<bool>,
+    /// The bucket's region; `us-east-1` if left out, `auto` at R2.
+    #[schemars(with = "Option<String>")]
     pub(super) region: Option<Spanned<String>>,
+    /// `path` or `virtual`: where the bucket's name stands in requests.
+    #[schemars(with = "Option<String>")]
     pub(super) addressing: Option<Spanned<String>>,
+    /// Left out to use what `backstay storage credentials` sealed, or what the machine has.
+    #[schemars(with = "Option<String>")]
     pub(super) access_key_id: Option<Spanned<String>>,
+    /// Better a reference, `${NAME}` or `file:/path`, than the secret itself.
+    #[schemars(with = "Option<String>")]
     pub(super) secret_access_key: Option<Spanned<String>>,
+    /// The token of temporary credentials.
+    #[schemars(with = "Option<String>")]
     pub(super) session_token: Option<Spanned<String>>,
+    /// The date on which the credentials end; a warning comes 30 days before.
+    #[schemars(with = "Option<String>")]
     pub(super) credentials_expire: Option<Spanned<String>>,
+    /// The AWS profile to use.
+    #[schemars(with = "Option<String>")]
     pub(super) profile: Option<Spanned<String>>,
+    /// A file with certificates to trust, in PEM.
+    #[schemars(with = "Option<String>")]
     pub(super) ca_file: Option<Spanned<String>>,
+    /// The directory of a local storage.
+    #[schemars(with = "Option<String>")]
     pub(super) path: Option<Spanned<String>>,
+    #[schemars(skip)]
     pub(super) public_base_url: Option<Spanned<String>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Something that is backed up.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
+    /// `files` or `sqlite`.
+    #[schemars(with = "String")]
     pub(super) kind: Spanned<String>,
+    /// The root of a tree, or a database's file.
+    #[schemars(with = "Option<String>")]
     pub(super) path: Option<Spanned<String>>,
+    /// The name of the storage that its backups go to.
+    #[schemars(with = "String")]
     pub(super) storage: Spanned<String>,
+    /// Patterns of what is left out.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub(super) exclude: Vec<Spanned<String>>,
+    /// Patterns of what is left out, and gone after a restore.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub(super) transient: Vec<Spanned<String>>,
+    /// Whether file systems mounted below the root are left out.
     #[serde(default)]
     pub(super) one_file_system: bool,
+    /// The app that it belongs to.
+    #[schemars(with = "Option<String>")]
     pub(super) app: Option<Spanned<String>>,
+    /// The environment of that app.
+    #[schemars(with = "Option<String>")]
     pub(super) environment: Option<Spanned<String>>,
+    /// When it is to be backed up: five fields of cron, a word such as `@daily`, or an interval such as `every 24h`.
+    #[schemars(with = "Option<String>")]
+    pub(super) schedule: Option<Spanned<String>>,
+    /// The time zone of the schedule, for example `Europe/Berlin`; the machine's if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) timezone: Option<Spanned<String>>,
+    /// Which backups are kept.
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub(super) keep: Option<Rules>,
+    /// `sealed`, or `none` for standard files that anybody can read.
+    #[schemars(with = "Option<String>")]
     pub(super) encryption: Option<Spanned<String>>,
+    /// zstd level, 1 to 19; 3 if left out.
+    #[schemars(with = "Option<i32>")]
     pub(super) compression_level: Option<Spanned<i32>>,
+    /// How long a restore can be undone; `7d` if left out.
+    #[schemars(with = "Option<String>")]
     pub(super) undo_for: Option<Spanned<String>>,
+    /// Runs before a backup is read.
+    #[schemars(with = "Option<RawHook>")]
     pub(super) before_backup: Option<Spanned<RawHook>>,
+    /// Runs after a backup, whatever came of it.
+    #[schemars(with = "Option<RawHook>")]
     pub(super) after_backup: Option<Spanned<RawHook>>,
+    /// Runs before a restore swaps: stops the app.
+    #[schemars(with = "Option<RawHook>")]
     pub(super) before_restore: Option<Spanned<RawHook>>,
+    /// Runs after a restore, whatever came of it: starts the app again.
+    #[schemars(with = "Option<RawHook>")]
     pub(super) after_restore: Option<Spanned<RawHook>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+/// A program that runs before or after.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHook {
+    /// The program and its arguments; no shell reads them.
     pub(super) run: Vec<String>,
+    /// How long it may take; `5m` if left out.
     pub(super) timeout: Option<String>,
 }
 
-/// Reads the text; a fault here ends it, since nothing behind it can be trusted.
-pub(super) fn parse(text: &str) -> Result<RawConfig, Vec<Fault>> {
-    toml::from_str(text).map_err(|error| {
+/// Reads the text and what the environment sets in it; a fault here ends it, since nothing behind it can be trusted.
+pub(super) fn parse(text: &str, env: Env<'_>) -> Result<RawConfig, Vec<Fault>> {
+    let fault = |error: &toml::de::Error, field: String| {
         let line = error.span().map_or(0, |span| line_of(text, span.start));
         let message = error.message().replace('\n', " ");
         let problem = match nearest(&message) {
             Some(near) => format!("{message}; did you mean `{near}`?"),
             None => message,
         };
-        vec![Fault { line, field: String::new(), problem }]
+        vec![Fault { line, field, problem }]
+    };
+    let mut table = DeTable::parse(text).map_err(|error| fault(&error, String::new()))?;
+    overrides::apply(table.get_mut(), env)?;
+    let deserializer = toml::de::Deserializer::from(table);
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        // What marks places for us is no field of the user's.
+        let path = error.path().iter().map(ToString::to_string);
+        let path: Vec<String> = path.filter(|segment| !segment.starts_with("$__")).collect();
+        let field = path.join(".").trim_end_matches(".?").trim_matches('?').to_owned();
+        fault(error.inner(), field)
     })
 }
 
@@ -162,9 +250,9 @@ fn expand(text: &str, env: Env<'_>) -> Result<String, String> {
         } else if let Some((name, behind)) =
             rest.strip_prefix('{').and_then(|rest| rest.split_once('}'))
         {
-            let value = env(name).filter(|value| !value.is_empty());
+            let value = env.get(name).filter(|value| !value.is_empty());
             out.push_str(
-                &value.ok_or_else(|| format!("the environment variable {name} is not set"))?,
+                value.ok_or_else(|| format!("the environment variable {name} is not set"))?,
             );
             rest = behind;
         } else {

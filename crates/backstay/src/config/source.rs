@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use backstay_control::{Schedule, ScheduleError};
 use backstay_engine::hook::Hook;
 use backstay_engine::source::files::Pattern;
 use backstay_format::Slug;
 use backstay_format::retention::Rules;
 use jiff::SignedDuration;
+use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::Env;
@@ -28,6 +30,8 @@ pub(crate) struct SourceConfig {
     pub(crate) storage: String,
     pub(crate) app: Option<String>,
     pub(crate) environment: Option<String>,
+    pub(crate) schedule: Option<Schedule>,
+    pub(crate) timezone: TimeZone,
     pub(crate) keep: Rules,
     pub(crate) sealed: bool,
     pub(crate) compression_level: i32,
@@ -78,6 +82,8 @@ impl SourceConfig {
             storage,
             app: None,
             environment: None,
+            schedule: None,
+            timezone: TimeZone::system(),
             keep: Rules::default(),
             sealed: true,
             compression_level: DEFAULT_LEVEL,
@@ -152,6 +158,14 @@ pub(super) fn check(
         let mut label = label;
         (label("app", &raw.app), label("environment", &raw.environment))
     };
+    let schedule = raw.schedule.as_ref().and_then(|text| {
+        let expanded = faults.text("schedule", text, env)?;
+        expanded
+            .parse()
+            .map_err(|e: ScheduleError| faults.add("schedule", text.span(), e.to_string()))
+            .ok()
+    });
+    let timezone = check_timezone(raw, env, faults);
     let mut hook = |name, raw: &Option<Spanned<RawHook>>| {
         raw.as_ref().and_then(|raw| check_hook(name, raw, faults))
     };
@@ -166,11 +180,25 @@ pub(super) fn check(
         storage,
         app,
         environment,
+        schedule,
+        timezone: timezone?,
         keep: raw.keep.clone().unwrap_or_default(),
         sealed,
         compression_level: level,
         undo_for: undo_for?,
     })
+}
+
+fn check_timezone(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<TimeZone> {
+    let Some(raw_zone) = &raw.timezone else { return Some(TimeZone::system()) };
+    let name = faults.text("timezone", raw_zone, env)?;
+    let zone = TimeZone::get(&name).ok();
+    if zone.is_none() {
+        let problem =
+            format!("found `{name}`, expected a time zone such as \"Europe/Berlin\" or \"UTC\"");
+        faults.add("timezone", raw_zone.span(), problem);
+    }
+    zone
 }
 
 fn check_kind(raw: &RawSource, faults: &mut Faults<'_>) -> Option<SourceKind> {

@@ -2,7 +2,7 @@
 
 /// A commented configuration that says nothing yet.
 pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to.
-# Check this file with `backstay config-check`. ${NAME} stands for an environment variable, $$ for a $.
+# Check this file with `backstay config check`. ${NAME} stands for an environment variable, $$ for a $.
 
 # --- Where backups go -------------------------------------------------------------------------------------------
 #
@@ -35,6 +35,8 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # storage = "bucket"
 # exclude = ["cache/", "*.tmp"]        # left out
 # transient = ["channels.sqlite"]      # left out, and gone after a restore
+# schedule = "0 2 * * *"               # or "@daily", "every 24h"; until the server comes, cron runs `backstay backup --all`
+# timezone = "Europe/Berlin"
 # keep = { last = 7, days = 30 }       # also hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least
 # before_restore = { run = ["systemctl", "stop", "shop"] }
 # after_restore = { run = ["systemctl", "start", "shop"], timeout = "2m" }

@@ -1,7 +1,11 @@
 use super::*;
 
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
 fn faults(text: &str) -> Vec<String> {
-    let env = |name: &str| (name == "SET").then(|| "value".to_owned());
+    let env = environment(&[("SET", "value")]);
     match Config::parse(text, &env) {
         Ok(_) => Vec::new(),
         Err(faults) => {
@@ -38,7 +42,7 @@ fn template_is_legal_as_it_is_and_with_every_example_uncommented() {
 fn each_fault_names_line_field_and_what_is_expected() {
     let with = |from: &str, to: &str| faults(&GOOD.replace(from, to)).join("\n");
     assert!(
-        with("path = '/srv", "pth = '/srv").contains("3: : unknown field `pth`"),
+        with("path = '/srv", "pth = '/srv").contains("3: storages.disk.pth: unknown field `pth`"),
         "{}",
         with("path = '/srv", "pth = '/srv")
     );
@@ -92,7 +96,7 @@ fn all_faults_are_told_at_once() {
 fn endpoints_come_in_three_forms() {
     let endpoint = |lines: &str| {
         let text = format!("[storages.b]\nprovider = 's3'\nbucket = 'abc'\n{lines}\n");
-        let config = Config::parse(&text, &|_| None).unwrap();
+        let config = Config::parse(&text, &Environment::new()).unwrap();
         match config.storages.into_values().next().unwrap().kind {
             StorageKind::S3 { endpoint, virtual_host, .. } => (endpoint, virtual_host),
             StorageKind::Local { .. } => (None, false),
@@ -107,4 +111,84 @@ fn endpoints_come_in_three_forms() {
         url("https://a.r2.cloudflarestorage.com")
     );
     assert!(endpoint("endpoint = 'https://s3.example.org'\naddressing = 'virtual'").1);
+}
+
+#[test]
+fn schedules_time_zones_and_sizes_are_checked_where_they_stand() {
+    let with = |line: &str| faults(&format!("{GOOD}{line}\n")).join("\n");
+    for good in [
+        "schedule = '0 2 * * *'\ntimezone = 'Europe/Berlin'",
+        "schedule = 'every 24h'",
+        "keep = { last = 7, max_bytes = '50GB' }",
+    ] {
+        assert_eq!(with(good), "");
+    }
+    let wrong = with("schedule = 'at night'");
+    assert!(
+        wrong.contains("8: sources.shop.schedule: found `at night`, expected five fields"),
+        "{wrong}"
+    );
+    let wrong = with("timezone = 'Berlin'");
+    assert!(wrong.contains("8: sources.shop.timezone: found `Berlin`"), "{wrong}");
+    let wrong = with("keep = { max_bytes = 'lots' }");
+    assert!(wrong.contains("8: sources.shop.keep") && wrong.contains("found `lots`"), "{wrong}");
+    let wrong = with("compression_level = 'high'");
+    assert!(
+        wrong.contains("8: sources.shop.compression_level") && wrong.contains("expected i32"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn variables_of_the_environment_replace_settings_and_a_misspelt_one_is_an_error() {
+    let text = GOOD.replace("sources.shop", "sources.shop-1");
+    let parse = |variables: &[(&str, &str)]| Config::parse(&text, &environment(variables));
+    let config = parse(&[
+        ("BACKSTAY_SOURCES__SHOP_1__PATH", "/elsewhere"),
+        ("BACKSTAY_SOURCES__SHOP_1__COMPRESSION_LEVEL", "9"),
+        ("BACKSTAY_SOURCES__SHOP_1__EXCLUDE", "['cache/']"),
+        ("BACKSTAY_STORAGES__DISK__PREFIX", "2026"),
+        ("BACKSTAY_ORGANISATION", "acme"),
+        ("BACKSTAY_HOME", "/home"),
+    ])
+    .unwrap();
+    let source = &config.sources["shop-1"];
+    assert_eq!((source.path.to_str(), source.compression_level), (Some("/elsewhere"), 9));
+    assert_eq!(config.organisation.as_str(), "acme");
+    let StorageKind::Local { prefix, .. } = &config.storages["disk"].kind else { panic!("local") };
+    assert_eq!(prefix, "2026");
+    let wrong = parse(&[("BACKSTAY_SOURCES__SHIP__PATH", "/elsewhere")]).unwrap_err();
+    assert_eq!(wrong[0].field, "BACKSTAY_SOURCES__SHIP__PATH");
+    let wrong = parse(&[("BACKSTAY_SOURCES__SHOP_1__PTH", "/elsewhere")]).unwrap_err();
+    assert!(wrong[0].problem.contains("did you mean `path`"), "{wrong:?}");
+}
+
+#[test]
+fn additions_join_the_file_and_the_file_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backstay.toml");
+    std::fs::write(&file, GOOD).unwrap();
+    let source = |path: &str| -> toml::Table {
+        toml::from_str(&format!("kind = 'files'\npath = '{path}'\nstorage = 'disk'")).unwrap()
+    };
+    let mut additions = Additions::default();
+    additions.sources.insert("crm".to_owned(), source("/srv/crm"));
+    additions.sources.insert("shop".to_owned(), source("/srv/other"));
+    let config = Config::load(Some(&file), &additions, &Environment::new()).unwrap();
+    assert_eq!(config.sources["crm"].path.to_str(), Some("/srv/crm"));
+    assert_eq!(config.sources["shop"].path.to_str(), Some("/var/lib/shop"));
+    assert!(config.warnings.iter().any(|warning| warning.contains("the file counts")));
+    additions.sources.insert("bad".to_owned(), source("relative"));
+    let wrong = Config::load(Some(&file), &additions, &Environment::new()).unwrap_err();
+    assert_eq!(wrong.faults[0].line, 0);
+    assert!(wrong.to_string().contains("kept in the catalog"), "{wrong}");
+}
+
+#[test]
+fn schema_describes_every_field_and_knows_no_others() {
+    let schema = Config::schema();
+    let source = &schema["$defs"]["RawSource"];
+    assert_eq!(source["additionalProperties"], false);
+    assert!(source["properties"]["schedule"]["description"].as_str().unwrap().contains("cron"));
+    assert_eq!(source["required"], serde_json::json!(["kind", "storage"]));
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests stop where they cannot go on")]
 
+mod configure;
 mod restores;
 mod s3;
 mod shell;

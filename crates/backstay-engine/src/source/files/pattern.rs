@@ -1,5 +1,6 @@
 //! Which paths are meant: globs in the manner of `.gitignore`, on raw bytes.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// A glob relative to the root of a tree.
@@ -8,6 +9,7 @@ use std::str::FromStr;
 /// the root. A `/` at the end means directories only. What it matches is meant with all below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
+    text: String,
     glob: Vec<u8>,
     anywhere: bool,
     directories_only: bool,
@@ -36,10 +38,17 @@ impl FromStr for Pattern {
             return Err(PatternError { found: text.to_owned() });
         }
         Ok(Self {
+            text: text.to_owned(),
             glob: anchored.as_bytes().to_vec(),
             anywhere: !trimmed.contains('/'),
             directories_only: text.ends_with('/'),
         })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

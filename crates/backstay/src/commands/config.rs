@@ -1,0 +1,98 @@
+//! `backstay config`.
+
+use backstay_engine::hook::Hook;
+use serde_json::{Value, json};
+
+use crate::cli::{ConfigCommand, Global};
+use crate::config::{Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig};
+use crate::exit::{Exit, UsageError};
+use crate::installation::{config_path, environment, read_additions};
+use crate::render;
+
+pub(super) async fn config(global: &Global, command: ConfigCommand) -> anyhow::Result<Exit> {
+    if let ConfigCommand::Schema = command {
+        render::print_json(&Config::schema())?;
+        return Ok(Exit::Done);
+    }
+    let path = config_path(global);
+    let additions = read_additions(global).await?;
+    if path.is_none() && additions.is_empty() {
+        let text =
+            "there is no configuration: `backstay init` writes one, or name it with --config";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let config = Config::load(path.as_deref(), &additions, &environment())?;
+    for warning in &config.warnings {
+        render::say(&format!("warning: {warning}"));
+    }
+    match command {
+        ConfigCommand::Show => render::print_json(&shown(&config))?,
+        ConfigCommand::Check | ConfigCommand::Schema => {
+            let file =
+                path.map_or_else(|| "what was added".to_owned(), |path| path.display().to_string());
+            let (storages, sources) = (config.storages.len(), config.sources.len());
+            render::print(&format!("{file} is good: {storages} storages, {sources} sources"))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The configuration as it counts, with every default, and without secrets.
+fn shown(config: &Config) -> Value {
+    let storages: serde_json::Map<String, Value> = config
+        .storages
+        .values()
+        .map(|storage| (storage.name.clone(), storage_json(storage)))
+        .collect();
+    let sources: serde_json::Map<String, Value> = config
+        .sources
+        .values()
+        .map(|source| (source.name.to_string(), source_json(source)))
+        .collect();
+    json!({"organisation": config.organisation, "storages": storages, "sources": sources})
+}
+
+fn storage_json(storage: &StorageConfig) -> Value {
+    let mut value = json!(storage.kind);
+    value["credentials"] = match &storage.credentials {
+        CredentialConfig::Given { access_key_id, .. } => {
+            json!({"access_key_id": access_key_id, "secret_access_key": "(hidden)"})
+        }
+        CredentialConfig::Elsewhere { profile } => json!({"elsewhere": true, "profile": profile}),
+    };
+    value["credentials_expire"] = json!(storage.credentials_expire);
+    value
+}
+
+fn source_json(source: &SourceConfig) -> Value {
+    let hook = |hook: &Option<Hook>| {
+        hook.as_ref()
+            .map(|hook| json!({"run": hook.argv, "timeout_seconds": hook.timeout.as_secs()}))
+    };
+    let mut value = json!({
+        "kind": source.kind.as_str(),
+        "path": source.path,
+        "storage": source.storage,
+        "app": source.app,
+        "environment": source.environment,
+        "schedule": source.schedule.as_ref().map(ToString::to_string),
+        "timezone": source.timezone.iana_name(),
+        "keep": source.keep,
+        "encryption": if source.sealed { "sealed" } else { "none" },
+        "compression_level": source.compression_level,
+        "undo_for_seconds": source.undo_for.as_secs(),
+        "before_backup": hook(&source.before_backup),
+        "after_backup": hook(&source.after_backup),
+        "before_restore": hook(&source.before_restore),
+        "after_restore": hook(&source.after_restore),
+    });
+    if let SourceKind::Files { exclude, transient, one_file_system } = &source.kind {
+        let texts = |patterns: &[backstay_engine::source::files::Pattern]| -> Vec<String> {
+            patterns.iter().map(ToString::to_string).collect()
+        };
+        value["exclude"] = json!(texts(exclude));
+        value["transient"] = json!(texts(transient));
+        value["one_file_system"] = json!(one_file_system);
+    }
+    value
+}

@@ -1,0 +1,163 @@
+//! Configuring: by file, by command, by the environment; and what is wrong with it.
+
+use crate::shell::Shell;
+
+/// Runs a command that reads these lines from its standard input.
+fn with_input(shell: &Shell, words: &[&str], input: &str) -> std::process::Output {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    let mut command = shell.command(words);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn storages_and_sources_are_added_used_and_removed_without_a_file() {
+    use backstay_testkit::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+    let server = S3Server::start().unwrap();
+    let shell = Shell::bare();
+    let add = [
+        "storage",
+        "add",
+        "main",
+        "--bucket",
+        BUCKET,
+        "--endpoint",
+        &server.endpoint,
+        "--credentials",
+    ];
+    // D4: what does not work is not kept.
+    let refused = with_input(&shell, &add, &format!("{ACCESS_KEY}\nwrong\n"));
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(shell.json(&["storage", "list"]).as_array().unwrap().len(), 0);
+    let kept = with_input(&shell, &add, &format!("{ACCESS_KEY}\n{SECRET_KEY}\n"));
+    assert!(kept.status.success(), "{kept:?}");
+    assert_eq!(shell.json(&["storage", "list"])[0]["status"], "verified");
+
+    std::fs::create_dir(shell.path("$shop")).unwrap();
+    std::fs::write(shell.path("$shop/file"), "content").unwrap();
+    let path = shell.path("$shop").display().to_string();
+    let source = ["source", "add", "shop", "--kind", "files", "--path", &path, "--storage", "main"];
+    let wrong = [source.as_slice(), &["--schedule", "at night"]].concat();
+    assert!(shell.complains(2, &wrong).contains("sources.shop.schedule: found `at night`"));
+    let good =
+        [source.as_slice(), &["--set", "keep = { last = 7 }", "--set", "exclude = ['*.tmp']"]]
+            .concat();
+    shell.ends(0, &good);
+    assert!(shell.complains(2, &source).contains("there is a source"));
+    shell.ends(0, &["backup", "shop"]);
+    shell.ends(0, &["verify", "shop"]);
+    let shown = shell.json(&["config", "show"]);
+    assert_eq!(shown["sources"]["shop"]["keep"]["last"], 7);
+    assert_eq!(shown["sources"]["shop"]["exclude"][0], "*.tmp");
+    assert!(!shown.to_string().contains(SECRET_KEY));
+
+    assert!(shell.complains(2, &["storage", "remove", "main"]).contains("used by source shop"));
+    shell.ends(0, &["source", "remove", "shop"]);
+    shell.ends(0, &["storage", "remove", "main"]);
+    assert!(shell.complains(2, &["backup", "--all"]).contains("there is no configuration"));
+    assert!(server.bucket().join("backstay/default/shop").exists(), "backups stay");
+}
+
+#[test]
+fn what_the_file_declares_is_not_removed_by_a_command() {
+    let shell = Shell::with_directory();
+    assert!(shell.complains(2, &["source", "remove", "shop"]).contains("stands in the file"));
+    assert!(shell.complains(2, &["storage", "remove", "main"]).contains("stands in the file"));
+}
+
+/// What is wrong, and what must be said of it: file and line, field, what was found and what is expected.
+const WRONG: [(&str, &str, &str); 12] = [
+    ("kind = 'files'", "knd = 'files'", "backstay.toml:6: sources.shop.knd: unknown field `knd`"),
+    (
+        "kind = 'files'",
+        "kind = 'tree'",
+        "backstay.toml:6: sources.shop.kind: found `tree`, expected",
+    ),
+    (
+        "kind = 'files'",
+        "kind = 7",
+        "backstay.toml:6: sources.shop.kind: invalid type: integer `7`, expected a string",
+    ),
+    ("storage = 'main'", "storage = 'mian'", "sources.shop.storage: found `mian`, expected one of"),
+    (
+        "provider = 'local'",
+        "provider = 'ftp'",
+        "backstay.toml:2: storages.main.provider: found `ftp`",
+    ),
+    (
+        "kind = 'files'",
+        "kind = 'files'\nschedule = '61 * * * *'",
+        "backstay.toml:7: sources.shop.schedule: found",
+    ),
+    (
+        "kind = 'files'",
+        "kind = 'files'\nbefore_backup = { run = [] }",
+        "sources.shop.before_backup: `run` is empty",
+    ),
+    ("kind = 'files'", "kind = 'files'\nundo_for = 'long'", "sources.shop.undo_for: found `long`"),
+    ("kind = 'files'", "kind = 'files'\nexclude = ['../x']", "sources.shop.exclude: "),
+    (
+        "kind = 'files'",
+        "kind = 'files'\napp = '${NOWHERE}'",
+        "sources.shop.app: the environment variable NOWHERE is not set",
+    ),
+    ("[sources.shop]", "[sources.'a/b']", "sources.a/b"),
+    ("[sources.shop]", "[sources.shop", "backstay.toml:5: "),
+];
+
+#[test]
+fn each_wrong_setting_is_named_by_every_command_and_nothing_is_made() {
+    for (from, to, text) in WRONG {
+        let shell = Shell::with_directory();
+        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+        std::fs::write(shell.path("backstay.toml"), config.replacen(from, to, 1)).unwrap();
+        for words in [["config", "check"].as_slice(), &["backup", "--all"], &["doctor"]] {
+            let error = shell.complains(2, words);
+            assert!(error.contains(text), "{to}: {error}");
+        }
+        assert!(!shell.path("home").exists() && !shell.path("storage").exists(), "{to}");
+    }
+}
+
+#[test]
+fn unreadable_configuration_and_a_server_are_usage_errors() {
+    let shell = Shell::with_directory();
+    let error = shell.complains(2, &["--config", "/does/not/exist", "backup", "--all"]);
+    assert!(error.contains("/does/not/exist: cannot be read"), "{error}");
+    let error = shell.complains(2, &["--server", "https://backups.example", "status"]);
+    assert!(error.contains("this version has no server"), "{error}");
+    shell.ends(0, &["config", "schema"]);
+}
+
+#[test]
+fn names_and_paths_are_data_whatever_they_look_like() {
+    let shell = Shell::with_directory();
+    for name in [
+        "--yes",
+        "-rf",
+        "a=b",
+        "it's \"quoted\"",
+        "new\nline",
+        "100%",
+        "$HOME",
+        "*",
+        "con'; DROP TABLE jobs",
+    ] {
+        let source = shell.path("shop").join(name);
+        std::fs::create_dir_all(&source).unwrap();
+        std::fs::write(source.join(name), name).unwrap();
+    }
+    let before = backstay_testkit::tree::walk(&shell.path("shop")).unwrap();
+    shell.ends(0, &["backup", "shop", "--note=--note $(id) 'x' %s\n"]);
+    shell.ends(0, &["restore", "shop", "--to", "./-o=%d", "--yes"]);
+    let after = backstay_testkit::tree::walk(&shell.path("-o=%d")).unwrap();
+    assert_eq!(backstay_testkit::tree::differences(&before, &after), Vec::<String>::new());
+    assert_eq!(shell.json(&["backups", "shop"])[0]["note"], "--note $(id) 'x' %s\n");
+    for words in [["show", "--", "-x"].as_slice(), &["backup", "--", "-x"], &["restore", "--", "%"]]
+    {
+        assert_eq!(shell.run(words).status.code(), Some(2), "{words:?}");
+    }
+}
