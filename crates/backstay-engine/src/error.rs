@@ -109,6 +109,12 @@ pub enum EngineError {
     /// The caller could not write down what is about to happen, so it did not happen.
     #[error("cannot record the restore before it replaces anything")]
     Journal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The machine's clock is far off.
+    #[error("this machine's clock says {now}; correct it first (timedatectl set-ntp true)")]
+    WrongClock {
+        /// What it says.
+        now: jiff::Timestamp,
+    },
     /// Retention found a reason to do nothing.
     #[error(transparent)]
     Retention(#[from] backstay_format::retention::RetentionError),
@@ -162,6 +168,7 @@ impl EngineError {
             | Self::Hook { .. }
             | Self::Journal(_)
             | Self::Retention(_)
+            | Self::WrongClock { .. }
             | Self::ReaderGone
             | Self::ThreadDied { .. } => ErrorKind::Failed,
         }

@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
+use jiff::{SignedDuration, Timestamp};
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
     ReqwestConnector,
@@ -68,12 +70,15 @@ pub(super) struct Refusal {
     status: u16,
     code: Option<String>,
     message: Option<String>,
+    /// What time it was at both ends.
+    clocks: Option<String>,
 }
 
 impl Refusal {
     fn new(status: u16, body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
-        Self { status, code: element(&text, "Code"), message: element(&text, "Message") }
+        let (code, message) = (element(&text, "Code"), element(&text, "Message"));
+        Self { status, code, message, clocks: None }
     }
 
     /// Returns the kind, where the code or the status leaves no doubt.
@@ -134,7 +139,10 @@ impl fmt::Display for Refusal {
         for text in [&self.code, &self.message].into_iter().flatten() {
             write!(f, ", {text}")?;
         }
-        Ok(())
+        match &self.clocks {
+            Some(clocks) if self.kind() == Some(StoreErrorKind::ClockSkew) => write!(f, ", {clocks}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -152,17 +160,39 @@ pub(super) struct NotResolved {
     host: String,
 }
 
+/// How far the storage's clock is from ours, by the date in its last answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StorageClock(Arc<Mutex<Option<SignedDuration>>>);
+
+impl StorageClock {
+    pub(super) fn skew(&self) -> Option<SignedDuration> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the date of an answer; returns both clocks in words.
+    #[expect(clippy::disallowed_methods, reason = "signatures are made with the machine's clock")]
+    fn hear(&self, headers: &http::HeaderMap) -> Option<String> {
+        let date = headers.get(http::header::DATE)?.to_str().ok()?;
+        let there = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+        let here = Timestamp::now();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(there.duration_since(here));
+        Some(format!("it is {there} there and {here:.0} here"))
+    }
+}
+
 /// Makes clients whose requests have deadlines by size.
 #[derive(Debug, Default)]
 pub(super) struct Connector {
     /// Flips one bit of each body on its way: for finding out whether the storage notices.
     pub(super) corrupting: bool,
+    /// Where to note what time it is at the storage.
+    pub(super) clock: StorageClock,
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let inner = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Watch { inner, corrupting: self.corrupting }))
+        Ok(HttpClient::new(Watch { inner, corrupting: self.corrupting, clock: self.clock.clone() }))
     }
 }
 
@@ -170,6 +200,7 @@ impl HttpConnector for Connector {
 struct Watch {
     inner: HttpClient,
     corrupting: bool,
+    clock: StorageClock,
 }
 
 #[async_trait]
@@ -187,6 +218,7 @@ impl HttpService for Watch {
         };
         // A status of success may still carry an error document (CompleteMultipartUpload does that); the client
         // library reads those.
+        let clocks = self.clock.hear(response.headers());
         if response.status().as_u16() < 300 {
             return Ok(range_spelt_right(response));
         }
@@ -195,7 +227,7 @@ impl HttpService for Watch {
             .await
             .map_err(|elapsed| HttpError::new(HttpErrorKind::Timeout, elapsed))??;
         let head = body.slice(..body.len().min(MAX_REFUSAL_BYTES));
-        let refusal = Refusal::new(parts.status.as_u16(), &head);
+        let refusal = Refusal { clocks, ..Refusal::new(parts.status.as_u16(), &head) };
         // Outside of `watched` nobody asks.
         drop(REFUSAL.try_with(|slot| slot.replace(Some(refusal))));
         Ok(HttpResponse::from_parts(parts, body.into()))

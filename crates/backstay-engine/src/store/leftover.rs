@@ -55,16 +55,6 @@ pub(super) enum Unfinished {
 /// The "id" of an upload whose leftovers are files.
 pub(super) const FILES: &str = "#";
 
-impl fmt::Debug for Unfinished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Hidden => "Hidden",
-            Self::Ids(_) => "Ids",
-            Self::Files(_) => "Files",
-        })
-    }
-}
-
 impl Store {
     /// Writes down from now on what uploads are under way.
     #[must_use]

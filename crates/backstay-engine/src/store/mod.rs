@@ -12,6 +12,7 @@ mod probe;
 mod profile;
 mod upload;
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use std::time::Duration;
 use backstay_format::Sha256;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
+use jiff::SignedDuration;
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 
@@ -30,7 +33,8 @@ pub use profile::{Profile, UploadCheck};
 pub use upload::Upload;
 
 use crate::cx::Cx;
-use leftover::{NoLog, Unfinished};
+use self::http::StorageClock;
+use self::leftover::{NoLog, Unfinished};
 
 /// A listing beyond this is refused rather than held in memory: about 1 GiB of names.
 const MAX_LISTED: usize = 5_000_000;
@@ -38,7 +42,7 @@ const MAX_LISTED: usize = 5_000_000;
 const READ_ATTEMPTS: u32 = 4;
 
 /// Objects below one prefix of one storage. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     backend: Arc<dyn ObjectStore>,
     prefix: String,
@@ -46,6 +50,9 @@ pub struct Store {
     profile: Profile,
     unfinished: Unfinished,
     log: Arc<dyn UploadLog>,
+    /// Listings by the beginning of a name, where the client library offers them; they return less.
+    pages: Option<Arc<dyn PaginatedListStore>>,
+    clock: StorageClock,
 }
 
 /// One object in a listing.
@@ -74,12 +81,19 @@ impl Store {
             profile,
             unfinished: Unfinished::Hidden,
             log: Arc::new(NoLog),
+            pages: None,
+            clock: StorageClock::default(),
         }
     }
 
     /// Returns where the objects are, for a person: `s3://bucket/prefix` or a path.
     pub fn location(&self) -> &str {
         &self.location
+    }
+
+    /// Returns by how much the storage's clock was ahead of ours in its last answer; negative if it was behind.
+    pub fn clock_skew(&self) -> Option<SignedDuration> {
+        self.clock.skew()
     }
 
     /// Returns what the storage can do.
@@ -205,13 +219,28 @@ impl Store {
         Ok(found)
     }
 
-    /// Lists the folders directly below the folder `prefix`: one request for each thousand.
-    pub async fn list_folders(&self, cx: &Cx, prefix: &str) -> Result<Vec<String>, StoreError> {
+    /// Lists the folders directly below the folder `prefix` whose names start with `beginning`: one request for each
+    /// thousand.
+    pub async fn list_folders(
+        &self,
+        cx: &Cx,
+        prefix: &str,
+        beginning: &str,
+    ) -> Result<Vec<String>, StoreError> {
         let path = self.path(prefix)?;
-        let found =
-            self.call(cx, "list", prefix, self.backend.list_with_delimiter(Some(&path))).await?;
+        let found = match &self.pages {
+            Some(pages) => {
+                let listed = list_pages(pages.as_ref(), format!("{path}/{beginning}"));
+                self.call(cx, "list", prefix, listed).await?
+            }
+            None => {
+                let listed = self.backend.list_with_delimiter(Some(&path));
+                self.call(cx, "list", prefix, listed).await?.common_prefixes
+            }
+        };
         let last = |path: Path| path.filename().map(str::to_owned);
-        let mut folders: Vec<String> = found.common_prefixes.into_iter().filter_map(last).collect();
+        let mut folders: Vec<String> = found.into_iter().filter_map(last).collect();
+        folders.retain(|folder| folder.starts_with(beginning));
         folders.sort();
         Ok(folders)
     }
@@ -340,6 +369,33 @@ impl Store {
 impl ObjectInfo {
     fn new(name: String, meta: &object_store::ObjectMeta) -> Self {
         Self { name, bytes: meta.size, modified_secs: meta.last_modified.timestamp() }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
+async fn list_pages(
+    pages: &dyn PaginatedListStore,
+    beginning: String,
+) -> object_store::Result<Vec<Path>> {
+    let mut found = Vec::new();
+    let mut page_token = None;
+    loop {
+        let options = PaginatedListOptions {
+            delimiter: Some("/".into()),
+            page_token,
+            ..PaginatedListOptions::default()
+        };
+        let page = pages.list_paginated(Some(&beginning), options).await?;
+        found.extend(page.result.common_prefixes);
+        page_token = page.page_token;
+        if page_token.is_none() || found.len() > MAX_LISTED {
+            return Ok(found);
+        }
     }
 }
 

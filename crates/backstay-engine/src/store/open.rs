@@ -12,7 +12,7 @@ use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::credentials::Chain;
-use super::http::Connector;
+use super::http::{Connector, StorageClock};
 use super::leftover::Unfinished;
 use super::{Profile, Store, StoreError, StoreErrorKind, UploadCheck};
 
@@ -131,12 +131,13 @@ fn open_s3(
     corrupting: bool,
 ) -> Result<Store, StoreError> {
     let failed = |cause| StoreError::explain("open", "", location, cause, None);
+    let clock = StorageClock::default();
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&spec.bucket)
         .with_region(&spec.region)
         .with_virtual_hosted_style_request(spec.addressing == Addressing::VirtualHost)
         .with_client_options(client_options(spec).map_err(failed)?)
-        .with_http_connector(Connector { corrupting })
+        .with_http_connector(Connector { corrupting, clock: clock.clone() })
         .with_retry(retries())
         // Needs s3:DeleteObject only, and no checksum of a request body.
         .with_disable_bulk_delete(true)
@@ -178,8 +179,9 @@ fn open_s3(
         }
     };
     let backend = Arc::new(builder.build().map_err(failed)?);
-    let unfinished = Unfinished::Ids(backend.clone());
-    Ok(Store { unfinished, ..Store::over(backend, location, &spec.prefix, profile) })
+    let (unfinished, pages) = (Unfinished::Ids(backend.clone()), Some(backend.clone() as _));
+    let store = Store::over(backend, location, &spec.prefix, profile);
+    Ok(Store { unfinished, pages, clock, ..store })
 }
 
 fn client_options(spec: &S3Spec) -> object_store::Result<ClientOptions> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::SignedDuration;
 use rand::RngCore as _;
 
 use super::{Profile, Store, StoreError, StoreErrorKind, StoreSpec, UploadCheck, UploadLog};
@@ -10,6 +11,9 @@ use crate::cx::Cx;
 
 /// Two parts of the smallest size that S3 allows need this many bytes.
 const MULTIPART_BYTES: usize = (8 << 20) + 1;
+
+/// A clock that is further off than this deserves a word, before the storage refuses what is signed with it.
+const LARGE_SKEW: SignedDuration = SignedDuration::from_secs(60);
 
 /// What a probe found.
 #[derive(Debug, Clone)]
@@ -69,8 +73,11 @@ async fn probe_in(
     let store = Store::open(spec, profile.clone())?;
     let [small, create, corrupt, multipart] = OBJECTS.map(|name| format!("{folder}/{name}"));
 
-    store.list_folders(cx, folder).await?;
+    store.list_folders(cx, folder, "").await?;
     found("list", "works");
+    if let Some(skew) = store.clock_skew().filter(|skew| skew.abs() > LARGE_SKEW) {
+        found("clock", &format!("differs by {} s; above 900 s requests are refused", skew.as_secs()));
+    }
     let data = Bytes::from_static(b"backstay was here");
     store.put(cx, &small, data.clone()).await?;
     found("write", "works");

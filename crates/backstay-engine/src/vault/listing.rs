@@ -47,7 +47,7 @@ enum Found {
 impl Vault {
     /// Returns the sources that have something in the vault.
     pub async fn sources(&self, cx: &Cx, organisation: &Slug) -> Result<Vec<Slug>, EngineError> {
-        let folders = self.store.list_folders(cx, &format!("{organisation}/")).await?;
+        let folders = self.store.list_folders(cx, &organisation.to_string(), "").await?;
         Ok(folders.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
@@ -138,7 +138,8 @@ impl Vault {
         organisation: &Slug,
         source: &Slug,
     ) -> Result<BTreeSet<BackupId>, EngineError> {
-        let folders = self.store.list_folders(cx, &format!("{organisation}/{source}/")).await?;
+        let place = format!("{organisation}/{source}");
+        let folders = self.store.list_folders(cx, &place, BackupId::BEGINNING).await?;
         Ok(folders.iter().filter_map(|name| name.parse().ok()).collect())
     }
 

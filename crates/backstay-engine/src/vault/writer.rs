@@ -58,17 +58,21 @@ pub struct BackupWriter {
 impl Vault {
     /// Begins a backup. Nothing is written yet but the key's slot.
     pub async fn begin(&self, cx: &Cx, draft: Draft) -> Result<BackupWriter, EngineError> {
+        let started_at = cx.now();
+        let id = BackupId::new(started_at, random());
+        if !id.as_str().starts_with(BackupId::BEGINNING) {
+            return Err(EngineError::WrongClock { now: started_at });
+        }
         let encryption = if draft.sealed {
             self.ensure_key_slot(cx).await?;
             Encryption::Sealed { key: self.keyring.newest()?.id.clone() }
         } else {
             Encryption::None
         };
-        let started_at = cx.now();
         let place = BackupPlace {
             organisation: draft.organisation.clone(),
             source: draft.source.clone(),
-            backup: BackupId::new(started_at, random()),
+            backup: id,
         };
         let details = Details {
             note: draft.note.clone(),

@@ -8,6 +8,7 @@
 
 mod damage;
 mod hostile;
+mod listing;
 mod power;
 mod sqlite;
 mod store;

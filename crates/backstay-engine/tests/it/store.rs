@@ -107,7 +107,7 @@ async fn keeps_the_contract(store: &Store) {
     let listed: Vec<String> =
         store.list(&cx, "a").await.unwrap().into_iter().map(|object| object.name).collect();
     assert_eq!(listed, ["a/deep/y", "a/x"]);
-    assert_eq!(store.list_folders(&cx, "").await.unwrap(), ["a", "b"]);
+    assert_eq!(store.list_folders(&cx, "", "").await.unwrap(), ["a", "b"]);
     assert!(store.put(&cx, "../escape", "x".into()).await.is_err());
 
     for bytes in [0, 1, PART, PART + 1, 3 * PART + 5] {
@@ -184,6 +184,10 @@ async fn each_refusal_has_its_kind() {
         let error = store.put(&cx(), "x", "x".into()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{code}: {error}");
     }
+    server.script(|_| Fault::Refuse(403, "RequestTimeTooSkewed"));
+    let skewed = store.put(&cx(), "x", "x".into()).await.unwrap_err();
+    assert!(skewed.to_string().contains(" there and "), "both clocks are named: {skewed}");
+    assert!(store.clock_skew().unwrap().abs().as_secs() < 3600);
     server.script(|_| Fault::Refuse(403, "AccessDenied"));
     let denied = store.put(&cx(), "x", "x".into()).await.unwrap_err();
     assert!(denied.to_string().contains("s3:PutObject"), "{denied}");
@@ -287,6 +291,8 @@ async fn upload_of_more_parts_than_allowed_ends_in_an_error() {
 #[tokio::test]
 async fn listing_a_thousand_folders_costs_one_request() {
     let server = start();
+    std::fs::create_dir_all(server.bucket().join("backstay/org")).unwrap();
+    std::fs::write(server.bucket().join("backstay/org/index.json"), "{}").unwrap();
     for folder in 0..1000 {
         let folder = server.bucket().join(format!("backstay/org/{folder:04}"));
         std::fs::create_dir_all(&folder).unwrap();
@@ -294,7 +300,7 @@ async fn listing_a_thousand_folders_costs_one_request() {
     }
     let store = open(spec(&server));
     server.script(|_| Fault::Pass);
-    assert_eq!(store.list_folders(&cx(), "org").await.unwrap().len(), 1000);
+    assert_eq!(store.list_folders(&cx(), "org", "0").await.unwrap().len(), 1000);
     assert_eq!(server.calls().len(), 1);
 }
 
