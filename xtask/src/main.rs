@@ -4,18 +4,13 @@
 
 mod bench;
 mod tidy;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-
-/// The test runner, in the version that the project is tested with.
-const NEXTEST: &str = "0.9.143";
-/// Programs that the tests compare ours with, and Debian's packages of them.
-const PROGRAMS: [(&str, &str); 4] =
-    [("cc", "gcc"), ("tar", "tar"), ("zstd", "zstd"), ("tail", "coreutils")];
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
@@ -42,7 +37,7 @@ enum Task {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// A tree of files and one large file, to a real S3 server and back; needs rclone and restic
+    /// A tree of files and one large file, to a real S3 server and back; needs restic
     Files(bench::files::Options),
 }
 
@@ -51,7 +46,9 @@ fn main() -> ExitCode {
         Task::Test { filters } => test(&filters),
         Task::Check => check(),
         Task::Tidy => tidy::tidy(&root()),
-        Task::Bench(Bench::Files(options)) => bench::files::run(&options, &root()),
+        Task::Bench(Bench::Files(options)) => {
+            tools::install(&root()).and_then(|tools| bench::files::run(&options, &root(), &tools))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,36 +78,12 @@ fn check() -> anyhow::Result<()> {
 }
 
 fn test(filters: &[String]) -> anyhow::Result<()> {
-    install()?;
+    let tools = tools::install(&root())?;
     tidy::tidy(&root())?;
     cargo(&["test", "--quiet", "--workspace", "--doc"])?;
     let mut nextest = Command::new("cargo");
-    nextest.args(["nextest", "run", "--workspace"]).args(filters);
+    nextest.args(["nextest", "run", "--workspace"]).args(filters).env("BACKSTAY_TOOLS", tools);
     run(&mut nextest)
-}
-
-/// Installs what is missing, or says what to install.
-fn install() -> anyhow::Result<()> {
-    let missing: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| !is_there(program))
-        .map(|(_, package)| *package)
-        .collect();
-    if !missing.is_empty() {
-        let is_root =
-            Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.starts_with(b"0\n"));
-        ensure!(
-            is_root && is_there("apt-get"),
-            "install these first: apt-get install {}",
-            missing.join(" ")
-        );
-        run(Command::new("apt-get").arg("update"))?;
-        run(Command::new("apt-get").args(["install", "-y"]).args(&missing))?;
-    }
-    if !is_there("cargo-nextest") {
-        cargo(&["install", "--locked", "cargo-nextest", "--version", NEXTEST])?;
-    }
-    Ok(())
 }
 
 fn is_there(program: &str) -> bool {

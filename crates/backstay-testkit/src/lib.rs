@@ -6,4 +6,5 @@
 pub mod faulty;
 pub mod ledger;
 pub mod s3;
+pub mod servers;
 pub mod tree;

@@ -29,7 +29,7 @@ pub(crate) struct Options {
 }
 
 /// Measures everything and prints one table in Markdown.
-pub(crate) fn run(options: &Options, root: &Path) -> anyhow::Result<()> {
+pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Result<()> {
     let program = match &options.program {
         Some(program) => fs::canonicalize(program)?,
         None => build(root)?,
@@ -40,13 +40,14 @@ pub(crate) fn run(options: &Options, root: &Path) -> anyhow::Result<()> {
     let large = scratch.0.join("large");
     fs::create_dir(&large)?;
     write_text(&large.join("large.txt"), options.file_mib << 20, 1)?;
-    let server = Server::start(&scratch.0.join("server"))?;
+    let server = Server::start(&tools.join("rclone"), &scratch.0.join("server"))?;
     println!(
         "| what | how | wall s | ratio to the best other | client CPU s | server CPU s | peak MiB | stored MiB |"
     );
     println!("|---|---|---:|---:|---:|---:|---:|---:|");
     for (what, data) in [("tree", &tree), ("large file", &large)] {
-        let course = Course { server: &server, program: &program, data, scratch: &scratch.0 };
+        let course =
+            Course { server: &server, program: &program, tools, data, scratch: &scratch.0 };
         let results = course.run(what, options.runs)?;
         print_rows(&format!("{what}, backup"), results.map(|r| r.0));
         print_rows(&format!("{what}, restore"), results.map(|r| r.1));
@@ -67,6 +68,7 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
 struct Course<'a> {
     server: &'a Server,
     program: &'a Path,
+    tools: &'a Path,
     data: &'a Path,
     scratch: &'a Path,
 }
@@ -96,6 +98,7 @@ impl Course<'_> {
             subject,
             server: self.server,
             program: self.program,
+            tools: self.tools,
             data: self.data,
             scratch: &scratch,
             prefix: name,

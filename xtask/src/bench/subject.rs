@@ -37,6 +37,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) data: &'a Path,
     /// Where this run keeps its settings and caches.
     pub(crate) scratch: &'a Path,
+    /// Where rclone is.
+    pub(crate) tools: &'a Path,
     /// Where in the bucket it writes.
     pub(crate) prefix: &'a str,
 }
@@ -109,6 +111,9 @@ impl Bench<'_> {
     /// Starts with all that any of them reads from its environment.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(self.tools.to_owned()).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(paths).unwrap_or(path.clone()));
         let endpoint = &self.server.endpoint;
         let repository = format!("s3:{endpoint}/{BUCKET}/{}", self.prefix);
         command.envs([("AWS_ACCESS_KEY_ID", KEY_ID), ("AWS_SECRET_ACCESS_KEY", SECRET)]);

@@ -140,7 +140,9 @@ impl fmt::Display for Refusal {
             write!(f, ", {text}")?;
         }
         match &self.clocks {
-            Some(clocks) if self.kind() == Some(StoreErrorKind::ClockSkew) => write!(f, ", {clocks}"),
+            Some(clocks) if self.kind() == Some(StoreErrorKind::ClockSkew) => {
+                write!(f, ", {clocks}")
+            }
             _ => Ok(()),
         }
     }

@@ -32,9 +32,9 @@ pub use probe::{Finding, ProbeReport, probe};
 pub use profile::{Profile, UploadCheck};
 pub use upload::Upload;
 
-use crate::cx::Cx;
 use self::http::StorageClock;
 use self::leftover::{NoLog, Unfinished};
+use crate::cx::Cx;
 
 /// A listing beyond this is refused rather than held in memory: about 1 GiB of names.
 const MAX_LISTED: usize = 5_000_000;

@@ -76,7 +76,10 @@ async fn probe_in(
     store.list_folders(cx, folder, "").await?;
     found("list", "works");
     if let Some(skew) = store.clock_skew().filter(|skew| skew.abs() > LARGE_SKEW) {
-        found("clock", &format!("differs by {} s; above 900 s requests are refused", skew.as_secs()));
+        found(
+            "clock",
+            &format!("differs by {} s; above 900 s requests are refused", skew.as_secs()),
+        );
     }
     let data = Bytes::from_static(b"backstay was here");
     store.put(cx, &small, data.clone()).await?;

@@ -50,7 +50,10 @@ async fn listing_a_thousand_backups_cold_costs_three_requests() {
     server.script(|_| Fault::Pass);
     let vault = Vault::open(&world.cx, bucket(&server), keyring(1)).await.unwrap();
     let listing = vault.list(&world.cx, &slug("default"), &slug("shop")).await.unwrap();
-    assert_eq!((listing.backups.len(), listing.unusable.len(), listing.unfinished.len()), (1000, 0, 0));
+    assert_eq!(
+        (listing.backups.len(), listing.unusable.len(), listing.unfinished.len()),
+        (1000, 0, 0)
+    );
     // The vault, the index, the folders.
     assert_eq!(server.calls().len(), 3, "{:?}", server.calls());
 }

@@ -5,6 +5,7 @@
 mod configure;
 mod restores;
 mod s3;
+mod servers;
 mod shell;
 mod story;
 mod uploads;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use backstay_testkit::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use backstay_testkit::servers::{self, Server};
 
 pub(crate) struct Shell {
     pub(crate) dir: tempfile::TempDir,
@@ -18,6 +19,19 @@ impl Shell {
         shell.configure(&format!(
             "provider = 's3'\nbucket = '{BUCKET}'\nendpoint = '{}'\naccess_key_id = '${{KEY_ID}}'\nsecret_access_key = '${{SECRET}}'\n",
             server.endpoint
+        ));
+        shell
+    }
+
+    /// The same with a bucket of a server that somebody else wrote.
+    pub(crate) fn with_server(server: &Server) -> Self {
+        let shell = Self::bare();
+        shell.configure(&format!(
+            "provider = 's3'\nbucket = '{}'\nendpoint = '{}'\naccess_key_id = '{}'\nsecret_access_key = '{}'\n",
+            servers::BUCKET,
+            server.endpoint,
+            server.access_key,
+            server.secret_key
         ));
         shell
     }
