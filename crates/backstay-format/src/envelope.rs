@@ -1,7 +1,7 @@
 //! Manifests as bytes: readable JSON, closed by an authenticator over exactly those bytes.
 //!
 //! The file is one JSON document whose last member is `"mac"`. The authenticator covers every byte before that member,
-//! as it lies in the file: no canonical form is needed, and none can be got wrong.
+//! as it lies in the file; of a backup that is not sealed it is a digest, which shows damage but no intent.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -11,16 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::frame::{self, Binding, FrameError};
 use crate::{
     BackupId, Details, DetailsSection, Encryption, FORMAT_VERSION, KeyError, KeyId, Keyring,
-    Manifest, Slug, VaultId,
+    Manifest, Sha256, Slug, VaultId, closing,
 };
 
 /// Larger files are not manifests.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// What stands between the authenticated bytes and the authenticator.
-const MAC_OPENING: &str = ",\n  \"mac\": \"";
-const MAC_CLOSING: &str = "\"\n}\n";
-const MAC_DIGITS: usize = 64;
+/// The last member of a manifest.
+const MAC: &str = "mac";
 
 /// Why a manifest could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,13 +88,14 @@ pub fn encode_manifest(
             DetailsSection::Sealed(BASE64.encode(frame::seal_bytes(key, &binding, salt, &plain)))
         }
     };
-    let text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain values");
-    let signed = text.strip_suffix("\n}").expect("pretty JSON of a struct ends so").to_owned();
-    let mac = match sealing {
-        None => String::new(),
-        Some(key) => hex::encode(hmac::sign(&key.manifest_mac_key(), signed.as_bytes())),
-    };
-    Ok([signed.as_str(), MAC_OPENING, &mac, MAC_CLOSING].concat().into_bytes())
+    let signed = closing::signed_text(&manifest);
+    Ok(match sealing {
+        None => closing::close(&signed, MAC, Sha256::of(signed.as_bytes()).as_bytes()),
+        Some(key) => {
+            let mac = hmac::sign(&key.manifest_mac_key(), signed.as_bytes());
+            closing::close(&signed, MAC, mac.as_ref())
+        }
+    })
 }
 
 impl ManifestFile {
@@ -105,21 +104,9 @@ impl ManifestFile {
         let malformed = |finding: &str| ManifestError::Malformed { finding: finding.to_owned() };
         let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8"))?;
         refuse_newer(text)?;
-        let body = text
-            .strip_suffix(MAC_CLOSING)
-            .ok_or_else(|| malformed("it does not end as a manifest"))?;
-        let at = body.rfind(MAC_OPENING).ok_or_else(|| malformed("it has no authenticator"))?;
-        let (signed, mac) = body.split_at(at);
-        let mac = mac.strip_prefix(MAC_OPENING).expect("it was found there");
-        let document = [signed, "\n}"].concat();
-        let manifest: Manifest =
-            serde_json::from_str(&document).map_err(|error| malformed(&error.to_string()))?;
-        let mac_digits = match manifest.encryption {
-            Encryption::None => 0,
-            Encryption::Sealed { .. } => MAC_DIGITS,
-        };
-        let mac_bytes = hex::decode(mac).ok().filter(|_| mac.len() == mac_digits);
-        let mac = mac_bytes.ok_or_else(|| malformed("its authenticator has the wrong form"))?;
+        let (signed, mac) = closing::split(text, MAC).map_err(|finding| malformed(&finding))?;
+        let manifest: Manifest = serde_json::from_str(&closing::document(signed))
+            .map_err(|error| malformed(&error.to_string()))?;
         Ok(Self { manifest, signed: signed.as_bytes().to_vec(), mac })
     }
 
@@ -130,17 +117,24 @@ impl ManifestFile {
 
     /// Checks that it is authentic and lies at its own place.
     ///
-    /// A manifest that is not sealed has nothing to authenticate it; callers decide whether they take one.
+    /// A manifest that is not sealed is only proven to be undamaged; callers decide whether they take one.
     pub fn verify(
         self,
         keyring: &Keyring,
         vault: &VaultId,
         place: (&Slug, &Slug, &BackupId),
     ) -> Result<Manifest, ManifestError> {
-        if let Encryption::Sealed { key } = &self.manifest.encryption {
-            let mac_key = keyring.get(key)?.manifest_mac_key();
-            hmac::verify(&mac_key, &self.signed, &self.mac)
-                .map_err(|_| ManifestError::Altered { key: key.clone() })?;
+        match &self.manifest.encryption {
+            Encryption::Sealed { key } => {
+                let mac_key = keyring.get(key)?.manifest_mac_key();
+                hmac::verify(&mac_key, &self.signed, &self.mac)
+                    .map_err(|_| ManifestError::Altered { key: key.clone() })?;
+            }
+            Encryption::None if Sha256::of(&self.signed).as_bytes().as_slice() != self.mac => {
+                let finding = "its bytes are not those that its own digest was made of".to_owned();
+                return Err(ManifestError::Malformed { finding });
+            }
+            Encryption::None => {}
         }
         let name = |v: &VaultId, org: &Slug, source: &Slug, id: &BackupId| {
             format!("{v}/{org}/{source}/{id}")

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{FORMAT_VERSION, VaultId};
+use crate::{FORMAT_VERSION, Sha256, VaultId, closing};
 
 /// The file `vault.json`, which makes a prefix a vault. Written once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,10 +70,12 @@ impl Hold {
     }
 }
 
+/// The last member of such a file: one flipped bit in a vault's id would bind every later backup to another vault.
+const DIGEST: &str = "sha256";
+
 fn encode(file: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(file).expect("plain values serialise");
-    bytes.push(b'\n');
-    bytes
+    let signed = closing::signed_text(file);
+    closing::close(&signed, DIGEST, Sha256::of(signed.as_bytes()).as_bytes())
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, MarkError> {
@@ -81,11 +83,40 @@ fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, MarkError> {
     struct Versioned {
         format: u64,
     }
-    let malformed = |error: serde_json::Error| MarkError::Malformed { finding: error.to_string() };
+    let malformed = |finding: String| MarkError::Malformed { finding };
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not UTF-8".to_owned()))?;
     // Newer formats may have other fields, so the version is looked at before anything else.
-    let versioned: Versioned = serde_json::from_slice(bytes).map_err(malformed)?;
+    let versioned: Versioned =
+        serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
     if versioned.format > u64::from(FORMAT_VERSION) {
         return Err(MarkError::Newer { found: versioned.format });
     }
-    serde_json::from_slice(bytes).map_err(malformed)
+    let (signed, digest) = closing::split(text, DIGEST).map_err(malformed)?;
+    if Sha256::of(signed.as_bytes()).as_bytes().as_slice() != digest {
+        return Err(malformed("its bytes are not those that its digest was made of".to_owned()));
+    }
+    serde_json::from_str(&closing::document(signed)).map_err(|error| malformed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_of_a_vault_file_is_noticed() {
+        let file = VaultFile {
+            format: 1,
+            vault: VaultId::new([7; 16]),
+            created_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+        };
+        let bytes = file.encode();
+        assert_eq!(VaultFile::decode(&bytes).as_ref(), Ok(&file));
+        for bit in 0..bytes.len() * 8 {
+            let mut spoilt = bytes.clone();
+            spoilt[bit / 8] ^= 1 << (bit % 8);
+            // Digits may be written large; nothing else may change.
+            let read = VaultFile::decode(&spoilt);
+            assert!(read.is_err() || read.as_ref() == Ok(&file), "bit {bit}");
+        }
+    }
 }

@@ -7,4 +7,5 @@ pub mod faulty;
 pub mod ledger;
 pub mod s3;
 pub mod servers;
+mod spoil;
 pub mod tree;

@@ -11,6 +11,8 @@ use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 
+use crate::spoil;
+
 /// The bucket that is there from the start.
 pub const BUCKET: &str = "app-backups";
 /// Who may use it.
@@ -44,6 +46,14 @@ pub enum Fault {
     DropAfter,
     /// It is answered as done, and nothing is done.
     Swallow,
+    /// It is done, but its answer ends in the middle.
+    CutAnswer,
+    /// It is done, but one bit of its answer is another one.
+    FlipAnswer,
+    /// One bit of what it sends is another one when it arrives.
+    FlipRequest,
+    /// It is done after this many milliseconds.
+    Delay(u64),
     /// It is done, and a range is answered with status 200, as rclone's server does.
     MisspellRange,
     /// The process is killed before it is done.
@@ -88,6 +98,8 @@ impl S3Server {
         let endpoint = format!("http://{}", listener.local_addr()?);
         drop(runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                // Headers and body go out apart: without this each answer would wait 40 ms for an acknowledgement.
+                drop(stream.set_nodelay(true));
                 let service = service.clone();
                 drop(tokio::spawn(async move {
                     let connection = hyper::server::conn::http1::Builder::new();
@@ -178,11 +190,18 @@ impl Service<Request<Incoming>> for Faulty {
         let fault = (lock(&self.state.script))(&call);
         let inner = self.inner.clone();
         Box::pin(async move {
-            let run = |request: Request<Incoming>| async move {
-                inner.call(request.map(s3s::Body::from)).await.map_err(|e| format!("{e:?}").into())
+            if fault == Fault::Swallow {
+                return Ok(swallowed(request).await);
+            }
+            let request = match fault {
+                Fault::FlipRequest => request.map(spoil::flip),
+                _ => request.map(s3s::Body::from),
+            };
+            let run = |request: Request<s3s::Body>| async move {
+                inner.call(request).await.map_err(|e| format!("{e:?}").into())
             };
             match fault {
-                Fault::Pass => run(request).await,
+                Fault::Pass | Fault::FlipRequest | Fault::Swallow => run(request).await,
                 Fault::Refuse(status, code) => Ok(refusal(status, code)),
                 Fault::DropBefore => Err(Closed.into()),
                 Fault::DropAfter => run(request).await.and_then(|_| Err(Closed.into())),
@@ -192,7 +211,12 @@ impl Service<Request<Incoming>> for Faulty {
                     }
                     response
                 }),
-                Fault::Swallow => Ok(swallowed(request).await),
+                Fault::CutAnswer => run(request).await.map(|answer| answer.map(spoil::cut)),
+                Fault::FlipAnswer => run(request).await.map(|answer| answer.map(spoil::flip)),
+                Fault::Delay(millis) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+                    run(request).await
+                }
                 Fault::KillBefore(pid) => {
                     kill(pid);
                     Err(Closed.into())

@@ -136,7 +136,10 @@ impl Vault {
             }
         }
         let slot = SlotFile::new(&newest.key, newest.created_at, self.keyring.recovery(), random());
-        Ok(self.store.put(cx, name.as_str(), slot.encode().into()).await?)
+        self.store.put(cx, name.as_str(), slot.encode().into()).await?;
+        // Without it the recovery kit opens nothing: it must be there as it was sent.
+        self.key_slot(cx, &newest.id).await?.open(self.keyring.recovery())?;
+        Ok(())
     }
 
     /// Reads the slots of a key.

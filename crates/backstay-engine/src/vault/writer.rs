@@ -92,6 +92,21 @@ impl Vault {
     }
 }
 
+impl Vault {
+    /// Removes a backup that was not finished: the manifest first, should there be one.
+    async fn take_back(&self, cx: &Cx, place: &BackupPlace) {
+        let manifest = place.file(&BackupFile::Manifest);
+        if self.store.delete(cx, manifest.as_str()).await.is_err() {
+            // As long as it may be there, what it names must be, too.
+            return;
+        }
+        let Ok(rest) = self.store.list(cx, &place.folder()).await else { return };
+        for object in rest {
+            drop(self.store.delete(cx, &object.name).await);
+        }
+    }
+}
+
 impl BackupWriter {
     /// Returns where the backup will lie.
     pub fn place(&self) -> &BackupPlace {
@@ -183,7 +198,23 @@ impl BackupWriter {
     }
 
     /// Writes the manifest: from here on the backup exists. Then the index.
-    pub async fn commit(
+    ///
+    /// If the manifest cannot be proven, it is taken back with all that it names.
+    pub async fn commit(self, cx: &Cx, captured: CaptureReport) -> Result<IndexEntry, EngineError> {
+        let (vault, place) = (self.vault.clone(), self.place.clone());
+        match self.write_manifest(cx, captured).await {
+            Ok(entry) => {
+                add_to_index(cx, &vault, &place, &entry).await;
+                Ok(entry)
+            }
+            Err(error) => {
+                vault.take_back(&cx.for_cleanup(), &place).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_manifest(
         mut self,
         cx: &Cx,
         captured: CaptureReport,
@@ -223,29 +254,15 @@ impl BackupWriter {
             .map_err(damaged)?;
         let name = self.place.file(&BackupFile::Manifest);
         self.vault.store.create(cx, name.as_str(), bytes.clone().into()).await?;
-        // Read back as any later reader would: what cannot be read now is no backup.
+        // Read back, and as any later reader would: what cannot be read now is no backup.
         let manifest = self.vault.manifest(cx, &self.place).await?;
         let details = manifest.open_details(&self.vault.keyring).map_err(damaged)?;
-        let entry = IndexEntry::new(&manifest, details, None);
-        add_to_index(cx, &self.vault, &self.place, &entry).await;
-        Ok(entry)
+        Ok(IndexEntry::new(&manifest, details, None))
     }
 
     /// Removes what was written, as far as the storage lets us; prune finds the rest.
     pub async fn discard(self, cx: &Cx) {
-        for part in &self.parts {
-            let StoredPart::Whole { object, .. } = &part.stored;
-            self.remove_object(cx, object).await;
-        }
-        let Ok(rest) = self.vault.store.list(cx, &self.place.folder()).await else { return };
-        for object in rest {
-            drop(self.vault.store.delete(cx, &object.name).await);
-        }
-    }
-
-    async fn remove_object(&self, cx: &Cx, object: &PartName) {
-        let name = self.place.file(&BackupFile::Object(object.clone()));
-        drop(self.vault.store.delete(cx, name.as_str()).await);
+        self.vault.take_back(cx, &self.place).await;
     }
 }
 

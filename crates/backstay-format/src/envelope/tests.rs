@@ -111,12 +111,19 @@ fn wrong_key_other_place_and_newer_format_have_errors_of_their_own() {
 }
 
 #[test]
-fn unsealed_manifest_is_readable_and_cannot_pretend_to_be_authentic() {
+fn unsealed_manifest_is_readable_and_damage_of_it_is_noticed() {
     let bytes = encode_manifest(manifest(Encryption::None), details(), &ring(1), [6; 32]).unwrap();
     assert!(String::from_utf8_lossy(&bytes).contains("secret-name"));
     assert_eq!(verify(&bytes, &ring(2)).unwrap().open_details(&ring(2)).unwrap(), details());
-    let forged = String::from_utf8(bytes)
-        .unwrap()
-        .replace("\"mac\": \"\"", &format!("\"mac\": \"{}\"", "0".repeat(64)));
-    assert!(matches!(ManifestFile::parse(forged.as_bytes()), Err(ManifestError::Malformed { .. })));
+    let sound = verify(&bytes, &ring(2)).unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut spoilt = bytes.clone();
+        spoilt[bit / 8] ^= 1 << (bit % 8);
+        // Digits may be written large; nothing else may change.
+        let read = ManifestFile::parse(&spoilt).and_then(|file| {
+            let (org, source, backup) = place();
+            file.verify(&ring(2), &vault(), (&org, &source, &backup))
+        });
+        assert!(read.is_err() || read.is_ok_and(|read| read == sound), "bit {bit}");
+    }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests stop where they cannot go on")]
 
 mod configure;
+mod faults;
 mod restores;
 mod s3;
 mod servers;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use backstay_testkit::s3::{Call, Fault, S3Server};
 use http::Method;
 
-use crate::shell::Shell;
+use crate::shell::{Shell, copy};
 
 /// A machine with one backup in the bucket, and its configuration tested.
 fn with_backup() -> (S3Server, Shell) {
@@ -26,14 +26,6 @@ fn assert_sound(server: &S3Server, shell: &Shell) {
     shell.ends(0, &["verify", "--all"]);
     shell.ends(0, &["backup", "shop"]);
     shell.ends(0, &["verify", "--all"]);
-}
-
-/// Copies one directory to another place, in the place of what is there.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    let script = "rm -rf -- \"$2\" && cp -a -- \"$1\" \"$2\"";
-    let status =
-        std::process::Command::new("sh").args(["-c", script, "sh"]).arg(from).arg(to).status();
-    assert!(status.unwrap().success());
 }
 
 fn is_put_of_part(call: &Call) -> bool {
