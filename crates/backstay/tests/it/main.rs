@@ -8,5 +8,6 @@ mod restores;
 mod s3;
 mod servers;
 mod shell;
+mod size;
 mod story;
 mod uploads;
