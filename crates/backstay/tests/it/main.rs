@@ -4,6 +4,7 @@
 
 mod configure;
 mod faults;
+mod golden;
 mod restores;
 mod s3;
 mod servers;
