@@ -5,7 +5,7 @@ use backstay_format::IndexEntry;
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::part::CaptureReport;
+use crate::part::{CaptureReport, PartError};
 use crate::source::Source;
 use crate::vault::{BackupWriter, Draft, Vault};
 
@@ -52,5 +52,5 @@ async fn write_parts(
 }
 
 fn is_cut_short(error: &EngineError) -> bool {
-    matches!(error, EngineError::Source(crate::source::SourceError::CutShort { .. }))
+    matches!(error, EngineError::Part(PartError::CutShort { .. }))
 }

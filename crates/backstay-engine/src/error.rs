@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use backstay_format::{BackupId, KeyError, ManifestError, PartName, SlotError, Slug};
 
 use crate::cx::{CancelReason, Cancelled};
+use crate::part::PartError;
 use crate::source::SourceError;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -15,6 +16,9 @@ pub enum EngineError {
     /// The source could not be read, or the target not written.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// A part could not be passed on, or is not what it must be.
+    #[error(transparent)]
+    Part(#[from] PartError),
     /// The storage failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -159,6 +163,7 @@ impl EngineError {
             Self::Manifest { .. } | Self::DamagedPart { .. } => ErrorKind::Damaged,
             Self::Cancelled(Cancelled(reason)) => ErrorKind::Interrupted(*reason),
             Self::Source(error) => source_kind(error),
+            Self::Part(error) => part_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Swap { cause, .. } => io_kind(cause),
             Self::UnusableVault { .. }
@@ -177,14 +182,24 @@ impl EngineError {
 
 fn source_kind(error: &SourceError) -> ErrorKind {
     match error {
-        SourceError::Damaged { .. } | SourceError::Hostile { .. } => ErrorKind::Damaged,
+        SourceError::Damaged { .. } => ErrorKind::Damaged,
         SourceError::NoSpace { .. } => ErrorKind::RightsOrSpace,
         SourceError::Io { cause, .. } => io_kind(cause),
         SourceError::Cancelled(Cancelled(reason)) => ErrorKind::Interrupted(*reason),
-        SourceError::Vault { cause, .. } => {
-            cause.downcast_ref::<EngineError>().map_or(ErrorKind::Failed, EngineError::kind)
-        }
+        SourceError::Part(error) => part_kind(error),
         _ => ErrorKind::Failed,
+    }
+}
+
+fn part_kind(error: &PartError) -> ErrorKind {
+    match error {
+        PartError::Refused { .. } => ErrorKind::Damaged,
+        PartError::CutShort { .. } => ErrorKind::Failed,
+        PartError::Failed { cause, .. } => {
+            let of_engine = cause.downcast_ref::<EngineError>().map(EngineError::kind);
+            let of_source = || cause.downcast_ref::<SourceError>().map(source_kind);
+            of_engine.or_else(of_source).unwrap_or(ErrorKind::Failed)
+        }
     }
 }
 

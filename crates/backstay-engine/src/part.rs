@@ -6,8 +6,6 @@ use backstay_format::{Content, ItemError, MediaType, PartName};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use crate::source::SourceError;
-
 /// Bytes gathered before they are handed over.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -50,7 +48,35 @@ pub struct PartWriter {
 enum Chunk {
     Data(Bytes),
     End,
-    Failed(SourceError),
+    Failed(PartError),
+}
+
+/// What is wrong with the stream of a part, whoever produces it.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// The stream ended without saying that it was whole.
+    #[error("part {part} was cut short")]
+    CutShort {
+        /// Which part.
+        part: PartName,
+    },
+    /// The bytes are not what such a part holds, or would write where they must not.
+    #[error("part {part} is refused: {finding}")]
+    Refused {
+        /// Which part.
+        part: PartName,
+        /// What was found, with the offending name.
+        finding: String,
+    },
+    /// The producer could not go on.
+    #[error("cannot read part {part}")]
+    Failed {
+        /// Which part.
+        part: PartName,
+        /// The producer's own error: of a source, of the vault, of the system.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// The consumer went away; it knows why.
@@ -96,12 +122,12 @@ impl PartWriter {
     }
 
     /// Says, from a blocking thread, that the rest cannot be had.
-    pub fn fail(self, error: SourceError) {
+    pub fn fail(self, error: PartError) {
         drop(self.chunks.blocking_send(Chunk::Failed(error)));
     }
 
     /// Says, from async code, that the rest cannot be had.
-    pub async fn fail_async(self, error: SourceError) {
+    pub async fn fail_async(self, error: PartError) {
         drop(self.chunks.send(Chunk::Failed(error)).await);
     }
 
@@ -135,26 +161,26 @@ impl Write for PartWriter {
 
 impl PartReader {
     /// Returns the next bytes, or `None` after a clean end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, PartError> {
         Self::settle(self.chunks.recv().await, &self.spec)
     }
 
     /// Like [`PartReader::next`], from a blocking thread.
-    pub fn blocking_next(&mut self) -> Result<Option<Bytes>, SourceError> {
+    pub fn blocking_next(&mut self) -> Result<Option<Bytes>, PartError> {
         Self::settle(self.chunks.blocking_recv(), &self.spec)
     }
 
-    /// Turns the part into a blocking `Read`; errors come as `io::Error` with the [`SourceError`] inside.
+    /// Turns the part into a blocking `Read`; errors come as `io::Error` with the [`PartError`] inside.
     pub fn into_read(self) -> PartRead {
         PartRead { part: self, chunk: Bytes::new(), ended: false }
     }
 
-    fn settle(chunk: Option<Chunk>, spec: &PartSpec) -> Result<Option<Bytes>, SourceError> {
+    fn settle(chunk: Option<Chunk>, spec: &PartSpec) -> Result<Option<Bytes>, PartError> {
         match chunk {
             Some(Chunk::Data(bytes)) => Ok(Some(bytes)),
             Some(Chunk::End) => Ok(None),
             Some(Chunk::Failed(error)) => Err(error),
-            None => Err(SourceError::CutShort { part: spec.name.clone() }),
+            None => Err(PartError::CutShort { part: spec.name.clone() }),
         }
     }
 }

@@ -14,8 +14,7 @@ use tokio::task::JoinHandle;
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::part::{CHUNK_BYTES, PartRead, PartReader, PartWriter, part_pipe};
-use crate::source::SourceError;
+use crate::part::{CHUNK_BYTES, PartError, PartRead, PartReader, PartWriter, part_pipe};
 
 /// What one zstd worker takes at a time. Smaller than zstd's own choice: memory grows with it, the ratio barely.
 const ZSTD_JOB_BYTES: u32 = 2 << 20;
@@ -70,7 +69,7 @@ pub fn encode(cx: &Cx, part: PartReader, encoding: Encoding) -> (PartReader, Mea
             }
             Err(error) => {
                 let part = out.inner.part_name();
-                out.inner.fail(SourceError::CutShort { part });
+                out.inner.fail(PartError::CutShort { part });
                 Err(error)
             }
         }
@@ -86,7 +85,7 @@ fn encode_all(
 ) -> Result<(u64, Sha256), EngineError> {
     let name = part.spec.name.clone();
     let broken =
-        |cause: io::Error| SourceError::Vault { part: name.clone(), cause: Box::new(cause) };
+        |cause: io::Error| PartError::Failed { part: name.clone(), cause: Box::new(cause) };
     let sink = match &encoding.sealing {
         None => Sink::Plain(out),
         Some((key, binding, salt)) => {
@@ -145,7 +144,7 @@ pub fn decode(
                 Ok(expected.measured)
             }
             Err(error) => {
-                writer.fail(SourceError::CutShort { part: name });
+                writer.fail(PartError::CutShort { part: name });
                 Err(error)
             }
         }
@@ -162,7 +161,7 @@ fn decode_all(
 ) -> Result<(), EngineError> {
     let part = out.part_name();
     let damaged =
-        |finding: String| EngineError::Source(SourceError::Hostile { part: part.clone(), finding });
+        |finding: String| EngineError::Part(PartError::Refused { part: part.clone(), finding });
     let broken = |error: io::Error| read_error(error, &damaged);
     let mut measured = MeasureRead::new(stored);
     let opened: Box<dyn Read + '_> = if expected.codecs.contains(&Codec::Sealed) {
@@ -223,8 +222,8 @@ fn difference(found: &Measured, expected: &Measured) -> String {
 
 /// Tells apart: the storage failed, the work was stopped, the bytes are bad.
 fn read_error(error: io::Error, damaged: &dyn Fn(String) -> EngineError) -> EngineError {
-    let error = match error.downcast::<SourceError>() {
-        Ok(source) => return source.into(),
+    let error = match error.downcast::<PartError>() {
+        Ok(part) => return part.into(),
         Err(error) => error,
     };
     match error.downcast::<FrameError>() {

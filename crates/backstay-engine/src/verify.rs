@@ -5,7 +5,7 @@ use backstay_format::Manifest;
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::part::PartReader;
+use crate::part::{PartError, PartReader};
 use crate::pipeline::{self, Measuring};
 use crate::source::SourceError;
 use crate::vault::{BackupPlace, Vault};
@@ -53,7 +53,7 @@ pub(crate) async fn settle(
     measuring: Measuring,
 ) -> Result<pipeline::Measured, EngineError> {
     let measured = pipeline::join("decoder", measuring).await.map_err(|error| match error {
-        EngineError::Source(SourceError::Hostile { part, finding }) => {
+        EngineError::Part(PartError::Refused { part, finding }) => {
             EngineError::DamagedPart { backup: manifest.backup.clone(), part, finding }
         }
         other => other,

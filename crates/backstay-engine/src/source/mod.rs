@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use backstay_format::PartName;
 
 use crate::cx::{Cancelled, Cx};
-use crate::part::{CaptureReport, PartReader, PartSpec};
+use crate::part::{CaptureReport, PartError, PartReader, PartSpec};
 use crate::replace::{Replacement, Scope};
 
 /// Opens one consistent view of the data.
@@ -176,29 +176,9 @@ pub enum SourceError {
         /// Needed bytes.
         needed_bytes: u64,
     },
-    /// The stream of a part ended without saying that it was whole.
-    #[error("part {part} was cut short")]
-    CutShort {
-        /// Which part.
-        part: PartName,
-    },
-    /// The part's bytes are not what such a part holds, or would write where they must not.
-    #[error("part {part} is refused: {finding}")]
-    Hostile {
-        /// Which part.
-        part: PartName,
-        /// What was found, with the offending name.
-        finding: String,
-    },
-    /// The vault could not deliver the bytes of a part.
-    #[error("cannot read part {part}")]
-    Vault {
-        /// Which part.
-        part: PartName,
-        /// Why.
-        #[source]
-        cause: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// The stream of a part is not whole, or not what the source takes.
+    #[error(transparent)]
+    Part(#[from] PartError),
     /// Nothing in the backup matches what was chosen.
     #[error("nothing in the backup matches {path}; list what it holds with `backstay show ID`")]
     NothingMatches {

@@ -7,9 +7,8 @@ use super::{BackupPlace, Vault};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::part::{PartReader, PartSpec, PartWriter, part_pipe};
+use crate::part::{PartError, PartReader, PartSpec, PartWriter, part_pipe};
 use crate::pipeline::{self, Expected, Measured, Measuring};
-use crate::source::SourceError;
 use crate::store::Store;
 
 /// Bytes asked for at a time.
@@ -97,7 +96,7 @@ async fn fetch(cx: &Cx, store: &Store, (name, bytes): (&str, u64), mut out: Part
             Err(error) => {
                 let part = out.part_name();
                 let cause = Box::new(EngineError::from(error));
-                return out.fail_async(SourceError::Vault { part, cause }).await;
+                return out.fail_async(PartError::Failed { part, cause }).await;
             }
         }
     }

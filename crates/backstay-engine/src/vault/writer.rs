@@ -134,7 +134,7 @@ impl BackupWriter {
         // The encoder knows best why a stream ended early.
         let measured = pipeline::join("encoder", measuring).await;
         let measured = match (uploaded, measured) {
-            (Err(EngineError::Source(_)), Err(cause)) => return Err(cause),
+            (Err(EngineError::Part(_)), Err(cause)) => return Err(cause),
             (Err(error), _) => return Err(error),
             (Ok(_), Err(cause)) => return Err(cause),
             (Ok(_), Ok(measured)) => measured,

@@ -1,6 +1,6 @@
 //! Archives from hands that are not trusted write nothing outside of their tree.
 
-use backstay_engine::part::{PartSpec, part_pipe};
+use backstay_engine::part::{PartError, PartSpec, part_pipe};
 use backstay_engine::source::{Source, SourceError, TargetOptions};
 use backstay_format::MediaType;
 use tar::{EntryType, Header};
@@ -109,7 +109,7 @@ async fn hostile_archives_are_refused_and_write_nothing_outside() {
             [archive, end.clone()].concat()
         };
         let error = unpack(&world, whole).await.expect_err(what);
-        assert!(matches!(error, SourceError::Hostile { .. }), "{what}: {error}");
+        assert!(matches!(error, SourceError::Part(PartError::Refused { .. })), "{what}: {error}");
         let left: Vec<_> =
             std::fs::read_dir(world.dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["inside"], "{what}");

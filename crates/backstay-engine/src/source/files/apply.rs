@@ -21,7 +21,7 @@ use super::tar_read::{Announced, TarError, TarReader};
 use super::tar_write::Member;
 use super::{FilesSource, Pattern, readable};
 use crate::cx::Cx;
-use crate::part::PartReader;
+use crate::part::{PartError, PartReader};
 use crate::replace::{OWN_PREFIX, Replacement, Scope};
 use crate::source::sqlite::blocking;
 use crate::source::{ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
@@ -445,7 +445,7 @@ impl Unpack {
     }
 
     fn hostile(&self, finding: String) -> SourceError {
-        SourceError::Hostile { part: self.part.clone(), finding }
+        PartError::Refused { part: self.part.clone(), finding }.into()
     }
 
     /// A name that exists already was in the archive twice, or is a link that something should be written through.
@@ -463,8 +463,8 @@ impl Unpack {
     fn explain(&self, error: TarError) -> SourceError {
         match error {
             TarError::Bad(finding) => self.hostile(finding),
-            TarError::Read(error) => match error.downcast::<SourceError>() {
-                Ok(source) => source,
+            TarError::Read(error) => match error.downcast::<PartError>() {
+                Ok(part) => part.into(),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.hostile("the archive is cut short".to_owned())
                 }

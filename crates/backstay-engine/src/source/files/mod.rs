@@ -17,7 +17,7 @@ pub use pattern::{Pattern, PatternError};
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
 use crate::cx::Cx;
 use crate::event::Event;
-use crate::part::{CaptureReport, PartReader, part_pipe};
+use crate::part::{CaptureReport, PartError, PartReader, part_pipe};
 use crate::source::sqlite::blocking;
 
 /// The one part of such a backup.
@@ -97,7 +97,7 @@ impl Capture for FilesCapture {
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
-        let never = || SourceError::CutShort { part: PART.parse().expect("a legal part name") };
+        let never = || PartError::CutShort { part: PART.parse().expect("a legal part name") };
         let written = self.writing.ok_or_else(never)?.await.map_err(|_died| never())??;
         Ok(CaptureReport {
             item_errors: written.item_errors,

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::{COMPANIONS, blocking, snapshot};
 use crate::cx::Cx;
-use crate::part::PartReader;
+use crate::part::{PartError, PartReader};
 use crate::replace::{Replacement, Scope};
 use crate::source::{ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
 use crate::spool::check_space;
@@ -94,8 +94,8 @@ fn load(
         .open(beside)
         .map_err(|cause| SourceError::io("make", beside, cause))?;
     let bytes = io::copy(&mut data.into_read(), &mut file).map_err(|error| {
-        match error.downcast::<SourceError>() {
-            Ok(source) => source,
+        match error.downcast::<PartError>() {
+            Ok(part) => part.into(),
             Err(cause) => SourceError::io("write", beside, cause),
         }
     })?;
@@ -104,7 +104,7 @@ fn load(
         Connection::open(beside).map_err(|cause| snapshot::explain("open", beside, cause))?;
     let content = snapshot::examine(&copy, beside).map_err(|error| match error {
         // The stream was proven, so it is the database in the backup that is bad.
-        SourceError::Damaged { finding, .. } => SourceError::Hostile { part, finding },
+        SourceError::Damaged { finding, .. } => PartError::Refused { part, finding }.into(),
         other => other,
     })?;
     copy.close().map_err(|(_, cause)| snapshot::explain("close", beside, cause))?;

@@ -12,7 +12,7 @@ use backstay_format::{Content, MediaType, SqliteContent};
 
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
 use crate::cx::Cx;
-use crate::part::{CHUNK_BYTES, CaptureReport, PartReader, PartWriter, part_pipe};
+use crate::part::{CHUNK_BYTES, CaptureReport, PartError, PartReader, PartWriter, part_pipe};
 use crate::spool::Spool;
 
 /// The one part of such a backup.
@@ -124,7 +124,11 @@ fn send_file(path: &Path, mut writer: PartWriter) {
     });
     match copied {
         Ok(_) => writer.finish(),
-        Err(cause) => writer.fail(SourceError::io("read", path, cause)),
+        Err(cause) => {
+            let part = writer.part_name();
+            let cause = Box::new(SourceError::io("read", path, cause));
+            writer.fail(PartError::Failed { part, cause });
+        }
     }
 }
 
