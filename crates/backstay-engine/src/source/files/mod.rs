@@ -1,6 +1,8 @@
 //! Trees of files: one tar stream, from which the tree returns as it was.
 
 mod apply;
+mod estimate;
+mod look;
 mod pattern;
 mod tar_read;
 mod tar_write;
@@ -18,6 +20,7 @@ use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_pa
 use crate::cx::Cx;
 use crate::event::Event;
 use crate::part::{CaptureReport, PartError, PartReader, part_pipe};
+use crate::replace::OWN_PREFIX;
 use crate::source::sqlite::blocking;
 
 /// The one part of such a backup.
@@ -38,11 +41,21 @@ pub struct FilesSource {
     pub spool: PathBuf,
 }
 
+impl FilesSource {
+    /// Whether a path, relative to the root, is not backed up.
+    fn leaves_out(&self, path: &[u8], is_directory: bool) -> bool {
+        let mut patterns = self.exclude.iter().chain(&self.transient);
+        // What a restore that waits to be confirmed keeps in the root is no data of the app.
+        path.starts_with(OWN_PREFIX.as_bytes())
+            || patterns.any(|pattern| pattern.matches(path, is_directory))
+    }
+}
+
 #[async_trait]
 impl Source for FilesSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
         let (source, cx) = (self.clone(), cx.clone());
-        blocking(move || walk::estimate(&cx, &source)).await
+        blocking(move || estimate::estimate(&cx, &source)).await
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {

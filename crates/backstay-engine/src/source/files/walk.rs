@@ -8,22 +8,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{FileType, Stat};
 use tar::EntryType;
 
 use super::tar_write::{Member, TarWriter};
-use super::{FilesSource, Pattern, Written, readable};
+use super::{FilesSource, Written, look, readable};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, PartWriter};
-use crate::replace::OWN_PREFIX;
+use crate::source::SourceError;
 use crate::source::sqlite::{self, COMPANIONS};
-use crate::source::{Probe, SourceError};
 use crate::spool::Spool;
 
 /// Directories inside each other; each holds a file descriptor open.
-const MAX_DEPTH: usize = 500;
-/// Entries that an estimate looks at before it guesses.
-const MAX_ESTIMATED: u64 = 200_000;
+pub(super) const MAX_DEPTH: usize = 500;
 
 /// Writes the tree as tar. Called in a blocking thread; the writer is ended or failed here.
 pub(super) fn write_tree(
@@ -78,7 +75,7 @@ struct Item<'a> {
 
 impl Tree<'_> {
     fn write(&mut self) -> Result<(), SourceError> {
-        let root = open_root(&self.source.root)?;
+        let root = look::open_root(&self.source.root)?;
         let stat = rustix::fs::fstat(&root)
             .map_err(|e| SourceError::io("look at", &self.source.root, e.into()))?;
         self.device = stat.st_dev;
@@ -95,19 +92,16 @@ impl Tree<'_> {
         let shown = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
         let member = Member {
             path: shown,
-            xattrs: xattrs(directory.as_fd()),
+            xattrs: look::xattrs(directory.as_fd()),
             ..member(EntryType::Directory, stat)
         };
         self.member(&member)?;
         self.written.content.directories += 1;
-        let names = match names(directory) {
+        let names = match look::names(directory) {
             Ok(names) => names,
             Err(error) => {
-                self.written.item_error(
-                    self.cx,
-                    path,
-                    format!("cannot list the directory: {error}"),
-                );
+                let error = format!("cannot list the directory: {error}");
+                self.written.item_error(self.cx, path, error);
                 return Ok(());
             }
         };
@@ -115,7 +109,7 @@ impl Tree<'_> {
         let mut databases = BTreeSet::new();
         for name in &names {
             self.cx.check()?;
-            let path = if path.is_empty() { name.clone() } else { [path, b"/", name].concat() };
+            let path = look::path_below(path, name);
             self.item(directory.as_fd(), name, &path, depth, &mut databases)?;
         }
         Ok(())
@@ -135,19 +129,15 @@ impl Tree<'_> {
         if is_companion {
             return Ok(());
         }
-        let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let stat = match look::stat(parent, name) {
             Ok(stat) => stat,
             Err(error) => {
-                self.written.item_error(
-                    self.cx,
-                    path,
-                    format!("cannot look at it: {}", io::Error::from(error)),
-                );
+                self.written.item_error(self.cx, path, format!("cannot look at it: {error}"));
                 return Ok(());
             }
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if is_excluded(self.source, path, kind == FileType::Directory) {
+        if self.source.leaves_out(path, kind == FileType::Directory) {
             return Ok(());
         }
         if self.source.one_file_system && stat.st_dev != self.device {
@@ -175,11 +165,10 @@ impl Tree<'_> {
             self.written.item_error(self.cx, item.path, error);
             return Ok(());
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(item.parent, item.name, flags, Mode::empty()) {
+        match look::open_directory(item.parent, item.name) {
             Ok(directory) => self.directory(&directory, &item.stat, item.path, depth + 1),
             Err(error) => {
-                let error = format!("cannot open the directory: {}", io::Error::from(error));
+                let error = format!("cannot open the directory: {error}");
                 self.written.item_error(self.cx, item.path, error);
                 Ok(())
             }
@@ -226,16 +215,10 @@ impl Tree<'_> {
             self.written.content.hard_links += 1;
             return Ok(());
         }
-        // Not blocking, in case somebody puts a FIFO in the file's place.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = match rustix::fs::openat(item.parent, item.name, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
+        let mut file = match look::open_file(item.parent, item.name) {
+            Ok(file) => file,
             Err(error) => {
-                self.written.item_error(
-                    self.cx,
-                    item.path,
-                    format!("cannot open it: {}", io::Error::from(error)),
-                );
+                self.written.item_error(self.cx, item.path, format!("cannot open it: {error}"));
                 return Ok(());
             }
         };
@@ -271,7 +254,7 @@ impl Tree<'_> {
         let read = file.read(&mut head).map_err(cannot("read"))?;
         let member = Member {
             path: item.path.to_vec(),
-            xattrs: xattrs(file.as_fd()),
+            xattrs: look::xattrs(file.as_fd()),
             ..member(EntryType::Regular, &stat)
         };
         if sqlite::is_database(&head[..read]) {
@@ -279,7 +262,7 @@ impl Tree<'_> {
             return self.database(item, &member);
         }
         let size = stat.st_size.cast_unsigned();
-        let regions = regions(file, &stat).map_err(cannot("read"))?;
+        let regions = look::regions(file, &stat).map_err(cannot("read"))?;
         match &regions {
             Some(regions) => self.tar.begin_sparse(&member, size, regions),
             None => self.tar.begin(&member, size),
@@ -411,128 +394,4 @@ fn member(kind: EntryType, stat: &Stat) -> Member {
         link: Vec::new(),
         xattrs: Vec::new(),
     }
-}
-
-/// Returns where a file with holes has bytes, or `None` for one without.
-fn regions(file: &File, stat: &Stat) -> io::Result<Option<Vec<Range<u64>>>> {
-    let size = stat.st_size.cast_unsigned();
-    if stat.st_blocks.cast_unsigned() * 512 >= size {
-        return Ok(None);
-    }
-    let mut regions = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            // Nothing but holes from here on.
-            Err(rustix::io::Errno::NXIO) => break,
-            // A file system that does not tell.
-            Err(rustix::io::Errno::INVAL) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
-        if start >= end {
-            break;
-        }
-        regions.push(start..end);
-        at = end;
-    }
-    Ok(Some(regions))
-}
-
-/// Returns the extended attributes; where there are none, or the file system knows none, nothing.
-fn xattrs(file: BorrowedFd<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut list = vec![0; 4096];
-    let length = loop {
-        match rustix::fs::flistxattr(file, &mut list[..]) {
-            Ok(length) => break length,
-            Err(rustix::io::Errno::RANGE) if list.len() < 1 << 20 => list.resize(list.len() * 4, 0),
-            Err(_) => return Vec::new(),
-        }
-    };
-    let names = list
-        .get(..length)
-        .unwrap_or_default()
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty());
-    let value = |name: &[u8]| {
-        // The kernel's own limit of a value.
-        let mut value = vec![0; 64 * 1024];
-        let length = rustix::fs::fgetxattr(file, name, &mut value[..]).ok()?;
-        value.truncate(length);
-        Some((name.to_vec(), value))
-    };
-    names.filter_map(value).collect()
-}
-
-fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn is_excluded(source: &FilesSource, path: &[u8], is_directory: bool) -> bool {
-    let meant =
-        |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(path, is_directory));
-    // What a restore that waits to be confirmed keeps in the root is no data of the app.
-    path.starts_with(OWN_PREFIX.as_bytes()) || meant(&source.exclude) || meant(&source.transient)
-}
-
-fn open_root(root: &Path) -> Result<OwnedFd, SourceError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(|error| match error {
-        rustix::io::Errno::NOENT => SourceError::NotFound { path: root.to_owned() },
-        rustix::io::Errno::NOTDIR => {
-            SourceError::WrongKind { path: root.to_owned(), expected: "a directory" }
-        }
-        other => SourceError::io("open", root, other.into()),
-    })
-}
-
-/// Counts what a backup will read; stops counting, not guessing, at a few hundred thousand entries.
-pub(super) fn estimate(cx: &Cx, source: &FilesSource) -> Result<Probe, SourceError> {
-    let mut probe = Probe { items: Some(0), ..Probe::default() };
-    let mut waiting = vec![(open_root(&source.root)?, Vec::new())];
-    while let Some((directory, path)) = waiting.pop() {
-        cx.check()?;
-        for name in names(&directory).unwrap_or_default() {
-            let path: Vec<u8> = if path.is_empty() {
-                name.clone()
-            } else {
-                [path.as_slice(), b"/", &name].concat()
-            };
-            let Ok(stat) =
-                rustix::fs::statat(&directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
-            else {
-                continue;
-            };
-            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if is_excluded(source, &path, is_directory) {
-                continue;
-            }
-            probe.items = probe.items.map(|items| items + 1);
-            // A header, and data in blocks; holes are not read.
-            probe.size_bytes += 512 + stat.st_size.min(stat.st_blocks * 512).max(0).cast_unsigned();
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if is_directory
-                && waiting.len() < MAX_DEPTH
-                && let Ok(below) =
-                    rustix::fs::openat(&directory, name.as_slice(), flags, Mode::empty())
-            {
-                waiting.push((below, path));
-            }
-        }
-        if probe.items.is_some_and(|items| items > MAX_ESTIMATED) {
-            probe.items = None;
-            break;
-        }
-    }
-    Ok(probe)
 }
