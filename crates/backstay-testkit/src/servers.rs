@@ -3,14 +3,14 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
 /// The bucket that is there from the start.
 pub const BUCKET: &str = "app-backups";
-/// A loaded machine starts Python slowly.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a server is asked before it is given up: about a minute, since a loaded machine starts Python slowly.
+const TRIES: u32 = 3000;
 
 /// A running server; it ends when this is dropped.
 #[derive(Debug)]
@@ -111,17 +111,18 @@ with mock_aws():
 fn start(mut command: Command, address: SocketAddr) -> anyhow::Result<Child> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(address).is_err() {
-        let ended = child.try_wait()?;
-        if ended.is_some() || Instant::now() > deadline {
-            drop(child.kill());
-            drop(child.wait());
-            anyhow::bail!("{command:?} does not answer on {address}");
+    for _ in 0..TRIES {
+        if TcpStream::connect(address).is_ok() {
+            return Ok(child);
+        }
+        if child.try_wait()?.is_some() {
+            break;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(child)
+    drop(child.kill());
+    drop(child.wait());
+    anyhow::bail!("{command:?} does not answer on {address}")
 }
 
 /// Finds a program that `cargo xtask test` installed.

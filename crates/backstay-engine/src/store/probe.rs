@@ -22,6 +22,8 @@ pub struct ProbeReport {
     pub profile: Profile,
     /// What was tried, in order.
     pub findings: Vec<Finding>,
+    /// By how much its clock is ahead of ours; a directory has none of its own.
+    pub clock_skew: Option<SignedDuration>,
 }
 
 /// One thing that was tried and went well, or that the storage cannot do and need not.
@@ -122,7 +124,7 @@ async fn probe_in(
     upload.write(cx, vec![7; MULTIPART_BYTES].into()).await?;
     upload.finish(cx).await?;
     found("upload in parts", "works");
-    Ok(ProbeReport { profile, findings })
+    Ok(ProbeReport { profile, findings, clock_skew: store.clock_skew() })
 }
 
 async fn refuses_second_create(

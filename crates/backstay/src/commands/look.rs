@@ -1,4 +1,4 @@
-//! Looking around: init, doctor, status, sources, storages.
+//! Looking around: init, status, sources, storages.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -18,44 +18,6 @@ pub(super) fn init(file: &Path) -> anyhow::Result<Exit> {
     out.write_all(template::TEMPLATE.as_bytes())?;
     render::print(&format!("{} written; edit it, then run `backstay doctor`", file.display()))?;
     Ok(Exit::Done)
-}
-
-pub(super) async fn doctor(app: &Installation) -> anyhow::Result<Exit> {
-    let mut troubles = 0;
-    let mut tell = |what: String, result: Result<String, String>| {
-        troubles += u32::from(result.is_err());
-        render::print(&match result {
-            Ok(text) => format!("ok    {what}: {text}"),
-            Err(text) => format!("FAIL  {what}: {text}"),
-        })
-    };
-    tell("home".to_owned(), Ok(app.home.path().display().to_string()))?;
-    let keyring = app.keyring().await?;
-    let kit: Option<bool> = app.catalog.setting(super::keys::KIT_EXPORTED).await?;
-    let key_state = match (keyring.newest(), kit) {
-        (Err(_), _) => Ok("none yet; the first backup makes one".to_owned()),
-        (Ok(newest), Some(true)) => Ok(format!("{} seals; a recovery kit was made", newest.id)),
-        (Ok(_), _) => {
-            Err("no recovery kit was made: `backstay keys kit --output kit.txt`".to_owned())
-        }
-    };
-    tell("keys".to_owned(), key_state)?;
-    for storage in app.config.storages.values() {
-        let tested = app.test_storage(storage).await;
-        let result =
-            tested.map(|report| format!("{} things tried, all good", report.findings.len()));
-        tell(format!("storage {}", storage.name), result.map_err(|error| format!("{error:#}")))?;
-    }
-    for source in app.config.sources.values() {
-        let probed = app.engine_source(source).probe(&app.cx).await;
-        let result = probed.map(|probe| format!("about {}", render::size(probe.size_bytes)));
-        let result = result.map_err(|error| format!("{:#}", anyhow::Error::new(error)));
-        tell(format!("source {}", source.name), result)?;
-    }
-    for warning in &app.config.warnings {
-        render::print(&format!("warn  {warning}"))?;
-    }
-    Ok(if troubles == 0 { Exit::Done } else { Exit::Failed })
 }
 
 pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exit> {

@@ -3,6 +3,7 @@
 mod add;
 mod backup;
 mod config;
+mod doctor;
 mod files;
 mod keys;
 mod list;
@@ -63,7 +64,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
     }
     let app = &installation;
     match cli.command {
-        Command::Doctor => look::doctor(app).await,
+        Command::Doctor => doctor::doctor(app, json).await,
         Command::Status => look::status(app, json).await,
         Command::Source(command) => look::source(app, command, json).await,
         Command::Storage(command) => look::storage(app, command, json).await,

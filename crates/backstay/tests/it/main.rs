@@ -1,8 +1,13 @@
 //! The built program, as a user runs it, against a real S3 server and against directories.
 
-#![expect(clippy::unwrap_used, reason = "tests stop where they cannot go on")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests stop where they cannot go on, and wait with a deadline"
+)]
 
 mod configure;
+mod doctor;
 mod faults;
 mod golden;
 mod restores;

@@ -1,0 +1,173 @@
+//! `backstay doctor`: what is wrong, and what to do about it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use backstay_control::SwapState;
+use backstay_engine::source::Source as _;
+use jiff::SignedDuration;
+use serde_json::json;
+
+use crate::config::{SourceConfig, SourceKind, StorageConfig, StorageKind};
+use crate::exit::Exit;
+use crate::installation::Installation;
+use crate::render;
+
+/// S3 storages refuse requests from clocks that are off by 15 minutes; a third of that deserves a hand.
+const TOLERABLE_SKEW: SignedDuration = SignedDuration::from_mins(5);
+/// A disk with less room than this fills within a night.
+const LITTLE_ROOM: u64 = 256 << 20;
+
+/// One thing that was looked at: fine, or not.
+struct Finding {
+    what: String,
+    result: Result<String, String>,
+}
+
+pub(super) async fn doctor(app: &Installation, json: bool) -> anyhow::Result<Exit> {
+    let mut findings = vec![home(app), keys(app).await?];
+    findings.push(room("room for snapshots", app.home.path()));
+    // Trees and SQLite are read by this program itself.
+    findings.push(finding("tools", Ok("none are needed for these sources".to_owned())));
+    for storage in app.config.storages.values() {
+        storage_findings(app, storage, &mut findings).await;
+    }
+    for source in app.config.sources.values() {
+        findings.push(source_finding(app, source).await);
+    }
+    for swap in app.catalog.swaps(None).await? {
+        let (what, until) = (format!("restore of {}", swap.source), swap.undo_until);
+        let result = match swap.state {
+            SwapState::Begun | SwapState::Undoing => {
+                Err(format!("was interrupted; `backstay confirm {}` finishes it", swap.source))
+            }
+            SwapState::Swapped | SwapState::Undone => {
+                Ok(format!("waits to be confirmed, until {until:.0}"))
+            }
+        };
+        findings.push(finding(what, result));
+    }
+    show(app, &findings, json)?;
+    let healthy = findings.iter().all(|finding| finding.result.is_ok());
+    Ok(if healthy { Exit::Done } else { Exit::Failed })
+}
+
+fn show(app: &Installation, findings: &[Finding], json: bool) -> anyhow::Result<()> {
+    if json {
+        let findings = findings.iter().map(|finding| {
+            let text = finding.result.as_ref().unwrap_or_else(|text| text);
+            json!({"what": finding.what, "good": finding.result.is_ok(), "text": text})
+        });
+        let findings: Vec<_> = findings.collect();
+        return render::print_json(&json!({"findings": findings, "warnings": app.config.warnings}));
+    }
+    for Finding { what, result } in findings {
+        render::print(&match result {
+            Ok(text) => format!("ok    {what}: {text}"),
+            Err(text) => format!("FAIL  {what}: {text}"),
+        })?;
+    }
+    for warning in &app.config.warnings {
+        render::print(&format!("warn  {warning}"))?;
+    }
+    Ok(())
+}
+
+fn finding(what: impl Into<String>, result: Result<String, String>) -> Finding {
+    Finding { what: what.into(), result }
+}
+
+/// The home directory holds every key: others have no business there.
+fn home(app: &Installation) -> Finding {
+    let path = app.home.path();
+    let open_to_others =
+        path.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
+    let shown = path.display();
+    let result = if open_to_others {
+        Err(format!("{shown} is open to others: chmod 700 {shown}"))
+    } else {
+        Ok(shown.to_string())
+    };
+    finding("home", result)
+}
+
+async fn keys(app: &Installation) -> anyhow::Result<Finding> {
+    let keyring = app.keyring().await?;
+    let kit: Option<bool> = app.catalog.setting(super::keys::KIT_EXPORTED).await?;
+    let result = match (keyring.newest(), kit) {
+        (Err(_), _) => Ok("none yet; the first backup makes one".to_owned()),
+        (Ok(newest), Some(true)) => Ok(format!("{} seals; a recovery kit was made", newest.id)),
+        (Ok(_), _) => {
+            Err("no recovery kit was made: `backstay keys kit --output kit.txt`".to_owned())
+        }
+    };
+    Ok(finding("keys", result))
+}
+
+async fn storage_findings(
+    app: &Installation,
+    storage: &StorageConfig,
+    findings: &mut Vec<Finding>,
+) {
+    let what = format!("storage {}", storage.name);
+    match app.test_storage(storage).await {
+        Err(error) => findings.push(finding(what, Err(format!("{error:#}")))),
+        Ok(report) => {
+            let text = format!("{} things tried, all good", report.findings.len());
+            findings.push(finding(what, Ok(text)));
+            if let Some(skew) = report.clock_skew {
+                findings.push(clock(&storage.name, skew));
+            }
+        }
+    }
+    if let StorageKind::Local { path, .. } = &storage.kind {
+        findings.push(room(&format!("room on storage {}", storage.name), path));
+    }
+}
+
+fn clock(storage: &str, skew: SignedDuration) -> Finding {
+    let secs = skew.as_secs();
+    let result = if skew.abs() > TOLERABLE_SKEW {
+        Err(format!("the storage's is {secs} s ahead; correct one of them (timedatectl set-ntp true)"))
+    } else {
+        Ok(format!("{secs} s from the storage's"))
+    };
+    finding(format!("clock beside storage {storage}"), result)
+}
+
+async fn source_finding(app: &Installation, source: &SourceConfig) -> Finding {
+    let what = format!("source {}", source.name);
+    let probed = match app.engine_source(source).probe(&app.cx).await {
+        Ok(probe) => probe,
+        Err(error) => return finding(what, Err(format!("{:#}", anyhow::Error::new(error)))),
+    };
+    let size = render::size(probed.size_bytes);
+    // A database is copied before it is read, so that its app is held up for moments only.
+    let needed = if let SourceKind::Sqlite = source.kind { probed.size_bytes } else { 0 };
+    let result = match free_bytes(app.home.path()) {
+        Some(free) if free < needed => Err(format!(
+            "about {size}, and a snapshot of it does not fit into {} ({} free)",
+            app.home.path().display(),
+            render::size(free)
+        )),
+        _ => Ok(format!("about {size}")),
+    };
+    finding(what, result)
+}
+
+fn room(what: &str, path: &Path) -> Finding {
+    let shown = path.display();
+    let result = match free_bytes(path) {
+        None => Err(format!("{shown} cannot be looked at")),
+        Some(free) if free < LITTLE_ROOM => {
+            Err(format!("{shown} has only {} left", render::size(free)))
+        }
+        Some(free) => Ok(format!("{shown} has {} left", render::size(free))),
+    };
+    finding(what, result)
+}
+
+fn free_bytes(path: &Path) -> Option<u64> {
+    let room = rustix::fs::statvfs(path).ok()?;
+    Some(room.f_bavail.saturating_mul(room.f_frsize))
+}
