@@ -156,45 +156,19 @@ async fn database_in_a_tree_is_a_snapshot_and_a_damaged_one_is_named() {
     );
 }
 
-/// Does something to the tree as soon as the first bytes of it were read.
-struct Meddler(std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>);
-
-impl backstay_engine::event::Monitor for Meddler {
-    fn event(&self, event: backstay_engine::event::Event) {
-        if let backstay_engine::event::Event::Progress { .. } = event
-            && let Some(meddle) = self.0.lock().unwrap().take()
-        {
-            meddle();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_shrink_vanish_or_change_while_the_tree_is_read_are_named() {
-    let mut world = World::new();
+async fn estimate_counts_every_directory_of_a_wide_tree() {
+    let world = World::new();
     let root = world.path("tree");
-    std::fs::create_dir(&root).unwrap();
-    // Far larger than what is read ahead, so that it is still being read when its beginning has arrived.
-    std::fs::write(root.join("a-shrinks"), vec![b'a'; 64 << 20]).unwrap();
-    std::fs::write(root.join("b-vanishes"), "gone soon").unwrap();
-    std::fs::write(root.join("c-stays"), "here").unwrap();
-    let meddled = root.clone();
-    let meddle = Box::new(move || {
-        let shrinking = std::fs::OpenOptions::new().write(true).open(meddled.join("a-shrinks"));
-        shrinking.unwrap().set_len(1 << 20).unwrap();
-        std::fs::remove_file(meddled.join("b-vanishes")).unwrap();
-    });
-    let meddler = Meddler(std::sync::Mutex::new(Some(meddle)));
-    world.cx = backstay_engine::cx::Cx::new(std::sync::Arc::new(meddler));
-    let source = world.files(&root);
-    let made = world.backup(&source).await.unwrap();
-    assert_eq!(made.status, Status::Incomplete);
-    let named: Vec<&str> = made.item_errors.iter().map(|error| error.item.as_str()).collect();
-    assert_eq!(named, ["a-shrinks", "b-vanishes"], "{:?}", made.item_errors);
-    assert!(made.item_errors[0].error.contains("shrank"), "{:?}", made.item_errors);
-    assert!(made.item_errors[1].error.contains("No such file"), "{:?}", made.item_errors);
-    world.restore_to(&source, &made.id, &world.path("back")).await.unwrap();
-    assert_eq!(std::fs::read_to_string(world.path("back/c-stays")).unwrap(), "here");
-    assert!(!world.path("back/b-vanishes").exists());
-    verify(&world.cx, &world.vault().await, &world.place(&made.id)).await.unwrap();
+    for i in 0..700_u32 {
+        let directory = root.join(format!("d{i}/e"));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("f"), vec![1; 64 * 1024]).unwrap();
+    }
+    let mut capture = world.files(&root).capture(&world.cx).await.unwrap();
+    let part = capture.next_part(&world.cx).await.unwrap().unwrap();
+    let estimate = part.spec.estimate_bytes.unwrap();
+    // The size of an upload's parts, and so the largest size it may have, comes from it.
+    assert!(estimate >= 700 * 64 * 1024, "{estimate}");
+    assert!(bytes_of(part).await.len() as u64 <= 2 * estimate, "{estimate}");
 }

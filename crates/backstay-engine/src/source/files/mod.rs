@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use backstay_format::{Content, FilesContent, ItemError, MediaType};
 use tokio::task::JoinHandle;
 
+use estimate::Exactness;
 pub use pattern::{Pattern, PatternError};
 
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
@@ -42,6 +43,11 @@ pub struct FilesSource {
 }
 
 impl FilesSource {
+    async fn estimate(&self, cx: &Cx, exactness: Exactness) -> Result<Probe, SourceError> {
+        let (source, cx) = (self.clone(), cx.clone());
+        blocking(move || estimate::estimate(&cx, &source, exactness)).await
+    }
+
     /// Whether a path, relative to the root, is not backed up.
     fn leaves_out(&self, path: &[u8], is_directory: bool) -> bool {
         let mut patterns = self.exclude.iter().chain(&self.transient);
@@ -54,12 +60,11 @@ impl FilesSource {
 #[async_trait]
 impl Source for FilesSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
-        let (source, cx) = (self.clone(), cx.clone());
-        blocking(move || estimate::estimate(&cx, &source)).await
+        self.estimate(cx, Exactness::Quick).await
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
-        let estimate = self.probe(cx).await?.size_bytes;
+        let estimate = self.estimate(cx, Exactness::Full).await?.size_bytes;
         Ok(Box::new(FilesCapture { source: self.clone(), estimate, writing: None }))
     }
 
