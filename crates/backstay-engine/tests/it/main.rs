@@ -6,6 +6,7 @@
     reason = "tests stop where they cannot go on"
 )]
 
+mod changing;
 mod damage;
 mod hostile;
 mod listing;
