@@ -94,12 +94,31 @@ pub(crate) fn tidy(root: &Path) -> anyhow::Result<()> {
             broken.push(format!("{name}: no `mod` names this file, so nothing in it is compiled"));
         }
     }
+    broken.extend(forgotten_vaults(&root.join("testdata"), &files)?);
     for line in &broken {
         println!("tidy: {line}");
     }
     ensure!(broken.is_empty(), "{} rules are broken", broken.len());
     println!("tidy: {} files are in order", files.len());
     Ok(())
+}
+
+/// Finds golden vaults that no test names: a format that nobody reads any more is how old backups die.
+fn forgotten_vaults(testdata: &Path, files: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+    let mut tests = String::new();
+    for file in
+        files.iter().filter(|file| file.components().any(|part| part.as_os_str() == "tests"))
+    {
+        tests.push_str(&without_comments(&std::fs::read_to_string(file)?));
+    }
+    let mut forgotten = Vec::new();
+    for entry in std::fs::read_dir(testdata).context("testdata with its golden vaults is gone")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with("vault-") && !tests.contains(&format!("\"{name}\"")) {
+            forgotten.push(format!("testdata/{name}: no test opens this golden vault"));
+        }
+    }
+    Ok(forgotten)
 }
 
 fn faults(name: &str, text: &str) -> Vec<String> {
@@ -171,6 +190,20 @@ fn rust_files(directory: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn golden_vault_that_no_test_names_is_forgotten() {
+        let dir = std::env::temp_dir().join(format!("backstay-tidy-{}", std::process::id()));
+        let (known, unknown) = (dir.join("testdata/vault-1"), dir.join("testdata/vault-2"));
+        for path in [&known, &unknown, &dir.join("tests")] {
+            std::fs::create_dir_all(path).expect("a temporary directory can be made");
+        }
+        let test = dir.join("tests/golden.rs");
+        std::fs::write(&test, "open(\"vault-1\"); // \"vault-2\"").expect("it can be written");
+        let forgotten = forgotten_vaults(&dir.join("testdata"), &[test]).expect("it can be read");
+        std::fs::remove_dir_all(&dir).expect("it can be removed");
+        assert_eq!(forgotten, ["testdata/vault-2: no test opens this golden vault"]);
+    }
 
     #[test]
     fn each_rule_can_be_broken() {

@@ -4,17 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
-use backstay_control::{
-    Catalog, Holder, Home, JobId, JobKind, JobState, Lease, MasterKey, UploadRecord,
-};
+use backstay_control::{Catalog, Holder, Home, JobId, JobKind, JobState, MasterKey};
 use backstay_engine::cx::Cx;
 use backstay_engine::source::Source;
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::sqlite::SqliteSource;
-use backstay_engine::store::{
-    Profile, S3Credentials, Store, StoreSpec, UploadLog, UploadLogError, probe,
-};
+use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
 use backstay_engine::vault::{BackupPlace, Draft, Vault};
 use backstay_format::{DataKey, Keyring, RecoveryKey, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +23,7 @@ use crate::config::{
     StorageKind,
 };
 use crate::exit::UsageError;
+use crate::lease::LeaseGuard;
 
 /// Credentials that end within this time are warned of (T26).
 const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -251,35 +247,6 @@ impl Installation {
         Ok(store)
     }
 
-    fn upload_log(&self, storage: &StorageConfig) -> Arc<dyn UploadLog> {
-        Arc::new(CatalogUploads {
-            catalog: self.catalog.clone(),
-            storage: storage.name.clone(),
-            holder: Holder::this_process(&host()),
-        })
-    }
-
-    /// Ends what killed processes of this machine left unfinished at a storage: invisible, but paid for.
-    async fn end_abandoned_uploads(
-        &self,
-        storage: &StorageConfig,
-        store: &Store,
-    ) -> anyhow::Result<()> {
-        let me = Holder::this_process(&host());
-        for left in self.catalog.abandoned_uploads(&storage.name, &me).await? {
-            if let Err(error) = store.end_upload(&self.cx, &left.object, &left.upload).await {
-                let text = format!(
-                    "an unfinished upload is left at storage {}: {error}; a lifecycle rule of the bucket can end such uploads \
-                     after a day",
-                    storage.name
-                );
-                self.cx.event(backstay_engine::event::Event::Warning { text });
-            }
-            self.catalog.end_upload(&storage.name, &left).await?;
-        }
-        Ok(())
-    }
-
     /// Tests a storage and remembers what came of it.
     pub(crate) async fn test_storage(
         &self,
@@ -414,61 +381,6 @@ impl Installation {
     }
 }
 
-/// Writes uploads down in the catalog.
-#[derive(Debug)]
-struct CatalogUploads {
-    catalog: Catalog,
-    storage: String,
-    holder: Holder,
-}
-
-#[async_trait]
-impl UploadLog for CatalogUploads {
-    async fn begun(&self, object: &str, upload: &str) -> Result<(), UploadLogError> {
-        let record = UploadRecord { object: object.to_owned(), upload: upload.to_owned() };
-        Ok(self.catalog.begin_upload(&self.storage, &record, &self.holder).await?)
-    }
-
-    async fn ended(&self, object: &str, upload: &str) -> Result<(), UploadLogError> {
-        let record = UploadRecord { object: object.to_owned(), upload: upload.to_owned() };
-        Ok(self.catalog.end_upload(&self.storage, &record).await?)
-    }
-}
-
-/// Renews a lease while work goes on; a lost one stops the work.
-pub(crate) struct LeaseGuard {
-    catalog: Catalog,
-    renewing: tokio::task::JoinHandle<()>,
-    lease: Arc<Lease>,
-}
-
-impl LeaseGuard {
-    fn keep(catalog: Catalog, lease: Lease, cx: Cx) -> Self {
-        let lease = Arc::new(lease);
-        let (renewed, with) = (lease.clone(), catalog.clone());
-        let renewing = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(std::time::Duration::from_secs(20)).await;
-                if with.renew(&renewed, cx.now()).await.is_err() {
-                    return cx.cancel_handle().cancel(backstay_engine::cx::CancelReason::LeaseLost);
-                }
-            }
-        });
-        Self { catalog, renewing, lease }
-    }
-
-    /// Gives the lease back.
-    pub(crate) async fn release(self) -> anyhow::Result<()> {
-        self.renewing.abort();
-        // The task is gone or going; what it holds is only a number to renew by.
-        drop(self.renewing.await);
-        if let Some(lease) = Arc::into_inner(self.lease) {
-            self.catalog.release(lease).await?;
-        }
-        Ok(())
-    }
-}
-
 /// Reads what commands added, without making a home where there is none.
 pub(crate) async fn read_additions(global: &Global) -> anyhow::Result<Additions> {
     if !home_path(global)?.join("catalog.db").exists() {
@@ -522,7 +434,7 @@ pub(crate) fn tested_name(storage: &str) -> String {
     format!("test of storage {storage}")
 }
 
-fn host() -> String {
+pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

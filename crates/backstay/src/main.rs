@@ -7,7 +7,9 @@ mod commands;
 mod config;
 mod exit;
 mod installation;
+mod lease;
 mod render;
+mod uploads;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -104,14 +104,23 @@ impl Course<'_> {
             prefix: name,
         };
         bench.prepare()?;
+        // What others have written and the disk does not have yet would be paid for by whoever asks for durability next.
+        settle()?;
         let mut backup = measure(&mut bench.backup(), self.server.pid())?;
         backup.stored_mib = self.server.stored_mib(name)?;
+        settle()?;
         let mut restore = measure(&mut bench.restore(&restored), self.server.pid())?;
         restore.stored_mib = backup.stored_mib;
         let equal = Command::new("diff").arg("-rq").arg(self.data).arg(&restored).status()?;
         ensure!(equal.success(), "{subject:?} gave back something else");
         Ok((backup, restore))
     }
+}
+
+/// Waits until the disk has everything.
+fn settle() -> anyhow::Result<()> {
+    ensure!(Command::new("sync").status()?.success(), "sync failed");
+    Ok(())
 }
 
 fn print_rows(what: &str, costs: [Cost; 3]) {

@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use backstay_control::SwapState;
-use backstay_engine::source::Source as _;
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -80,8 +79,7 @@ fn finding(what: impl Into<String>, result: Result<String, String>) -> Finding {
 /// The home directory holds every key: others have no business there.
 fn home(app: &Installation) -> Finding {
     let path = app.home.path();
-    let open_to_others =
-        path.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
+    let open_to_others = path.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
     let shown = path.display();
     let result = if open_to_others {
         Err(format!("{shown} is open to others: chmod 700 {shown}"))
@@ -128,7 +126,9 @@ async fn storage_findings(
 fn clock(storage: &str, skew: SignedDuration) -> Finding {
     let secs = skew.as_secs();
     let result = if skew.abs() > TOLERABLE_SKEW {
-        Err(format!("the storage's is {secs} s ahead; correct one of them (timedatectl set-ntp true)"))
+        Err(format!(
+            "the storage's is {secs} s ahead; correct one of them (timedatectl set-ntp true)"
+        ))
     } else {
         Ok(format!("{secs} s from the storage's"))
     };

@@ -161,3 +161,25 @@ fn names_and_paths_are_data_whatever_they_look_like() {
         assert_eq!(shell.run(words).status.code(), Some(2), "{words:?}");
     }
 }
+
+#[test]
+fn credentials_that_end_soon_are_warned_of_and_ended_ones_are_not_used() {
+    let server = backstay_testkit::s3::S3Server::start().unwrap();
+    let shell = Shell::with_bucket(&server);
+    std::fs::create_dir(shell.path("shop")).unwrap();
+    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let expire = |date: jiff::Timestamp| {
+        let line = format!("provider = 's3'\ncredentials_expire = '{date:.0}'");
+        std::fs::write(shell.path("backstay.toml"), config.replace("provider = 's3'", &line))
+            .unwrap();
+    };
+    let now = jiff::Timestamp::now();
+    expire(now + jiff::SignedDuration::from_hours(20 * 24));
+    let warned = shell.complains(0, &["backup", "shop"]);
+    assert!(warned.contains("the credentials of storage main expire on"), "{warned}");
+    expire(now + jiff::SignedDuration::from_hours(60 * 24));
+    assert!(!shell.complains(0, &["backup", "shop"]).contains("expire on"));
+    expire(now - jiff::SignedDuration::from_hours(1));
+    let refused = shell.complains(1, &["backup", "shop"]);
+    assert!(refused.contains("expired on") && refused.contains("set new ones"), "{refused}");
+}

@@ -26,7 +26,8 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(shell.path("home"), open).unwrap();
     let out = shell.run(&["doctor"]);
-    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    let text =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && text.contains("chmod 700"), "{text}");
 }
 
@@ -45,7 +46,10 @@ fn status_knows_the_newest_good_backup_even_if_the_storage_does_not_answer() {
     std::fs::remove_dir(shell.path("shop")).unwrap();
     shell.ends(1, &["backup", "shop"]);
     let status = shell.json(&["status"]);
-    assert_eq!((&status[1]["newest_good"], &status[1]["last_job"]), (&made["id"], &"failed".into()));
+    assert_eq!(
+        (&status[1]["newest_good"], &status[1]["last_job"]),
+        (&made["id"], &"failed".into())
+    );
     assert!(status[1]["last_error"].as_str().unwrap().contains("does not exist"), "{status}");
     drop(server);
     let status = shell.json(&["status"]);

@@ -206,3 +206,52 @@ fn root_that_is_a_mount_point_is_restored_in_place() {
     assert!(String::from_utf8_lossy(&restored.stderr).contains("name by name"), "{restored:?}");
     assert_eq!(text.as_deref(), Some("one"));
 }
+
+#[test]
+fn backup_is_chosen_by_time_by_id_or_as_the_newest_complete_one() {
+    let shell = Shell::with_directory();
+    write(&shell, "shop/file", "first");
+    let first = shell.json(&["backup", "shop"]);
+    write(&shell, "shop/file", "second");
+    let second = shell.json(&["backup", "shop"]);
+    // Incomplete: a database in it is none.
+    let mut bad = b"SQLite format 3\0".to_vec();
+    bad.resize(9000, 0x55);
+    std::fs::write(shell.path("shop/bad.db"), bad).unwrap();
+    write(&shell, "shop/file", "third");
+    shell.ends(3, &["backup", "shop"]);
+    let mut number = 0;
+    let mut restored = |words: &[&str]| {
+        number += 1;
+        let to = format!("to-{number}");
+        let words = [["restore", "shop", "--yes", "--to", &to].as_slice(), words].concat();
+        shell.ends(0, &words);
+        read(&shell, &format!("{to}/file")).unwrap()
+    };
+    assert_eq!(restored(&["--latest"]), "second");
+    assert_eq!(restored(&[]), "second");
+    assert_eq!(restored(&["--id", first["id"].as_str().unwrap()]), "first");
+    assert_eq!(restored(&["--at", first["started_at"].as_str().unwrap()]), "first");
+    assert_eq!(restored(&["--at", second["started_at"].as_str().unwrap()]), "second");
+    let none = shell.complains(1, &["restore", "shop", "--yes", "--at", "2020-01-01T00:00:00Z"]);
+    assert!(none.contains("no complete backup that fits"), "{none}");
+    assert!(shell.complains(2, &["restore", "shop", "--at", "yesterday"]).contains("yesterday"));
+}
+
+#[test]
+fn part_is_written_as_a_file_that_other_tools_read() {
+    let shell = with_changes();
+    shell.ends(0, &["restore", "shop", "--to-file", "shop.tar"]);
+    let listed = std::process::Command::new("tar")
+        .args(["-tf", "shop.tar"])
+        .current_dir(shell.dir.path())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("a/one"), "{listed:?}");
+    assert!(
+        shell
+            .complains(1, &["restore", "shop", "--to-file", "shop.tar"])
+            .contains("must not exist yet")
+    );
+    assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("spoilt"), "nothing is replaced");
+}

@@ -1,22 +1,19 @@
 //! Unpacking a tree beside its target. The archive is not trusted: nothing is ever written outside of the new tree.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use backstay_format::PartName;
-use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps,
-    Uid, XattrFlags,
-};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
 use tar::EntryType;
 
+use super::maker::{self, Maker, SMALL_BYTES, SmallFile};
 use super::tar_read::{Announced, TarError, TarReader};
 use super::tar_write::Member;
 use super::{FilesSource, Pattern, readable};
@@ -26,9 +23,6 @@ use crate::replace::{OWN_PREFIX, Replacement, Scope};
 use crate::source::sqlite::blocking;
 use crate::source::{ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
 use crate::spool::check_space;
-
-/// Warnings of one restore that are kept by name.
-const LISTED_WARNINGS: usize = 20;
 
 /// A place beside a tree, or in it.
 pub(super) struct FilesTarget {
@@ -98,7 +92,7 @@ impl Target for FilesTarget {
         check_space(&loaded, data.spec.estimate_bytes.unwrap_or(0))?;
         let mut unpack = Unpack {
             cx: cx.clone(),
-            part: data.spec.name.clone(),
+            maker: Arc::new(Maker::new(data.spec.name.clone(), loaded.clone())),
             root: Arc::new(open_directory(&loaded)?),
             beside: loaded,
             parent: None,
@@ -106,8 +100,7 @@ impl Target for FilesTarget {
             only: self.only.clone(),
             matched: BTreeSet::new(),
             directories: Vec::new(),
-            is_root: rustix::process::geteuid().is_root(),
-            refused: 0,
+            hard_links: Vec::new(),
             report: ApplyReport::default(),
         };
         self.report = blocking(move || {
@@ -140,8 +133,8 @@ fn can_be_renamed(directory: &Path) -> bool {
 
 struct Unpack {
     cx: Cx,
-    part: PartName,
     beside: PathBuf,
+    maker: Arc<Maker>,
     root: Arc<OwnedFd>,
     /// The directory that the last member went into: most members share it with the one before.
     parent: Option<(Vec<u8>, Arc<OwnedFd>)>,
@@ -150,41 +143,78 @@ struct Unpack {
     matched: BTreeSet<PathBuf>,
     /// Directories get their metadata last: writing into them changes their times, and may need more rights.
     directories: Vec<(Vec<u8>, Member)>,
-    is_root: bool,
-    refused: usize,
+    /// Second names are made when all files are there.
+    hard_links: Vec<(Vec<u8>, Member)>,
     report: ApplyReport,
+}
+
+/// Where small files are handed over to the threads that make them.
+struct Makers<'a> {
+    files: SyncSender<SmallFile>,
+    failure: &'a Mutex<Option<SourceError>>,
+}
+
+impl Makers<'_> {
+    fn hand_over(&self, file: SmallFile) -> Result<(), SourceError> {
+        if let Some(error) = take(self.failure) {
+            return Err(error);
+        }
+        // They take files as long as this end is open.
+        drop(self.files.send(file));
+        Ok(())
+    }
+}
+
+fn take(failure: &Mutex<Option<SourceError>>) -> Option<SourceError> {
+    failure.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 impl Unpack {
     fn all(&mut self, data: PartReader) -> Result<(), SourceError> {
-        let mut tar = TarReader::new(data.into_read());
-        while let Some(announced) = tar.next().map_err(|error| self.explain(error))? {
-            self.cx.check()?;
-            self.member(&mut tar, announced)?;
+        let maker = self.maker.clone();
+        let (files, waiting) = sync_channel(maker::WAITING);
+        let (waiting, failure) = (Mutex::new(waiting), Mutex::new(None));
+        std::thread::scope(|scope| {
+            for _ in 0..maker::threads() {
+                scope.spawn(|| maker.make_all(&waiting, &failure));
+            }
+            self.members(data, &Makers { files, failure: &failure })
+        })?;
+        if let Some(error) = take(&failure) {
+            return Err(error);
         }
-        tar.finish().map_err(|error| self.explain(error))?;
         if let Some(missing) = self.only.iter().find(|path| !self.matched.contains(*path)) {
             return Err(SourceError::NothingMatches { path: missing.clone() });
+        }
+        for (path, member) in std::mem::take(&mut self.hard_links) {
+            self.hard_link(&path, &member)?;
         }
         self.parent = None;
         while let Some((path, member)) = self.directories.pop() {
             let directory = if path.is_empty() { self.root.clone() } else { self.open(&path)? };
-            self.dress(directory.as_fd(), &path, &member)?;
+            self.maker.dress(directory.as_fd(), &path, &member)?;
         }
         // Everything must be on the disk before it replaces what is there.
         rustix::fs::syncfs(&self.root)
             .map_err(|e| SourceError::io("make durable", &self.beside, e.into()))?;
-        if self.refused > LISTED_WARNINGS {
-            let rest = self.refused - LISTED_WARNINGS;
-            self.report.warnings.push(format!("and {rest} more such warnings"));
-        }
+        self.report.warnings = self.maker.warnings();
         Ok(())
+    }
+
+    fn members(&mut self, data: PartReader, makers: &Makers<'_>) -> Result<(), SourceError> {
+        let mut tar = TarReader::new(data.into_read());
+        while let Some(announced) = tar.next().map_err(|error| self.explain(error))? {
+            self.cx.check()?;
+            self.member(&mut tar, announced, makers)?;
+        }
+        tar.finish().map_err(|error| self.explain(error))
     }
 
     fn member<R: io::BufRead>(
         &mut self,
         tar: &mut TarReader<R>,
         announced: Announced,
+        makers: &Makers<'_>,
     ) -> Result<(), SourceError> {
         let path = self.checked_path(&announced.member.path)?;
         let is_directory = announced.member.kind == EntryType::Directory;
@@ -193,10 +223,16 @@ impl Unpack {
         }
         match announced.member.kind {
             EntryType::Directory => self.directory(path, announced.member),
+            EntryType::Regular if announced.size <= SMALL_BYTES && !announced.is_sparse() => {
+                self.small_file(tar, path, announced, makers)
+            }
             EntryType::Regular => self.file(tar, &path, &announced),
             EntryType::Symlink => self.symlink(&path, &announced.member),
-            EntryType::Link => self.hard_link(&path, &announced.member),
-            other => Err(self.hostile(format!(
+            EntryType::Link => {
+                self.hard_links.push((path, announced.member));
+                Ok(())
+            }
+            other => Err(self.maker.hostile(format!(
                 "{} is of kind {other:?}, which is never restored",
                 readable(&path)
             ))),
@@ -209,7 +245,7 @@ impl Unpack {
             match rustix::fs::mkdirat(&parent, name.as_slice(), Mode::RWXU) {
                 // Made on the way to something in it.
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(self.io("make", &path, error)),
+                Err(error) => return Err(self.maker.io("make", &path, error)),
             }
             // Proves that what is there is a directory, and no link to one.
             self.open(&path)?;
@@ -219,6 +255,27 @@ impl Unpack {
         Ok(())
     }
 
+    fn small_file<R: io::BufRead>(
+        &mut self,
+        tar: &mut TarReader<R>,
+        path: Vec<u8>,
+        announced: Announced,
+        makers: &Makers<'_>,
+    ) -> Result<(), SourceError> {
+        let (parent, name) = self.place(&path)?;
+        let mut bytes = Vec::with_capacity(announced.size as usize);
+        while (bytes.len() as u64) < announced.size {
+            let left = announced.size - bytes.len() as u64;
+            let read = tar.data(left).map_err(|error| self.explain(error))?;
+            bytes.extend_from_slice(read);
+            let read = read.len();
+            tar.consume(read);
+        }
+        self.report.items += 1;
+        self.report.bytes += announced.size;
+        makers.hand_over(SmallFile { parent, name, path, member: announced.member, bytes })
+    }
+
     fn file<R: io::BufRead>(
         &mut self,
         tar: &mut TarReader<R>,
@@ -226,16 +283,12 @@ impl Unpack {
         announced: &Announced,
     ) -> Result<(), SourceError> {
         let (parent, name) = self.place(path)?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&parent, name.as_slice(), flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| self.clash("make", path, error))?;
-        let file = File::from(file);
+        let file = self.maker.create(&parent, &name, path)?;
         for region in &announced.regions {
             let mut at = region.start;
             while at < region.end {
                 let bytes = tar.data(region.end - at).map_err(|error| self.explain(error))?;
-                write_all_at(&file, bytes, at).map_err(|e| self.io("write", path, e))?;
+                self.maker.write(&file, bytes, at, path)?;
                 let written = bytes.len();
                 tar.consume(written);
                 at += written as u64;
@@ -245,9 +298,10 @@ impl Unpack {
         let written = announced.regions.iter().rfind(|region| !region.is_empty());
         if written.map_or(0, |last| last.end) < announced.size {
             // It ends in a hole.
-            rustix::fs::ftruncate(&file, announced.size).map_err(|e| self.io("write", path, e))?;
+            rustix::fs::ftruncate(&file, announced.size)
+                .map_err(|e| self.maker.io("write", path, e))?;
         }
-        self.dress(file.as_fd(), path, &announced.member)?;
+        self.maker.dress(file.as_fd(), path, &announced.member)?;
         self.report.items += 1;
         self.report.bytes += announced.size;
         Ok(())
@@ -256,20 +310,8 @@ impl Unpack {
     fn symlink(&mut self, path: &[u8], member: &Member) -> Result<(), SourceError> {
         let (parent, name) = self.place(path)?;
         rustix::fs::symlinkat(member.link.as_slice(), &parent, name.as_slice())
-            .map_err(|error| self.clash("make", path, error))?;
-        if self.is_root {
-            let (uid, gid) = owner(member);
-            rustix::fs::chownat(
-                &parent,
-                name.as_slice(),
-                Some(uid),
-                Some(gid),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(|error| self.io("set the owner of", path, error))?;
-        }
-        rustix::fs::utimensat(&parent, name.as_slice(), &times(member), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| self.io("set the time of", path, error))?;
+            .map_err(|error| self.maker.clash("make", path, error))?;
+        self.maker.dress_link(&parent, &name, path, member)?;
         self.report.items += 1;
         Ok(())
     }
@@ -293,55 +335,19 @@ impl Unpack {
                     readable(path),
                     readable(&first)
                 );
-                self.warn(text);
+                self.maker.warn(text);
             }
             Err(rustix::io::Errno::NOENT) => {
-                return Err(self.hostile(format!(
+                return Err(self.maker.hostile(format!(
                     "{} is a link to {}, which is not in it",
                     readable(path),
                     readable(&first)
                 )));
             }
-            Err(error) => return Err(self.clash("link", path, error)),
+            Err(error) => return Err(self.maker.clash("link", path, error)),
         }
         self.report.items += 1;
         Ok(())
-    }
-
-    /// Gives a file or directory its owner, mode, attributes and times, in the order in which one does not undo another.
-    fn dress(
-        &mut self,
-        file: std::os::fd::BorrowedFd<'_>,
-        path: &[u8],
-        member: &Member,
-    ) -> Result<(), SourceError> {
-        let (uid, gid) = owner(member);
-        if self.is_root {
-            rustix::fs::fchown(file, Some(uid), Some(gid))
-                .map_err(|e| self.io("set the owner of", path, e))?;
-        } else if member.uid != rustix::process::geteuid().as_raw() {
-            self.warn(format!(
-                "{} belonged to {}:{}; only root can give it back",
-                readable(path),
-                member.uid,
-                member.gid
-            ));
-        }
-        for (name, value) in &member.xattrs {
-            if let Err(error) =
-                rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty())
-            {
-                let error = io::Error::from(error);
-                self.warn(format!(
-                    "{}: attribute {} could not be set: {error}",
-                    readable(path),
-                    readable(name)
-                ));
-            }
-        }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode))
-            .map_err(|e| self.io("set the mode of", path, e))?;
-        rustix::fs::futimens(file, &times(member)).map_err(|e| self.io("set the time of", path, e))
     }
 
     /// Returns the path relative to the root, or refuses one that leaves it. The root itself is empty.
@@ -355,9 +361,9 @@ impl Unpack {
             segment.is_empty() || segment == b"." || segment == b".." || segment.contains(&0)
         };
         if raw.starts_with(b"/") || trimmed.split(|byte| *byte == b'/').any(bad) {
-            return Err(
-                self.hostile(format!("the name {} leaves the tree or is no name", readable(raw)))
-            );
+            return Err(self
+                .maker
+                .hostile(format!("the name {} leaves the tree or is no name", readable(raw))));
         }
         Ok(trimmed.to_vec())
     }
@@ -388,7 +394,7 @@ impl Unpack {
         let at = path.iter().rposition(|byte| *byte == b'/');
         let (above, name) = at.map_or((&[][..], path), |at| (&path[..at], &path[at + 1..]));
         if name.is_empty() {
-            return Err(self.hostile("a member without a name".to_owned()));
+            return Err(self.maker.hostile("a member without a name".to_owned()));
         }
         let known = self.parent.as_ref().filter(|(known, _)| known == above);
         let parent = match known {
@@ -426,70 +432,29 @@ impl Unpack {
             let next = before(&here, segment)
                 .and_then(|()| rustix::fs::openat(&here, segment, flags, Mode::empty()));
             let next = next.map_err(|error| match error {
-                rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => self.hostile(format!(
+                rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => self.maker.hostile(format!(
                     "{} goes through something that is no directory",
                     readable(path)
                 )),
-                other => self.io("open", path, other),
+                other => self.maker.io("open", path, other),
             })?;
             here = Arc::new(next);
         }
         Ok(here)
     }
 
-    fn warn(&mut self, text: String) {
-        self.refused += 1;
-        if self.refused <= LISTED_WARNINGS {
-            self.report.warnings.push(text);
-        }
-    }
-
-    fn hostile(&self, finding: String) -> SourceError {
-        PartError::Refused { part: self.part.clone(), finding }.into()
-    }
-
-    /// A name that exists already was in the archive twice, or is a link that something should be written through.
-    fn clash(&self, action: &'static str, path: &[u8], error: rustix::io::Errno) -> SourceError {
-        match error {
-            rustix::io::Errno::EXIST => self.hostile(format!("{} is in it twice", readable(path))),
-            other => self.io(action, path, other),
-        }
-    }
-
-    fn io(&self, action: &'static str, path: &[u8], error: rustix::io::Errno) -> SourceError {
-        SourceError::io(action, self.beside.join(std::ffi::OsStr::from_bytes(path)), error.into())
-    }
-
     fn explain(&self, error: TarError) -> SourceError {
         match error {
-            TarError::Bad(finding) => self.hostile(finding),
+            TarError::Bad(finding) => self.maker.hostile(finding),
             TarError::Read(error) => match error.downcast::<PartError>() {
                 Ok(part) => part.into(),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.hostile("the archive is cut short".to_owned())
+                    self.maker.hostile("the archive is cut short".to_owned())
                 }
                 Err(cause) => SourceError::io("read the archive for", &self.beside, cause),
             },
         }
     }
-}
-
-fn write_all_at(file: &File, mut bytes: &[u8], mut at: u64) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        let written = rustix::io::pwrite(file, bytes, at)?;
-        bytes = bytes.get(written..).unwrap_or_default();
-        at += written as u64;
-    }
-    Ok(())
-}
-
-fn owner(member: &Member) -> (Uid, Gid) {
-    (Uid::from_raw(member.uid), Gid::from_raw(member.gid))
-}
-
-fn times(member: &Member) -> Timestamps {
-    let time = Timespec { tv_sec: member.mtime.0, tv_nsec: i64::from(member.mtime.1) };
-    Timestamps { last_access: time, last_modification: time }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, SourceError> {

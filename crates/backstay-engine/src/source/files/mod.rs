@@ -3,6 +3,7 @@
 mod apply;
 mod estimate;
 mod look;
+mod maker;
 mod pattern;
 mod tar_read;
 mod tar_write;

@@ -42,6 +42,13 @@ pub(super) struct Announced {
     pub(super) regions: Vec<Range<u64>>,
 }
 
+impl Announced {
+    /// Whether there are holes in it.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.regions != [0..self.size]
+    }
+}
+
 /// Reads members one after the other.
 pub(super) struct TarReader<R: BufRead> {
     input: R,
