@@ -137,11 +137,11 @@ async fn make(
             ran?;
         }
     }
-    let entry = made.map_err(explain)?;
+    let mut entry = made.map_err(explain)?;
     if args.hold {
-        vault
-            .hold(&app.cx, &app.place(&source.name, entry.id.clone()), "held when it was made")
-            .await?;
+        let reason = "held when it was made";
+        vault.hold(&app.cx, &app.place(&source.name, entry.id.clone()), reason).await?;
+        entry.hold = Some(reason.to_owned());
     }
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;

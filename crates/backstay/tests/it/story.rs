@@ -147,6 +147,7 @@ fn retention_keeps_what_it_should_and_says_why() {
     let config = config.replace("kind = 'files'", "kind = 'files'\nkeep = { last = 2, days = 0 }");
     std::fs::write(shell.path("backstay.toml"), config).unwrap();
     let held = shell.json(&["backup", "shop", "--hold"]);
+    assert_eq!(held["hold"], "held when it was made", "{held}");
     for _ in 0..3 {
         shell.ends(0, &["backup", "shop"]);
     }
