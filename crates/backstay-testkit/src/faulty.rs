@@ -11,7 +11,7 @@ use futures_util::stream::{BoxStream, StreamExt as _};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 /// Passes so many calls on, then fails every one.
@@ -66,7 +66,8 @@ impl ObjectStore for PowerCut {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         self.pass()?;
-        self.inner.put_multipart_opts(path, options).await
+        let inner = self.inner.put_multipart_opts(path, options).await?;
+        Ok(Box::new(CutUpload { inner, power: self.clone() }))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
@@ -115,5 +116,62 @@ impl ObjectStore for PowerCut {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.pass()?;
         self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// An upload whose every part and completion needs power too.
+#[derive(Debug)]
+struct CutUpload {
+    inner: Box<dyn MultipartUpload>,
+    power: PowerCut,
+}
+
+#[async_trait]
+impl MultipartUpload for CutUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        match self.power.pass() {
+            Ok(()) => self.inner.put_part(data),
+            Err(error) => Box::pin(async { Err(error) }),
+        }
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.power.pass()?;
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.power.pass()?;
+        self.inner.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStoreExt as _, PutPayload};
+
+    use super::*;
+
+    /// Writes an object in two parts; returns whether that worked.
+    async fn write(store: &PowerCut, path: &Path) -> Result<()> {
+        let mut upload = store.put_multipart(path).await?;
+        for byte in [1, 2] {
+            upload.put_part(PutPayload::from(vec![byte; 8])).await?;
+        }
+        upload.complete().await.map(drop)
+    }
+
+    #[tokio::test]
+    async fn every_part_and_the_completion_need_power() -> anyhow::Result<()> {
+        let path = Path::from("a");
+        for calls in 0..=4 {
+            let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            let cut = PowerCut::after(inner.clone(), calls);
+            assert_eq!(write(&cut, &path).await.is_ok(), calls == 4, "{calls} calls");
+            assert!(cut.is_cut());
+            assert_eq!(inner.head(&path).await.is_ok(), calls == 4, "{calls} calls");
+        }
+        Ok(())
     }
 }

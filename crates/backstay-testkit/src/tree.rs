@@ -178,6 +178,18 @@ pub fn make(root: &Path, files: usize) -> anyhow::Result<()> {
     set_time(&odd.join("empty"), (1_000_000_000, 5))
 }
 
+/// Returns bytes that cannot be compressed, the same at every call.
+pub fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = (0..bytes.div_ceil(8)).flat_map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(bytes).collect()
+}
+
 fn set_time(path: &Path, (tv_sec, tv_nsec): (i64, i64)) -> anyhow::Result<()> {
     let time = Timespec { tv_sec, tv_nsec };
     let times = Timestamps { last_access: time, last_modification: time };
@@ -199,4 +211,83 @@ pub fn files_below(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does something to a tree, with all times as they were, and says of which names a difference is told.
+    fn told(change: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<Vec<String>> {
+        let dir = tempfile::tempdir()?;
+        let root = dir.path();
+        for name in ["file", "first"] {
+            fs::write(root.join(name), name)?;
+        }
+        fs::hard_link(root.join("first"), root.join("second"))?;
+        symlink("file", root.join("link"))?;
+        fs::File::create(root.join("holes"))?.set_len(4 << 20)?;
+        let before = walk(root)?;
+        assert_eq!(differences(&before, &walk(root)?), Vec::<String>::new());
+        change(root)?;
+        for (name, seen) in &before {
+            let path = root.join(OsStr::from_bytes(name));
+            if path.symlink_metadata().is_ok() {
+                set_time(&path, seen.mtime)?;
+            }
+        }
+        let lines = differences(&before, &walk(root)?);
+        Ok(lines.iter().filter_map(|line| line.split(':').next().map(str::to_owned)).collect())
+    }
+
+    #[test]
+    fn each_kind_of_difference_is_told() -> anyhow::Result<()> {
+        assert_eq!(told(|_| Ok(()))?, Vec::<String>::new());
+        let mode = |root: &Path| -> anyhow::Result<()> {
+            Ok(fs::set_permissions(root.join("file"), fs::Permissions::from_mode(0o4711))?)
+        };
+        assert_eq!(told(mode)?, ["file"]);
+        assert_eq!(told(|root| Ok(fs::write(root.join("file"), "fill")?))?, ["file"], "content");
+        assert_eq!(told(|root| Ok(fs::write(root.join("file"), "longer")?))?, ["file"], "size");
+        let xattr = |root: &Path| -> anyhow::Result<()> {
+            let flags = XattrFlags::empty();
+            Ok(rustix::fs::setxattr(root.join("file"), "user.x", b"", flags)?)
+        };
+        assert_eq!(told(xattr)?, ["file"]);
+        let link = |root: &Path| -> anyhow::Result<()> {
+            fs::remove_file(root.join("link"))?;
+            Ok(symlink("elif", root.join("link"))?)
+        };
+        assert_eq!(told(link)?, ["link"]);
+        let hard_link = |root: &Path| -> anyhow::Result<()> {
+            fs::remove_file(root.join("second"))?;
+            fs::copy(root.join("first"), root.join("second"))?;
+            Ok(())
+        };
+        assert_eq!(told(hard_link)?, ["first", "second"]);
+        let filled = |root: &Path| Ok(fs::write(root.join("holes"), vec![0; 4 << 20])?);
+        assert_eq!(told(filled)?, ["holes"]);
+        assert_eq!(told(|root| Ok(fs::remove_file(root.join("file"))?))?, ["file"], "gone");
+        assert_eq!(told(|root| Ok(fs::write(root.join("more"), "")?))?, ["more"], "new");
+        Ok(())
+    }
+
+    #[test]
+    fn times_and_owners_are_told() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        fs::write(dir.path().join("file"), "")?;
+        let before = walk(dir.path())?;
+        set_time(&dir.path().join("file"), (5, 1))?;
+        let first = walk(dir.path())?;
+        assert_eq!(differences(&before, &first).len(), 1);
+        set_time(&dir.path().join("file"), (5, 2))?;
+        assert_eq!(differences(&first, &walk(dir.path())?).len(), 1, "a nanosecond");
+        // Only root could give a file away, so the look itself is changed.
+        let mut given_away = first.clone();
+        for seen in given_away.values_mut() {
+            seen.owner.1 += 1;
+        }
+        assert_eq!(differences(&first, &given_away).len(), 2);
+        Ok(())
+    }
 }

@@ -1,5 +1,6 @@
 //! The power fails at each call to the store in turn: never a backup by halves, and the old ones stay.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use backstay_engine::backup::backup;
@@ -12,10 +13,24 @@ use crate::world::{World, keyring, slug};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backup_is_whole_or_absent_wherever_the_power_fails() {
-    let mut cut_runs = 0;
+    let cut_runs = cut_at_every_call(|_| {}).await;
+    assert!((9..199).contains(&cut_runs), "the power was cut {cut_runs} times");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_in_several_parts_is_whole_or_absent_wherever_the_power_fails() {
+    // Three parts of the smallest size: with beginning and completion four calls more than one put.
+    let large = |tree: &Path| std::fs::write(tree.join("large"), tree::noise(20 << 20)).unwrap();
+    let cut_runs = cut_at_every_call(large).await;
+    assert!((13..199).contains(&cut_runs), "the power was cut {cut_runs} times");
+}
+
+/// Cuts the power after each number of calls that is not enough, and returns how many there were.
+async fn cut_at_every_call(more: impl Fn(&Path)) -> usize {
     for calls in 0..200 {
         let world = World::new();
         tree::make(&world.path("tree"), 20).unwrap();
+        more(&world.path("tree"));
         let source = world.files(&world.path("tree"));
         let old = world.backup(&source).await.unwrap();
         let cut = PowerCut::after(world.backend.clone(), calls);
@@ -43,11 +58,10 @@ async fn backup_is_whole_or_absent_wherever_the_power_fails() {
         }
         if !cut.is_cut() {
             made.unwrap();
-            break;
+            return calls;
         }
-        cut_runs += 1;
     }
-    assert!((9..199).contains(&cut_runs), "the power was cut {cut_runs} times");
+    panic!("the power was cut at every call");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,11 +83,15 @@ async fn removed_backup_is_listed_whole_or_gone_wherever_the_power_fails() {
         let vault = world.vault().await;
         let listing = vault.list(&world.cx, &slug("default"), &slug("shop")).await.unwrap();
         assert!(listing.backups.iter().any(|b| b.id == kept.id));
+        let is_listed = listing.backups.iter().any(|b| b.id == doomed.id);
+        assert!(removed.is_err() || !is_listed, "false success after {calls} calls");
         for entry in &listing.backups {
             verify(&world.cx, &vault, &world.place(&entry.id)).await.unwrap();
         }
         if !cut.is_cut() {
             removed.unwrap();
+            // Vault, hold, index, its new version, manifest, and what else lies in the folder.
+            assert!(calls > 7, "the power was cut only {calls} times");
             break;
         }
     }
