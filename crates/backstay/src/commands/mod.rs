@@ -14,6 +14,9 @@ mod restore;
 mod retention;
 mod undo;
 
+use std::path::Path;
+
+use anyhow::Context as _;
 use backstay_engine::cx::Cx;
 use backstay_format::IndexEntry;
 use clap::CommandFactory as _;
@@ -22,6 +25,7 @@ use crate::cli::{Cli, Command};
 use crate::config::StorageConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
+use crate::render;
 
 pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
     let global = cli.global;
@@ -33,14 +37,8 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Quickstart => return quickstart::quickstart(&cx).await,
         Command::Init { file } => return look::init(&file),
         Command::Config(command) => return config::config(&global, command).await,
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "backstay", &mut std::io::stdout());
-            return Ok(Exit::Done);
-        }
-        Command::Man { directory } => {
-            clap_mangen::generate_to(Cli::command(), directory)?;
-            return Ok(Exit::Done);
-        }
+        Command::Completions { shell } => return completions(shell),
+        Command::Man { directory } => return man(&directory),
         Command::Recover(args) => return recover::recover(&global, cx, args).await,
         Command::Decrypt { file, output, kit } => {
             return files::decrypt(&global, &file, &output, kit).await;
@@ -95,6 +93,21 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         | Command::Recover(_)
         | Command::Decrypt { .. } => Ok(Exit::Done),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
+    // Not straight to standard output: the generator panics when nobody reads it.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "backstay", &mut script);
+    render::print(&String::from_utf8(script)?)?;
+    Ok(Exit::Done)
+}
+
+fn man(directory: &Path) -> anyhow::Result<Exit> {
+    std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
+        .with_context(|| format!("cannot write man pages into {}", directory.display()))?;
+    Ok(Exit::Done)
 }
 
 /// Finds the one backup whose id begins so, in whatever storage.

@@ -10,6 +10,7 @@ mod configure;
 mod doctor;
 mod faults;
 mod golden;
+mod manual;
 mod restores;
 mod s3;
 mod servers;
