@@ -103,9 +103,13 @@ impl PartWriter {
         self.part.clone()
     }
 
-    /// Hands over a chunk as it is, from async code.
-    pub async fn send(&mut self, data: Bytes) -> Result<(), ReaderGone> {
-        self.chunks.send(Chunk::Data(data)).await.map_err(|_| ReaderGone)
+    /// Hands over bytes from async code: in pieces, so that the pipe never holds more than it promises.
+    pub async fn send(&mut self, mut data: Bytes) -> Result<(), ReaderGone> {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(CHUNK_BYTES));
+            self.chunks.send(Chunk::Data(piece)).await.map_err(|_| ReaderGone)?;
+        }
+        Ok(())
     }
 
     /// Says, from async code, that everything was written.
@@ -228,4 +232,32 @@ pub struct CaptureReport {
     pub engine: Option<String>,
     /// What the parts hold; goes into the sealed section of the manifest.
     pub content: Option<Content>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_sent_at_once_pass_in_pieces_and_whole() {
+        let spec = PartSpec {
+            name: "x".parse().unwrap(),
+            media_type: MediaType::Tar,
+            estimate_bytes: None,
+        };
+        let (mut writer, mut reader) = part_pipe(spec);
+        let sent: Bytes = (0..3 * CHUNK_BYTES + 1).map(|i| i as u8).collect();
+        let sending = sent.clone();
+        let producer = tokio::spawn(async move {
+            writer.send(sending).await.unwrap();
+            writer.finish_async().await;
+        });
+        let mut received = Vec::new();
+        while let Some(piece) = reader.next().await.unwrap() {
+            assert!(piece.len() <= CHUNK_BYTES);
+            received.extend_from_slice(&piece);
+        }
+        producer.await.unwrap();
+        assert_eq!(received, sent);
+    }
 }
