@@ -113,6 +113,9 @@ async fn chosen_paths_return_alone_and_a_wrong_choice_is_an_error() {
     };
     world.restore(&source, &made.id, only("d0/s1", "some")).await.unwrap();
     assert_eq!(tree::files_below(&world.path("some")).unwrap().len(), 10);
+    // The other name of what is chosen comes first in the archive; its directory is none of ours.
+    world.restore(&source, &made.id, only("third", "link")).await.unwrap();
+    assert_eq!(tree::walk(&world.path("link")).unwrap().len(), 1, "nothing but the root");
     let error = world.restore(&source, &made.id, only("d0/none", "none")).await.unwrap_err();
     assert!(error.to_string().contains("nothing in the backup matches"), "{error}");
     assert!(!world.path("none").exists());
@@ -171,4 +174,21 @@ async fn estimate_counts_every_directory_of_a_wide_tree() {
     // The size of an upload's parts, and so the largest size it may have, comes from it.
     assert!(estimate >= 700 * 64 * 1024, "{estimate}");
     assert!(bytes_of(part).await.len() as u64 <= 2 * estimate, "{estimate}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn second_name_of_a_file_that_is_left_out_is_warned_of_and_all_else_returns() {
+    let world = World::new();
+    let root = world.path("tree");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("channels.sqlite"), "replay").unwrap();
+    std::fs::hard_link(root.join("channels.sqlite"), root.join("second")).unwrap();
+    std::fs::write(root.join("kept"), "kept").unwrap();
+    let mut source = world.files(&root);
+    let made = world.backup(&source).await.unwrap();
+    source.transient = vec!["channels.sqlite".parse().unwrap()];
+    let restored = world.restore_to(&source, &made.id, &world.path("back")).await.unwrap();
+    assert_eq!(tree::files_below(&world.path("back")).unwrap(), [world.path("back/kept")]);
+    let [warning] = restored.report.warnings.as_slice() else { panic!("one warning") };
+    assert!(warning.contains("second is a second name of channels.sqlite"), "{warning}");
 }

@@ -318,6 +318,11 @@ impl Unpack {
 
     fn hard_link(&mut self, path: &[u8], member: &Member) -> Result<(), SourceError> {
         let first = self.checked_path(&member.link)?;
+        if !self.is_wanted(&first, false) {
+            let (path, first) = (readable(path), readable(&first));
+            self.maker.warn(format!("{path} is a second name of {first}, which is left out"));
+            return Ok(());
+        }
         let (from, from_name) = self.place(&first)?;
         let (parent, name) = self.place(path)?;
         // Both ends are reached without following links, so both lie in the new tree.
@@ -329,14 +334,6 @@ impl Unpack {
             AtFlags::empty(),
         ) {
             Ok(()) => {}
-            Err(rustix::io::Errno::NOENT) if !self.only.is_empty() => {
-                let text = format!(
-                    "{} is a second name of {}, which was not chosen",
-                    readable(path),
-                    readable(&first)
-                );
-                self.maker.warn(text);
-            }
             Err(rustix::io::Errno::NOENT) => {
                 return Err(self.maker.hostile(format!(
                     "{} is a link to {}, which is not in it",

@@ -250,6 +250,9 @@ impl Tree<'_> {
             move |error: io::Error| Trouble::Item(format!("cannot {what} it: {error}"))
         };
         let stat = rustix::fs::fstat(&*file).map_err(|e| cannot("look at")(e.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Trouble::Item("it was replaced by something that is no file".to_owned()));
+        }
         let mut head = [0; 16];
         let read = file.read(&mut head).map_err(cannot("read"))?;
         let member = Member {
