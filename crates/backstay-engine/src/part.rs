@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 
-use backstay_format::{Content, ItemError, MediaType, PartName};
+use backstay_format::{Content, Details, ItemError, MediaType, PartName};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::sync::mpsc;
 
@@ -221,11 +221,38 @@ impl BufRead for PartRead {
     }
 }
 
+/// Items that could not be read: all are counted, and as many kept by name as a manifest lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ItemErrors {
+    listed: Vec<ItemError>,
+    count: u64,
+}
+
+impl ItemErrors {
+    /// Adds one.
+    pub fn add(&mut self, error: ItemError) {
+        self.count += 1;
+        if self.listed.len() < Details::LISTED_ITEM_ERRORS {
+            self.listed.push(error);
+        }
+    }
+
+    /// Returns how many there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Returns the first of them, at most [`Details::LISTED_ITEM_ERRORS`].
+    pub fn into_listed(self) -> Vec<ItemError> {
+        self.listed
+    }
+}
+
 /// What a finished capture says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CaptureReport {
-    /// Items that could not be read. Not empty means: the backup is incomplete.
-    pub item_errors: Vec<ItemError>,
+    /// Items that could not be read. Any means: the backup is incomplete.
+    pub item_errors: ItemErrors,
     /// What a person should know.
     pub warnings: Vec<String>,
     /// The engine and its version, for example `SQLite 3.50.2`.

@@ -11,7 +11,7 @@ use crate::error::EngineError;
 use crate::event::Event;
 use crate::hook::{Hook, run_hook};
 use crate::replace::{Direction, Replacement, Scope, Swap};
-use crate::source::{ApplyReport, Loaded, Source, Target, TargetOptions};
+use crate::source::{Applied, ApplyReport, Loaded, Source, Target, TargetOptions};
 use crate::vault::{BackupPlace, Draft, Vault};
 use crate::verify::settle;
 
@@ -267,9 +267,12 @@ async fn load_parts(
             part: part.name.to_string(),
             estimate_bytes: Some(part.plain_bytes),
         });
-        let (plain, measuring) = vault.read_part(cx, &plan.manifest, &plan.details, index)?;
-        let applied = target.apply(cx, plain).await;
-        settle(&plan.manifest, applied, measuring).await?;
+        let mut applied = Applied::Again;
+        while applied == Applied::Again {
+            let (plain, measuring) = vault.read_part(cx, &plan.manifest, &plan.details, index)?;
+            let result = target.apply(cx, plain).await;
+            (applied, _) = settle(&plan.manifest, result, measuring).await?;
+        }
     }
     Ok(cx.check()?)
 }

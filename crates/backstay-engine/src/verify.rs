@@ -33,7 +33,7 @@ pub async fn verify(cx: &Cx, vault: &Vault, place: &BackupPlace) -> Result<Verif
         });
         let (plain, measuring) = vault.read_part(cx, &manifest, &details, index)?;
         let drained = drain(plain).await;
-        let measured = settle(&manifest, drained, measuring).await?;
+        let ((), measured) = settle(&manifest, drained, measuring).await?;
         verified.parts += 1;
         verified.plain_bytes += measured.plain_bytes;
         verified.stored_bytes += measured.stored_bytes;
@@ -47,11 +47,11 @@ async fn drain(mut plain: PartReader) -> Result<(), SourceError> {
 }
 
 /// Waits for both ends of a part that is read: the decoder knows best what is wrong with its bytes.
-pub(crate) async fn settle(
+pub(crate) async fn settle<T>(
     manifest: &Manifest,
-    taken: Result<(), SourceError>,
+    taken: Result<T, SourceError>,
     measuring: Measuring,
-) -> Result<pipeline::Measured, EngineError> {
+) -> Result<(T, pipeline::Measured), EngineError> {
     let measured = pipeline::join("decoder", measuring).await.map_err(|error| match error {
         EngineError::Part(PartError::Refused { part, finding }) => {
             EngineError::DamagedPart { backup: manifest.backup.clone(), part, finding }
@@ -61,6 +61,6 @@ pub(crate) async fn settle(
     match (taken, measured) {
         (_, Err(error)) if !matches!(error, EngineError::ReaderGone) => Err(error),
         (Err(error), _) => Err(error.into()),
-        (Ok(()), measured) => measured,
+        (Ok(taken), measured) => Ok((taken, measured?)),
     }
 }

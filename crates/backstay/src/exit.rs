@@ -39,6 +39,17 @@ impl Exit {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         error.chain().find_map(code).unwrap_or(Self::Failed)
     }
+
+    /// How several things end together: a failure outweighs an incomplete backup, and failures that differ are just failures.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Interrupted, _) | (_, Self::Interrupted) => Self::Interrupted,
+            (worst, Self::Done) | (Self::Done, worst) => worst,
+            (worst, Self::Incomplete) | (Self::Incomplete, worst) => worst,
+            (one, two) if one == two => one,
+            _ => Self::Failed,
+        }
+    }
 }
 
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use backstay_control::{Catalog, Holder, Home, JobId, JobKind, JobState, MasterKey};
 use backstay_engine::cx::Cx;
+use backstay_engine::event::Event;
 use backstay_engine::source::Source;
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::sqlite::SqliteSource;
@@ -344,12 +345,22 @@ impl Installation {
         }
     }
 
-    /// Takes the right to work on a source. The returned guard renews it until it is given back.
-    pub(crate) async fn lease(&self, source: &Slug) -> anyhow::Result<LeaseGuard> {
+    /// Does work on a source while no other process works on it.
+    pub(crate) async fn under_lease<T>(
+        &self,
+        source: &Slug,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
         let me = Holder::this_process(&host());
         let lease = self.catalog.lease(source.as_str(), &me, self.cx.now()).await?;
-        self.catalog.fail_abandoned_jobs(source.as_str(), &me, self.cx.now()).await?;
-        Ok(LeaseGuard::keep(self.catalog.clone(), lease, self.cx.clone()))
+        let guard = LeaseGuard::keep(self.catalog.clone(), lease, self.cx.clone());
+        let abandoned = self.catalog.fail_abandoned_jobs(source.as_str(), &me, self.cx.now()).await;
+        let done = match abandoned {
+            Ok(()) => work.await,
+            Err(error) => Err(error.into()),
+        };
+        guard.release().await;
+        done
     }
 
     /// Writes down that something is done for a source.
@@ -360,20 +371,25 @@ impl Installation {
         Ok(self.catalog.start_job(named, kind, &me, self.cx.now()).await?)
     }
 
-    /// Writes down how it ended; `state` counts unless there is an error and we were told to stop.
+    /// Writes down how it ended. That this fails changes nothing of what was done, so it is only warned of.
     pub(crate) async fn end_job(
         &self,
         job: &JobId,
-        (error, state): (Option<&anyhow::Error>, JobState),
+        state: JobState,
+        error: Option<&anyhow::Error>,
         backup: Option<String>,
-    ) -> anyhow::Result<()> {
-        let state = match error {
-            Some(_) if self.cx.cancelled().is_some() => JobState::Cancelled,
-            Some(_) => JobState::Failed,
-            None => state,
-        };
+    ) {
         let outcome = (error.map(|error| format!("{error:#}")), backup);
-        Ok(self.catalog.advance_job(job, state, self.cx.now(), outcome).await?)
+        let ended = self.catalog.advance_job(job, state, self.cx.now(), outcome).await;
+        if let Err(error) = ended {
+            let text = format!("how it ended could not be written down: {error}");
+            self.cx.event(Event::Warning { text });
+        }
+    }
+
+    /// How a job ends that could not be done.
+    pub(crate) fn failed(&self) -> JobState {
+        if self.cx.cancelled().is_some() { JobState::Cancelled } else { JobState::Failed }
     }
 
     pub(crate) async fn remember(&self, recovered: &Recovered) -> anyhow::Result<()> {

@@ -75,7 +75,10 @@ fn paths() -> Place {
     place
 }
 
-const OLD: [(fn() -> Place, &[&str], &[&str]); 3] = [
+/// How a place is made, what is seen in it before, and what after.
+type Case = (fn() -> Place, &'static [&'static str], &'static [&'static str]);
+
+const CASES: [Case; 3] = [
     (database, &["app.db-wal=old log", "app.db=old"], &["app.db=new"]),
     (entries, &["shop/both=old", "shop/gone/x=old"], &["shop/both=new", "shop/come/y=new"]),
     (
@@ -87,7 +90,7 @@ const OLD: [(fn() -> Place, &[&str], &[&str]); 3] = [
 
 #[test]
 fn what_is_swapped_in_can_be_undone_and_done_again() {
-    for (make, old, new) in OLD {
+    for (make, old, new) in CASES {
         let place = make();
         assert_eq!(place.seen(), old);
         place.swap(Direction::Restore).run().unwrap();
@@ -104,7 +107,7 @@ fn what_is_swapped_in_can_be_undone_and_done_again() {
 
 #[test]
 fn swap_that_stopped_after_any_step_is_finished_or_rolled_back() {
-    for (make, old, new) in OLD {
+    for (make, old, new) in CASES {
         let steps = make().swap(Direction::Restore).steps.len();
         for done in 0..=steps {
             let finished = make();

@@ -52,13 +52,22 @@ pub trait Target: Send {
     async fn prepare(&mut self, cx: &Cx) -> Result<(), SourceError>;
 
     /// Loads one part. The bytes are not proven before their end: whatever is made of them stays beside the target.
-    async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<(), SourceError>;
+    async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<Applied, SourceError>;
 
     /// Confirms that what was loaded is whole, and says how it replaces the target.
     async fn finish(self: Box<Self>, cx: &Cx) -> Result<Loaded, SourceError>;
 
     /// Removes what was loaded; called after a failure. The target was never touched.
     async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError>;
+}
+
+/// Whether a part was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// All of it that is wanted.
+    Done,
+    /// It must be given once more: what is wanted was told too late to be kept.
+    Again,
 }
 
 /// Where and what to restore.

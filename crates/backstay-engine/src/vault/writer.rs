@@ -219,11 +219,9 @@ impl BackupWriter {
         cx: &Cx,
         captured: CaptureReport,
     ) -> Result<IndexEntry, EngineError> {
-        let status =
-            if captured.item_errors.is_empty() { Status::Complete } else { Status::Incomplete };
-        let item_error_count = captured.item_errors.len() as u64;
-        self.details.item_errors = captured.item_errors;
-        self.details.item_errors.truncate(Details::LISTED_ITEM_ERRORS);
+        let item_error_count = captured.item_errors.count();
+        let status = if item_error_count == 0 { Status::Complete } else { Status::Incomplete };
+        self.details.item_errors = captured.item_errors.into_listed();
         self.details.warnings = captured.warnings;
         self.details.content = captured.content;
         let manifest = Manifest {

@@ -31,8 +31,8 @@ fn object(made: &IndexEntry, file: &str) -> String {
 async fn restore_error(world: &World, made: &IndexEntry) -> EngineError {
     let to = world.path("target");
     std::fs::create_dir_all(&to).unwrap();
-    let error =
-        world.restore_to(&world.files(&world.path("tree")), &made.id, &to).await.unwrap_err();
+    let source = world.files(&world.path("tree"));
+    let error = Box::pin(world.restore_to(&source, &made.id, &to)).await.unwrap_err();
     assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0, "the target was touched");
     let left = std::fs::read_dir(world.dir.path()).unwrap().flatten().map(|e| e.file_name());
     assert!(

@@ -52,7 +52,7 @@ async fn unpack(world: &World, archive: Vec<u8>) -> Result<(), SourceError> {
     let applied = target.apply(&world.cx, reader).await;
     sending.await.unwrap();
     target.discard(&world.cx).await.unwrap();
-    applied
+    applied.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

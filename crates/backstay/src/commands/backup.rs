@@ -36,55 +36,77 @@ pub(super) async fn backup_all(
     for warning in &app.config.warnings {
         app.cx.event(backstay_engine::event::Event::Warning { text: warning.clone() });
     }
+    let is_single = sources.len() == 1;
     let mut exit = Exit::Done;
-    let mut made = Vec::new();
+    let (mut made, mut only_error) = (Vec::new(), None);
     for source in &sources {
-        match backup_one(app, source, trigger, &args).await {
-            Ok((entry, location)) => {
-                if entry.status == Status::Incomplete && exit == Exit::Done {
-                    exit = Exit::Incomplete;
+        let leased = backup_one(app, source, trigger, &args);
+        let error = match app.under_lease(&source.name, leased).await {
+            Ok(mut one) => {
+                if one.entry.status == Status::Incomplete {
+                    exit = exit.and(Exit::Incomplete);
                 }
-                made.push((entry, source.storage.clone(), location));
+                let afterwards = one.afterwards.take();
+                made.push(one);
+                afterwards
             }
-            // One that failed must not keep the others from being made.
-            Err(error) if sources.len() > 1 && app.cx.cancelled().is_none() => {
+            Err(error) => Some(error),
+        };
+        // One that failed must not keep the others from being made.
+        if let Some(error) = error {
+            exit = exit.and(Exit::of(&error));
+            if is_single {
+                only_error = Some(error);
+            } else {
                 render::say(&format!("error: source {}: {error:#}", source.name));
-                exit = Exit::of(&error);
             }
-            Err(error) => return Err(error),
+        }
+        if app.cx.cancelled().is_some() {
+            break;
         }
     }
-    show_made(&made, json)?;
+    show_made(&made, is_single, json)?;
     warn_without_kit(app).await?;
-    Ok(exit)
+    only_error.map_or(Ok(exit), Err)
 }
 
-fn show_made(made: &[(IndexEntry, String, String)], json: bool) -> anyhow::Result<()> {
+fn show_made(made: &[Made], is_single: bool, json: bool) -> anyhow::Result<()> {
     if json {
         let all: Vec<_> = made
             .iter()
-            .map(|(b, storage, location)| render::backup_json(b, storage, location))
+            .map(|one| render::backup_json(&one.entry, &one.storage, &one.location))
             .collect();
+        // Several sources make a list, however many of them could be backed up.
         return match all.as_slice() {
-            [one] => render::print_json(one),
+            [] if is_single => Ok(()),
+            [one] if is_single => render::print_json(one),
             _ => render::print_json(&all.into()),
         };
     }
-    for (backup, _, location) in made {
+    for Made { entry, location, .. } in made {
         render::print(&format!(
             "{} {} {}: {} read, {} stored at {location}/{}",
-            backup.source,
-            backup.id,
-            render::word(backup.status),
-            render::size(backup.plain_bytes),
-            render::size(backup.stored_bytes),
-            backup.id,
+            entry.source,
+            entry.id,
+            render::word(entry.status),
+            render::size(entry.plain_bytes),
+            render::size(entry.stored_bytes),
+            entry.id,
         ))?;
-        for error in &backup.item_errors {
+        for error in &entry.item_errors {
             render::print(&format!("  missing: {}: {}", error.item, error.error))?;
         }
     }
     Ok(())
+}
+
+/// A backup that was made.
+struct Made {
+    entry: IndexEntry,
+    storage: String,
+    location: String,
+    /// What failed after it was made: the backup is good, and the command is not.
+    afterwards: Option<anyhow::Error>,
 }
 
 /// Backs up one source under its lease, with its hooks around, and forgets what its rules forget.
@@ -93,19 +115,19 @@ async fn backup_one(
     source: &SourceConfig,
     trigger: Trigger,
     args: &BackupArgs,
-) -> anyhow::Result<(IndexEntry, String)> {
-    let lease = app.lease(&source.name).await?;
+) -> anyhow::Result<Made> {
     let job = app.start_job(&source.name, JobKind::Backup).await?;
     let made = Box::pin(make(app, source, trigger, args)).await;
-    let (state, backup) = match &made {
-        Ok((entry, _)) if entry.status == Status::Complete => {
-            (JobState::Succeeded, Some(entry.id.to_string()))
+    match &made {
+        Ok(Made { entry, afterwards, .. }) => {
+            let state = match entry.status {
+                Status::Complete => JobState::Succeeded,
+                Status::Incomplete => JobState::Incomplete,
+            };
+            app.end_job(&job, state, afterwards.as_ref(), Some(entry.id.to_string())).await;
         }
-        Ok((entry, _)) => (JobState::Incomplete, Some(entry.id.to_string())),
-        Err(_) => (JobState::Failed, None),
-    };
-    app.end_job(&job, (made.as_ref().err(), state), backup).await?;
-    lease.release().await?;
+        Err(error) => app.end_job(&job, app.failed(), Some(error), None).await,
+    }
     made
 }
 
@@ -114,7 +136,7 @@ async fn make(
     source: &SourceConfig,
     trigger: Trigger,
     args: &BackupArgs,
-) -> anyhow::Result<(IndexEntry, String)> {
+) -> anyhow::Result<Made> {
     let storage = app.storage(&source.storage)?;
     finish_interrupted(app, source).await?;
     let vault = app.vault_for_writing(storage).await?;
@@ -130,24 +152,26 @@ async fn make(
         }
         Err(error) => Err(error),
     };
+    let mut afterwards = None;
     if let Some(hook) = &source.after_backup {
-        let ran = run_hook(&app.cx.for_cleanup(), "after_backup", hook).await;
-        // The backup's own error matters more.
-        if made.is_ok() {
-            ran?;
-        }
+        afterwards = run_hook(&app.cx.for_cleanup(), "after_backup", hook).await.err();
     }
+    // The backup's own error matters more.
     let mut entry = made.map_err(explain)?;
     if args.hold {
-        let reason = "held when it was made";
-        vault.hold(&app.cx, &app.place(&source.name, entry.id.clone()), reason).await?;
-        entry.hold = Some(reason.to_owned());
+        let (place, reason) = (app.place(&source.name, entry.id.clone()), "held when it was made");
+        match vault.hold(&app.cx, &place, reason).await {
+            Ok(()) => entry.hold = Some(reason.to_owned()),
+            Err(error) => afterwards = afterwards.or(Some(error)),
+        }
     }
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;
     }
     let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
-    Ok((entry, location))
+    let context = format!("backup {} was made, and then", entry.id);
+    let afterwards = afterwards.map(|error| anyhow::Error::new(error).context(context));
+    Ok(Made { entry, storage: source.storage.clone(), location, afterwards })
 }
 
 /// A stop that reached a part of the engine as a failed stream is a stop all the same.

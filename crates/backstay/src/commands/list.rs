@@ -119,11 +119,11 @@ pub(super) async fn delete(app: &Installation, id: &str, yes: bool) -> anyhow::R
     let (entry, storage) = find_backup(app, id).await?;
     let what = format!("This deletes backup {} of {}, for good.", entry.id, entry.source);
     super::restore::ask(&what, "DELETE", yes)?;
-    let lease = app.lease(&entry.source).await?;
-    let vault = app.vault_for_writing(storage).await?;
-    let removed = vault.remove(&app.cx, &app.place(&entry.source, entry.id.clone())).await;
-    lease.release().await?;
-    removed?;
+    let removal = Box::pin(async {
+        let vault = app.vault_for_writing(storage).await?;
+        Ok(vault.remove(&app.cx, &app.place(&entry.source, entry.id.clone())).await?)
+    });
+    app.under_lease(&entry.source, removal).await?;
     render::print(&format!("{} is deleted", entry.id))?;
     Ok(Exit::Done)
 }

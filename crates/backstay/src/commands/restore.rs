@@ -61,13 +61,15 @@ pub(super) async fn restore(
     let what =
         if plan.replaces { "This replaces what is there now." } else { "This makes it anew." };
     ask(what, "RESTORE", args.yes)?;
-    let lease = app.lease(&source.name).await?;
-    let job = app.start_job(&source.name, JobKind::Restore).await?;
-    let done = Box::pin(restore_leased(app, &source, &plan, &args, tag)).await;
-    let backup = plan.place.backup.to_string();
-    app.end_job(&job, (done.as_ref().err(), JobState::Succeeded), Some(backup)).await?;
-    lease.release().await?;
-    let done = done?;
+    let restoring = async {
+        let job = app.start_job(&source.name, JobKind::Restore).await?;
+        let done = Box::pin(restore_leased(app, &source, &plan, &args, tag)).await;
+        let state = if done.is_ok() { JobState::Succeeded } else { app.failed() };
+        let backup = plan.place.backup.to_string();
+        app.end_job(&job, state, done.as_ref().err(), Some(backup)).await;
+        done
+    };
+    let done = app.under_lease(&source.name, restoring).await?;
     for warning in &done.report.warnings {
         render::say(&format!("warning: {warning}"));
     }

@@ -20,22 +20,22 @@ pub(super) async fn forget(
         .values()
         .filter(|config| source.is_none_or(|name| name == config.name.as_str()))
     {
-        let lease = if dry_run { None } else { Some(app.lease(&config.name).await?) };
-        let vault = app.vault(app.storage(&config.storage)?).await?;
-        let plan = forget::plan_forget(
-            &app.cx,
-            &vault,
-            &app.config.organisation,
-            &config.name,
-            &config.keep,
-        )
-        .await?;
-        if !dry_run {
-            forget::forget(&app.cx, &vault, &plan).await?;
-        }
-        if let Some(lease) = lease {
-            lease.release().await?;
-        }
+        let forgetting = Box::pin(async {
+            let vault = app.vault(app.storage(&config.storage)?).await?;
+            let organisation = &app.config.organisation;
+            let plan =
+                forget::plan_forget(&app.cx, &vault, organisation, &config.name, &config.keep)
+                    .await?;
+            if !dry_run {
+                forget::forget(&app.cx, &vault, &plan).await?;
+            }
+            anyhow::Ok(plan)
+        });
+        let plan = if dry_run {
+            forgetting.await?
+        } else {
+            app.under_lease(&config.name, forgetting).await?
+        };
         for verdict in plan.verdicts {
             let done = match (verdict.keep, dry_run) {
                 (true, _) => "keep",

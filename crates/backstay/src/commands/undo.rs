@@ -66,10 +66,7 @@ impl Journal for CatalogJournal {
 /// Puts back what the newest restore replaced. The restored data is kept beside until confirmed.
 pub(super) async fn undo(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
     let source = app.source(&newest(app, source, |_| true).await?.source).await?;
-    let lease = app.lease(&source.name).await?;
-    let undone = undo_leased(app, &source).await;
-    lease.release().await?;
-    undone
+    app.under_lease(&source.name, undo_leased(app, &source)).await
 }
 
 async fn undo_leased(app: &Installation, source: &SourceConfig) -> anyhow::Result<Exit> {
@@ -107,15 +104,13 @@ async fn undo_leased(app: &Installation, source: &SourceConfig) -> anyhow::Resul
 /// Lets go of what the newest restore left beside, and releases its safety backup.
 pub(super) async fn confirm(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
     let source = app.source(&newest(app, source, |_| true).await?.source).await?;
-    let lease = app.lease(&source.name).await?;
-    let confirmed = async {
+    let confirmed = Box::pin(async {
         finish_interrupted(app, &source).await?;
         let record = newest(app, Some(source.name.as_str()), |_| true).await?;
         let_go(app, &record).await
-    };
-    let confirmed = confirmed.await;
-    lease.release().await?;
-    render::print(&format!("confirmed; {} is gone", confirmed?))?;
+    });
+    let gone = app.under_lease(&source.name, confirmed).await?;
+    render::print(&format!("confirmed; {gone} is gone"))?;
     Ok(Exit::Done)
 }
 

@@ -255,3 +255,26 @@ fn part_is_written_as_a_file_that_other_tools_read() {
     );
     assert_eq!(read(&shell, "shop/a/one").as_deref(), Some("spoilt"), "nothing is replaced");
 }
+
+#[test]
+fn second_name_of_a_file_can_be_chosen_alone() {
+    let shell = Shell::with_directory();
+    write(&shell, "shop/a/first", "shared bytes");
+    std::fs::create_dir(shell.path("shop/b")).unwrap();
+    for name in ["b/second", "b/third"] {
+        std::fs::hard_link(shell.path("shop/a/first"), shell.path("shop").join(name)).unwrap();
+    }
+    shell.ends(0, &["backup", "shop"]);
+    shell.ends(0, &["restore", "shop", "--only", "b", "--to", "back", "--yes"]);
+    assert_eq!(read(&shell, "back/b/second").as_deref(), Some("shared bytes"));
+    assert_eq!(tree::files_below(&shell.path("back")).unwrap().len(), 2);
+    let inode = |name: &str| {
+        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(shell.path(name)).unwrap())
+    };
+    assert_eq!(inode("back/b/second"), inode("back/b/third"), "they are still one file");
+    assert!(!shell.path("back/a").exists(), "what was not chosen was not made");
+    std::fs::remove_dir_all(shell.path("shop/b")).unwrap();
+    shell.ends(0, &["restore", "shop", "--only", "b/third", "--yes"]);
+    assert_eq!(read(&shell, "shop/b/third").as_deref(), Some("shared bytes"));
+    assert!(!shell.path("shop/b/second").exists());
+}

@@ -1,5 +1,7 @@
 //! A machine of its own: home directory, configuration, and the program.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -75,6 +77,21 @@ impl Shell {
             .env("SECRET", SECRET_KEY)
             .env("BACKSTAY_KIT_PASSPHRASE", PASSPHRASE);
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command
+    }
+
+    /// The same by somebody who is not root, for whom all is not readable; the program lies where he may run it.
+    pub(crate) fn command_of_nobody(&self, words: &[&str]) -> Command {
+        let anybody = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(self.dir.path(), anybody).unwrap();
+        let program = self.path("backstay");
+        std::fs::copy(env!("CARGO_BIN_EXE_backstay"), &program).unwrap();
+        let mut command = Command::new(&program);
+        command.args(words).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.env("BACKSTAY_HOME", self.path("home"));
+        if rustix::process::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
         command
     }
 

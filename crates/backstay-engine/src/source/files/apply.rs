@@ -1,36 +1,27 @@
-//! Unpacking a tree beside its target. The archive is not trusted: nothing is ever written outside of the new tree.
+//! Preparing a place beside a tree, or in it, for what is unpacked.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
 
 use async_trait::async_trait;
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
-use tar::EntryType;
+use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
 
-use super::maker::{self, Maker, SMALL_BYTES, SmallFile};
-use super::tar_read::{Announced, TarError, TarReader};
-use super::tar_write::Member;
-use super::{FilesSource, Pattern, readable};
+use super::FilesSource;
+use super::unpack::{Choice, Unpack};
 use crate::cx::Cx;
-use crate::part::{PartError, PartReader};
+use crate::part::PartReader;
 use crate::replace::{OWN_PREFIX, Replacement, Scope};
 use crate::source::sqlite::blocking;
-use crate::source::{ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
+use crate::source::{Applied, Loaded, SourceError, Target, TargetOptions, beside};
 use crate::spool::check_space;
 
 /// A place beside a tree, or in it.
 pub(super) struct FilesTarget {
     replacement: Replacement,
     is_own_root: bool,
-    transient: Vec<Pattern>,
-    only: Vec<PathBuf>,
-    report: ApplyReport,
+    choice: Choice,
+    /// What was unpacked so far.
+    unpack: Option<Unpack>,
 }
 
 impl FilesTarget {
@@ -39,9 +30,9 @@ impl FilesTarget {
         // A root that is a link stays one: what it points to is replaced.
         let root = source.root.canonicalize().unwrap_or_else(|_| source.root.clone());
         let target = options.to.filter(|_| !is_own_root).unwrap_or(root);
-        let (transient, only) = (source.transient.clone(), options.only);
-        let scope = if is_own_root && target.is_dir() && !only.is_empty() {
-            Scope::Paths(only.clone())
+        let choice = Choice { transient: source.transient.clone(), only: options.only };
+        let scope = if is_own_root && target.is_dir() && !choice.only.is_empty() {
+            Scope::Paths(choice.only.clone())
         } else if target.is_dir() && (options.in_place || !can_be_renamed(&target)) {
             Scope::Entries
         } else {
@@ -52,7 +43,7 @@ impl FilesTarget {
             Scope::Entries | Scope::Paths(_) => target.join(format!("{OWN_PREFIX}{}", options.tag)),
         };
         let replacement = Replacement { target, beside, scope };
-        Self { replacement, is_own_root, transient, only, report: ApplyReport::default() }
+        Self { replacement, is_own_root, choice, unpack: None }
     }
 }
 
@@ -87,32 +78,26 @@ impl Target for FilesTarget {
         Ok(())
     }
 
-    async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<(), SourceError> {
+    async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<Applied, SourceError> {
         let loaded = self.replacement.loaded();
         check_space(&loaded, data.spec.estimate_bytes.unwrap_or(0))?;
-        let mut unpack = Unpack {
-            cx: cx.clone(),
-            maker: Arc::new(Maker::new(data.spec.name.clone(), loaded.clone())),
-            root: Arc::new(open_directory(&loaded)?),
-            beside: loaded,
-            parent: None,
-            transient: self.transient.clone(),
-            only: self.only.clone(),
-            matched: BTreeSet::new(),
-            directories: Vec::new(),
-            hard_links: Vec::new(),
-            report: ApplyReport::default(),
-        };
-        self.report = blocking(move || {
-            unpack.all(data)?;
-            Ok(unpack.report)
+        let unpack = self.unpack.take();
+        let mut unpack = unpack.map_or_else(
+            || Unpack::new(cx, data.spec.name.clone(), loaded, self.choice.clone()),
+            Ok,
+        )?;
+        let (unpack, applied) = blocking(move || {
+            let applied = unpack.read(data)?;
+            Ok((unpack, applied))
         })
         .await?;
-        Ok(())
+        self.unpack = Some(unpack);
+        Ok(applied)
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<Loaded, SourceError> {
-        Ok(Loaded { report: self.report, replacement: self.replacement })
+        let report = self.unpack.map(Unpack::report).unwrap_or_default();
+        Ok(Loaded { report, replacement: self.replacement })
     }
 
     async fn discard(self: Box<Self>, _cx: &Cx) -> Result<(), SourceError> {
@@ -129,333 +114,4 @@ fn can_be_renamed(directory: &Path) -> bool {
     let parent = directory.parent().unwrap_or(directory);
     let may_write = rustix::fs::access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok();
     !is_mount_point && may_write
-}
-
-struct Unpack {
-    cx: Cx,
-    beside: PathBuf,
-    maker: Arc<Maker>,
-    root: Arc<OwnedFd>,
-    /// The directory that the last member went into: most members share it with the one before.
-    parent: Option<(Vec<u8>, Arc<OwnedFd>)>,
-    transient: Vec<Pattern>,
-    only: Vec<PathBuf>,
-    matched: BTreeSet<PathBuf>,
-    /// Directories get their metadata last: writing into them changes their times, and may need more rights.
-    directories: Vec<(Vec<u8>, Member)>,
-    /// Second names are made when all files are there.
-    hard_links: Vec<(Vec<u8>, Member)>,
-    report: ApplyReport,
-}
-
-/// Where small files are handed over to the threads that make them.
-struct Makers<'a> {
-    files: SyncSender<SmallFile>,
-    failure: &'a Mutex<Option<SourceError>>,
-}
-
-impl Makers<'_> {
-    fn hand_over(&self, file: SmallFile) -> Result<(), SourceError> {
-        if let Some(error) = take(self.failure) {
-            return Err(error);
-        }
-        // They take files as long as this end is open.
-        drop(self.files.send(file));
-        Ok(())
-    }
-}
-
-fn take(failure: &Mutex<Option<SourceError>>) -> Option<SourceError> {
-    failure.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
-impl Unpack {
-    fn all(&mut self, data: PartReader) -> Result<(), SourceError> {
-        let maker = self.maker.clone();
-        let (files, waiting) = sync_channel(maker::WAITING);
-        let (waiting, failure) = (Mutex::new(waiting), Mutex::new(None));
-        std::thread::scope(|scope| {
-            for _ in 0..maker::threads() {
-                scope.spawn(|| maker.make_all(&waiting, &failure));
-            }
-            self.members(data, &Makers { files, failure: &failure })
-        })?;
-        if let Some(error) = take(&failure) {
-            return Err(error);
-        }
-        if let Some(missing) = self.only.iter().find(|path| !self.matched.contains(*path)) {
-            return Err(SourceError::NothingMatches { path: missing.clone() });
-        }
-        for (path, member) in std::mem::take(&mut self.hard_links) {
-            self.hard_link(&path, &member)?;
-        }
-        self.parent = None;
-        while let Some((path, member)) = self.directories.pop() {
-            let directory = if path.is_empty() { self.root.clone() } else { self.open(&path)? };
-            self.maker.dress(directory.as_fd(), &path, &member)?;
-        }
-        // Everything must be on the disk before it replaces what is there.
-        rustix::fs::syncfs(&self.root)
-            .map_err(|e| SourceError::io("make durable", &self.beside, e.into()))?;
-        self.report.warnings = self.maker.warnings();
-        Ok(())
-    }
-
-    fn members(&mut self, data: PartReader, makers: &Makers<'_>) -> Result<(), SourceError> {
-        let mut tar = TarReader::new(data.into_read());
-        while let Some(announced) = tar.next().map_err(|error| self.explain(error))? {
-            self.cx.check()?;
-            self.member(&mut tar, announced, makers)?;
-        }
-        tar.finish().map_err(|error| self.explain(error))
-    }
-
-    fn member<R: io::BufRead>(
-        &mut self,
-        tar: &mut TarReader<R>,
-        announced: Announced,
-        makers: &Makers<'_>,
-    ) -> Result<(), SourceError> {
-        let path = self.checked_path(&announced.member.path)?;
-        let is_directory = announced.member.kind == EntryType::Directory;
-        if !self.is_wanted(&path, is_directory) {
-            return Ok(());
-        }
-        match announced.member.kind {
-            EntryType::Directory => self.directory(path, announced.member),
-            EntryType::Regular if announced.size <= SMALL_BYTES && !announced.is_sparse() => {
-                self.small_file(tar, path, announced, makers)
-            }
-            EntryType::Regular => self.file(tar, &path, &announced),
-            EntryType::Symlink => self.symlink(&path, &announced.member),
-            EntryType::Link => {
-                self.hard_links.push((path, announced.member));
-                Ok(())
-            }
-            other => Err(self.maker.hostile(format!(
-                "{} is of kind {other:?}, which is never restored",
-                readable(&path)
-            ))),
-        }
-    }
-
-    fn directory(&mut self, path: Vec<u8>, member: Member) -> Result<(), SourceError> {
-        if !path.is_empty() {
-            let (parent, name) = self.place(&path)?;
-            match rustix::fs::mkdirat(&parent, name.as_slice(), Mode::RWXU) {
-                // Made on the way to something in it.
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(self.maker.io("make", &path, error)),
-            }
-            // Proves that what is there is a directory, and no link to one.
-            self.open(&path)?;
-        }
-        self.directories.push((path, member));
-        self.report.items += 1;
-        Ok(())
-    }
-
-    fn small_file<R: io::BufRead>(
-        &mut self,
-        tar: &mut TarReader<R>,
-        path: Vec<u8>,
-        announced: Announced,
-        makers: &Makers<'_>,
-    ) -> Result<(), SourceError> {
-        let (parent, name) = self.place(&path)?;
-        let mut bytes = Vec::with_capacity(announced.size as usize);
-        while (bytes.len() as u64) < announced.size {
-            let left = announced.size - bytes.len() as u64;
-            let read = tar.data(left).map_err(|error| self.explain(error))?;
-            bytes.extend_from_slice(read);
-            let read = read.len();
-            tar.consume(read);
-        }
-        self.report.items += 1;
-        self.report.bytes += announced.size;
-        makers.hand_over(SmallFile { parent, name, path, member: announced.member, bytes })
-    }
-
-    fn file<R: io::BufRead>(
-        &mut self,
-        tar: &mut TarReader<R>,
-        path: &[u8],
-        announced: &Announced,
-    ) -> Result<(), SourceError> {
-        let (parent, name) = self.place(path)?;
-        let file = self.maker.create(&parent, &name, path)?;
-        for region in &announced.regions {
-            let mut at = region.start;
-            while at < region.end {
-                let bytes = tar.data(region.end - at).map_err(|error| self.explain(error))?;
-                self.maker.write(&file, bytes, at, path)?;
-                let written = bytes.len();
-                tar.consume(written);
-                at += written as u64;
-                self.cx.check()?;
-            }
-        }
-        let written = announced.regions.iter().rfind(|region| !region.is_empty());
-        if written.map_or(0, |last| last.end) < announced.size {
-            // It ends in a hole.
-            rustix::fs::ftruncate(&file, announced.size)
-                .map_err(|e| self.maker.io("write", path, e))?;
-        }
-        self.maker.dress(file.as_fd(), path, &announced.member)?;
-        self.report.items += 1;
-        self.report.bytes += announced.size;
-        Ok(())
-    }
-
-    fn symlink(&mut self, path: &[u8], member: &Member) -> Result<(), SourceError> {
-        let (parent, name) = self.place(path)?;
-        rustix::fs::symlinkat(member.link.as_slice(), &parent, name.as_slice())
-            .map_err(|error| self.maker.clash("make", path, error))?;
-        self.maker.dress_link(&parent, &name, path, member)?;
-        self.report.items += 1;
-        Ok(())
-    }
-
-    fn hard_link(&mut self, path: &[u8], member: &Member) -> Result<(), SourceError> {
-        let first = self.checked_path(&member.link)?;
-        if !self.is_wanted(&first, false) {
-            let (path, first) = (readable(path), readable(&first));
-            self.maker.warn(format!("{path} is a second name of {first}, which is left out"));
-            return Ok(());
-        }
-        let (from, from_name) = self.place(&first)?;
-        let (parent, name) = self.place(path)?;
-        // Both ends are reached without following links, so both lie in the new tree.
-        match rustix::fs::linkat(
-            &from,
-            from_name.as_slice(),
-            &parent,
-            name.as_slice(),
-            AtFlags::empty(),
-        ) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::NOENT) => {
-                return Err(self.maker.hostile(format!(
-                    "{} is a link to {}, which is not in it",
-                    readable(path),
-                    readable(&first)
-                )));
-            }
-            Err(error) => return Err(self.maker.clash("link", path, error)),
-        }
-        self.report.items += 1;
-        Ok(())
-    }
-
-    /// Returns the path relative to the root, or refuses one that leaves it. The root itself is empty.
-    fn checked_path(&self, raw: &[u8]) -> Result<Vec<u8>, SourceError> {
-        let trimmed = raw.strip_prefix(b"./").unwrap_or(raw);
-        let trimmed = trimmed.strip_suffix(b"/").unwrap_or(trimmed);
-        if trimmed.is_empty() && (raw == b"./" || raw == b".") {
-            return Ok(Vec::new());
-        }
-        let bad = |segment: &[u8]| {
-            segment.is_empty() || segment == b"." || segment == b".." || segment.contains(&0)
-        };
-        if raw.starts_with(b"/") || trimmed.split(|byte| *byte == b'/').any(bad) {
-            return Err(self
-                .maker
-                .hostile(format!("the name {} leaves the tree or is no name", readable(raw))));
-        }
-        Ok(trimmed.to_vec())
-    }
-
-    fn is_wanted(&mut self, path: &[u8], is_directory: bool) -> bool {
-        let above = path
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'/')
-            .map(|(i, _)| (&path[..i], true));
-        let mut all = above.chain([(path, is_directory)]);
-        if all.any(|(path, dir)| self.transient.iter().any(|pattern| pattern.matches(path, dir))) {
-            return false;
-        }
-        if self.only.is_empty() || path.is_empty() {
-            return true;
-        }
-        let path = Path::new(std::ffi::OsStr::from_bytes(path));
-        let chosen = self.only.iter().find(|only| path.starts_with(only)).cloned();
-        let is_chosen = chosen.is_some();
-        self.matched.extend(chosen);
-        // Directories on the way to what was chosen keep their metadata.
-        is_chosen || is_directory && self.only.iter().any(|only| only.starts_with(path))
-    }
-
-    /// Opens the directory that a path goes into, making what is missing on the way, and returns its last name.
-    fn place(&mut self, path: &[u8]) -> Result<(Arc<OwnedFd>, Vec<u8>), SourceError> {
-        let at = path.iter().rposition(|byte| *byte == b'/');
-        let (above, name) = at.map_or((&[][..], path), |at| (&path[..at], &path[at + 1..]));
-        if name.is_empty() {
-            return Err(self.maker.hostile("a member without a name".to_owned()));
-        }
-        let known = self.parent.as_ref().filter(|(known, _)| known == above);
-        let parent = match known {
-            Some((_, parent)) => parent.clone(),
-            None => {
-                let parent =
-                    if above.is_empty() { self.root.clone() } else { self.open_or_make(above)? };
-                self.parent = Some((above.to_vec(), parent.clone()));
-                parent
-            }
-        };
-        Ok((parent, name.to_vec()))
-    }
-
-    fn open_or_make(&self, path: &[u8]) -> Result<Arc<OwnedFd>, SourceError> {
-        self.descend(path, |parent, name| match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
-            Err(error) if error != rustix::io::Errno::EXIST => Err(error),
-            _ => Ok(()),
-        })
-    }
-
-    fn open(&self, path: &[u8]) -> Result<Arc<OwnedFd>, SourceError> {
-        self.descend(path, |_, _| Ok(()))
-    }
-
-    /// Goes down segment by segment, never through a link.
-    fn descend(
-        &self,
-        path: &[u8],
-        before: impl Fn(&OwnedFd, &[u8]) -> rustix::io::Result<()>,
-    ) -> Result<Arc<OwnedFd>, SourceError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut here = self.root.clone();
-        for segment in path.split(|byte| *byte == b'/') {
-            let next = before(&here, segment)
-                .and_then(|()| rustix::fs::openat(&here, segment, flags, Mode::empty()));
-            let next = next.map_err(|error| match error {
-                rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => self.maker.hostile(format!(
-                    "{} goes through something that is no directory",
-                    readable(path)
-                )),
-                other => self.maker.io("open", path, other),
-            })?;
-            here = Arc::new(next);
-        }
-        Ok(here)
-    }
-
-    fn explain(&self, error: TarError) -> SourceError {
-        match error {
-            TarError::Bad(finding) => self.maker.hostile(finding),
-            TarError::Read(error) => match error.downcast::<PartError>() {
-                Ok(part) => part.into(),
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.maker.hostile("the archive is cut short".to_owned())
-                }
-                Err(cause) => SourceError::io("read the archive for", &self.beside, cause),
-            },
-        }
-    }
-}
-
-fn open_directory(path: &Path) -> Result<OwnedFd, SourceError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, Mode::empty())
-        .map_err(|e| SourceError::io("open", path, e.into()))
 }

@@ -85,14 +85,15 @@ pub(super) fn regions(file: &File, stat: &Stat) -> io::Result<Option<Vec<Range<u
     Ok(Some(regions))
 }
 
-/// Returns the extended attributes; where there are none, or the file system knows none, nothing.
-pub(super) fn xattrs(file: BorrowedFd<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// Returns the extended attributes; where the file system knows none, nothing. One that goes away meanwhile was never there.
+pub(super) fn xattrs(file: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut list = vec![0; 4096];
     let length = loop {
         match rustix::fs::flistxattr(file, &mut list[..]) {
             Ok(length) => break length,
             Err(rustix::io::Errno::RANGE) if list.len() < 1 << 20 => list.resize(list.len() * 4, 0),
-            Err(_) => return Vec::new(),
+            Err(rustix::io::Errno::NOTSUP) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
         }
     };
     let names = list
@@ -103,9 +104,12 @@ pub(super) fn xattrs(file: BorrowedFd<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let value = |name: &[u8]| {
         // The kernel's own limit of a value.
         let mut value = vec![0; 64 * 1024];
-        let length = rustix::fs::fgetxattr(file, name, &mut value[..]).ok()?;
-        value.truncate(length);
-        Some((name.to_vec(), value))
+        match rustix::fs::fgetxattr(file, name, &mut value[..]) {
+            Ok(length) => value.truncate(length),
+            Err(rustix::io::Errno::NODATA) => return None,
+            Err(error) => return Some(Err(error.into())),
+        }
+        Some(Ok((name.to_vec(), value)))
     };
     names.filter_map(value).collect()
 }

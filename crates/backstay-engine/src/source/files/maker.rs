@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use backstay_format::PartName;
 use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 
-use super::readable;
 use super::tar_write::Member;
+use super::{Warnings, readable};
 use crate::part::PartError;
 use crate::source::SourceError;
 
@@ -24,8 +24,6 @@ pub(super) const SMALL_BYTES: u64 = 128 * 1024;
 pub(super) const WAITING: usize = 32;
 /// More threads than this only wait for each other in the file system.
 const MAX_THREADS: usize = 4;
-/// Warnings of one restore that are kept by name.
-const LISTED_WARNINGS: usize = 20;
 
 /// Makes files below one directory and gives them what the archive says of them.
 pub(super) struct Maker {
@@ -33,12 +31,6 @@ pub(super) struct Maker {
     beside: PathBuf,
     is_root: bool,
     warnings: Mutex<Warnings>,
-}
-
-#[derive(Default)]
-struct Warnings {
-    listed: Vec<String>,
-    more: usize,
 }
 
 /// A file that is small enough to wait with all its bytes.
@@ -165,19 +157,12 @@ impl Maker {
     }
 
     pub(super) fn warn(&self, text: String) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        if warnings.listed.len() < LISTED_WARNINGS {
-            warnings.listed.push(text);
-        } else {
-            warnings.more += 1;
-        }
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).add(text);
     }
 
     /// Returns the warnings so far, the first of them by name.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        let more = (warnings.more > 0).then(|| format!("and {} more such warnings", warnings.more));
-        warnings.listed.iter().cloned().chain(more).collect()
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).list()
     }
 
     pub(super) fn hostile(&self, finding: String) -> SourceError {

@@ -7,6 +7,7 @@ mod maker;
 mod pattern;
 mod tar_read;
 mod tar_write;
+mod unpack;
 mod walk;
 
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ pub use pattern::{Pattern, PatternError};
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
 use crate::cx::Cx;
 use crate::event::Event;
-use crate::part::{CaptureReport, PartError, PartReader, part_pipe};
+use crate::part::{CaptureReport, ItemErrors, PartError, PartReader, part_pipe};
 use crate::replace::OWN_PREFIX;
 use crate::source::sqlite::blocking;
 
@@ -79,12 +80,36 @@ impl Source for FilesSource {
     }
 }
 
+/// Warnings, of which only the first are kept: a tree can earn millions.
+#[derive(Debug, Default)]
+struct Warnings {
+    listed: Vec<String>,
+    more: usize,
+}
+
+impl Warnings {
+    const LISTED: usize = 20;
+
+    fn add(&mut self, text: String) {
+        if self.listed.len() < Self::LISTED {
+            self.listed.push(text);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn list(&self) -> Vec<String> {
+        let more = (self.more > 0).then(|| format!("and {} more such warnings", self.more));
+        self.listed.iter().cloned().chain(more).collect()
+    }
+}
+
 /// What became of a tree that was written.
 #[derive(Debug, Default)]
 struct Written {
     content: FilesContent,
-    item_errors: Vec<ItemError>,
-    warnings: Vec<String>,
+    item_errors: ItemErrors,
+    warnings: Warnings,
 }
 
 impl Written {
@@ -92,7 +117,7 @@ impl Written {
     fn item_error(&mut self, cx: &Cx, path: &[u8], error: String) {
         let item = readable(path);
         cx.event(Event::ItemError { item: item.clone(), error: error.clone() });
-        self.item_errors.push(ItemError { item, error });
+        self.item_errors.add(ItemError { item, error });
     }
 }
 
@@ -120,7 +145,7 @@ impl Capture for FilesCapture {
         let written = self.writing.ok_or_else(never)?.await.map_err(|_died| never())??;
         Ok(CaptureReport {
             item_errors: written.item_errors,
-            warnings: written.warnings,
+            warnings: written.warnings.list(),
             engine: None,
             content: Some(Content::Files(written.content)),
         })

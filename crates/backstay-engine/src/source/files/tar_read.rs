@@ -45,7 +45,7 @@ pub(super) struct Announced {
 impl Announced {
     /// Whether there are holes in it.
     pub(super) fn is_sparse(&self) -> bool {
-        self.regions != [0..self.size]
+        self.regions.as_slice() != std::slice::from_ref(&(0..self.size))
     }
 }
 

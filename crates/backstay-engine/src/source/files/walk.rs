@@ -92,13 +92,16 @@ impl Tree<'_> {
         let shown = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
         let member = Member {
             path: shown,
-            xattrs: look::xattrs(directory.as_fd()),
+            xattrs: self.xattrs(directory.as_fd(), path),
             ..member(EntryType::Directory, stat)
         };
         self.member(&member)?;
         self.written.content.directories += 1;
         let names = match look::names(directory) {
             Ok(names) => names,
+            Err(error) if path.is_empty() => {
+                return Err(SourceError::io("list", &self.source.root, error));
+            }
             Err(error) => {
                 let error = format!("cannot list the directory: {error}");
                 self.written.item_error(self.cx, path, error);
@@ -257,7 +260,7 @@ impl Tree<'_> {
         let read = file.read(&mut head).map_err(cannot("read"))?;
         let member = Member {
             path: item.path.to_vec(),
-            xattrs: look::xattrs(file.as_fd()),
+            xattrs: self.xattrs(file.as_fd(), item.path),
             ..member(EntryType::Regular, &stat)
         };
         if sqlite::is_database(&head[..read]) {
@@ -357,6 +360,16 @@ impl Tree<'_> {
             0 => Ok(size),
             _ => Err(broken(io::ErrorKind::UnexpectedEof.into())),
         }
+    }
+
+    /// Attributes that cannot be read are no reason to leave the file out.
+    fn xattrs(&mut self, file: BorrowedFd<'_>, path: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        look::xattrs(file).unwrap_or_else(|error| {
+            let path = if path.is_empty() { "the root".to_owned() } else { readable(path) };
+            let text = format!("{path}: its extended attributes cannot be read: {error}");
+            self.written.warnings.add(text);
+            Vec::new()
+        })
     }
 
     fn member(&mut self, member: &Member) -> Result<(), SourceError> {

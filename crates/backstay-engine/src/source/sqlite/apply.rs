@@ -12,7 +12,7 @@ use super::{COMPANIONS, blocking, snapshot};
 use crate::cx::Cx;
 use crate::part::{PartError, PartReader};
 use crate::replace::{Replacement, Scope};
-use crate::source::{ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
+use crate::source::{Applied, ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
 use crate::spool::check_space;
 
 /// A place beside a database file.
@@ -62,12 +62,12 @@ impl Target for SqliteTarget {
         self.replacement.prepare().map_err(|cause| SourceError::io("make", beside, cause))
     }
 
-    async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<(), SourceError> {
+    async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<Applied, SourceError> {
         let Replacement { target, beside, .. } = &self.replacement;
         check_space(beside, data.spec.estimate_bytes.unwrap_or(0))?;
         let (cx, loaded, target) = (cx.clone(), self.replacement.loaded(), target.clone());
         self.report = blocking(move || load(&cx, data, &loaded, &target)).await?;
-        Ok(())
+        Ok(Applied::Done)
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<Loaded, SourceError> {

@@ -1,0 +1,66 @@
+//! How a backup ends when something around it fails.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::shell::Shell;
+
+fn with_shop(extra: &str) -> Shell {
+    let shell = Shell::with_directory();
+    std::fs::create_dir(shell.path("shop")).unwrap();
+    std::fs::write(shell.path("shop/one"), "one").unwrap();
+    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = config.replace("[sources.shop]\n", &format!("[sources.shop]\n{extra}\n"));
+    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell
+}
+
+#[test]
+fn hook_that_fails_after_the_backup_fails_the_command_and_the_backup_stays() {
+    let shell = with_shop("after_backup = { run = ['false'] }");
+    let output = shell.run(&["backup", "shop", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let id = made["id"].as_str().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains(&format!("backup {id} was made, and then")), "{error}");
+    assert!(error.contains("after_backup"), "{error}");
+    shell.ends(0, &["verify", id]);
+    let status = shell.json(&["status"]);
+    let shop = status.as_array().unwrap().iter().find(|one| one["source"] == "shop").unwrap();
+    assert_eq!((&shop["last_job"], &shop["newest_good"]), (&"succeeded".into(), &id.into()));
+    assert!(shop["last_error"].as_str().unwrap().contains("after_backup"), "{status}");
+}
+
+#[test]
+fn failures_of_some_sources_outweigh_what_the_others_made() {
+    // The database of the second source is not there, and the third is incomplete.
+    let shell = with_shop("");
+    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let odd = shell.path("odd");
+    let more =
+        format!("[sources.odd]\nkind = 'files'\npath = '{}'\nstorage = 'main'\n", odd.display());
+    std::fs::write(shell.path("backstay.toml"), format!("{config}\n{more}")).unwrap();
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join("broken.db"), b"SQLite format 3\0 and no more of it").unwrap();
+    shell.ends(3, &["backup", "odd", "shop"]);
+    let output = shell.run(&["backup", "crm", "odd", "shop", "--json"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("error: source crm: "), "{error}");
+    let made: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let named: Vec<_> = made.iter().map(|one| (&one["source"], &one["status"])).collect();
+    assert_eq!(
+        named,
+        [(&"odd".into(), &"incomplete".into()), (&"shop".into(), &"complete".into())]
+    );
+}
+
+#[test]
+fn root_that_cannot_be_listed_fails_the_backup() {
+    let shell = with_shop("");
+    std::fs::set_permissions(shell.path("shop"), PermissionsExt::from_mode(0o100)).unwrap();
+    let output = shell.command_of_nobody(&["backup", "shop"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(14), "{error}");
+    assert!(error.contains("cannot list") || error.contains("cannot open"), "{error}");
+}
