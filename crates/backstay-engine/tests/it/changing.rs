@@ -32,16 +32,18 @@ fn watched(act: impl FnOnce() + Send + 'static) -> Cx {
     Cx::new(Arc::new(OnFirstProgress(Mutex::new(Some(Box::new(act))))))
 }
 
-/// The first file in the order of reading is so long that nothing after it was looked at when the first bytes went
-/// through.
+/// The first file in the order of reading is so long that only the names right behind it were looked at when the first
+/// bytes went through.
 fn make_tree(root: &Path) {
     tree::make(root, 200).unwrap();
     fs::create_dir(root.join("0")).unwrap();
     fs::write(root.join("0/long"), vec![7; LONG_BYTES as usize]).unwrap();
+    for number in 0..100 {
+        fs::write(root.join(format!("0/s{number:02}")), "stays").unwrap();
+    }
     fs::write(root.join("0/vanishes"), "soon gone").unwrap();
     fs::create_dir(root.join("0/vanishes-too")).unwrap();
     fs::write(root.join("0/vanishes-too/file"), "soon gone").unwrap();
-    fs::write(root.join("0/stays"), "stays").unwrap();
 }
 
 async fn details(world: &World, id: &backstay_format::BackupId) -> Details {

@@ -62,7 +62,8 @@ impl Counted {
     ) -> Result<(), SourceError> {
         cx.check()?;
         // What cannot be looked at here is named by the backup itself.
-        for name in look::names(directory).unwrap_or_default() {
+        let look::Names { directories, others } = look::names(directory).unwrap_or_default();
+        for name in others.into_iter().chain(directories) {
             if self.items >= self.limit {
                 break;
             }

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
 
 use crate::source::SourceError;
 
@@ -44,26 +44,48 @@ pub(super) fn path_below(directory: &[u8], name: &[u8]) -> Vec<u8> {
     if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
 }
 
+/// The names in a directory.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) directories: Vec<Vec<u8>>,
+    pub(super) others: Vec<Vec<u8>>,
+}
+
 /// Lists a directory in the order of the names' bytes, so that equal trees make equal archives.
-pub(super) fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
+pub(super) fn names(directory: &OwnedFd) -> io::Result<Names> {
+    let mut names = Names::default();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
+        if name == b"." || name == b".." {
+            continue;
         }
+        let is_directory = match entry.file_type() {
+            FileType::Directory => true,
+            // Not every file system tells. What cannot be looked at is named when it is its turn.
+            FileType::Unknown => stat(directory.as_fd(), name)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+            _ => false,
+        };
+        let list = if is_directory { &mut names.directories } else { &mut names.others };
+        list.push(name.to_vec());
     }
-    names.sort();
+    names.directories.sort();
+    names.others.sort();
     Ok(names)
+}
+
+/// Whether a file has fewer blocks than its size needs.
+pub(super) fn may_have_holes(stat: &Stat) -> bool {
+    stat.st_blocks.cast_unsigned() * 512 < stat.st_size.cast_unsigned()
 }
 
 /// Returns where a file with holes has bytes, or `None` for one without.
 pub(super) fn regions(file: &File, stat: &Stat) -> io::Result<Option<Vec<Range<u64>>>> {
-    let size = stat.st_size.cast_unsigned();
-    if stat.st_blocks.cast_unsigned() * 512 >= size {
+    if !may_have_holes(stat) {
         return Ok(None);
     }
+    let size = stat.st_size.cast_unsigned();
     let mut regions = Vec::new();
     let mut at = 0;
     while at < size {

@@ -5,6 +5,7 @@ mod estimate;
 mod look;
 mod maker;
 mod pattern;
+mod reader;
 mod tar_read;
 mod tar_write;
 mod unpack;

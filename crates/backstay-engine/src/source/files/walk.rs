@@ -1,16 +1,18 @@
 //! Reading a tree: by directory handles, so that no link is followed and no path is too long.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat};
 use tar::EntryType;
 
+use super::reader::{self, AHEAD, Answer, Looked, Opened, Readers};
 use super::tar_write::{Member, TarWriter};
 use super::{FilesSource, Written, look, readable};
 use crate::cx::Cx;
@@ -28,34 +30,33 @@ pub(super) fn write_tree(
     source: &FilesSource,
     writer: PartWriter,
 ) -> Result<Written, SourceError> {
-    let mut tree = Tree {
-        cx,
-        source,
-        tar: TarWriter::new(writer),
-        written: Written::default(),
-        links: HashMap::new(),
-        spool: None,
-        buffer: vec![0; CHUNK_BYTES],
-        device: 0,
-    };
-    let result = tree.write();
-    let Tree { tar, written, .. } = tree;
-    match result {
-        Ok(()) => {
-            // A reader that left has an error of its own.
-            if let Ok(writer) = tar.finish() {
-                writer.finish();
-            }
-            Ok(written)
+    Readers::with(|readers| {
+        let mut tree = Tree {
+            cx,
+            source,
+            readers,
+            tar: TarWriter::new(writer),
+            written: Written::default(),
+            links: HashMap::new(),
+            spool: None,
+            buffer: vec![0; CHUNK_BYTES],
+            device: 0,
+        };
+        // After an error, dropping the writer without an end tells its reader that the part was cut short.
+        tree.write()?;
+        let Tree { tar, written, .. } = tree;
+        // A reader that left has an error of its own.
+        if let Ok(writer) = tar.finish() {
+            writer.finish();
         }
-        // Dropping the writer without an end tells the reader that the part was cut short.
-        Err(error) => Err(error),
-    }
+        Ok(written)
+    })
 }
 
 struct Tree<'a> {
     cx: &'a Cx,
     source: &'a FilesSource,
+    readers: Readers,
     tar: TarWriter<PartWriter>,
     written: Written,
     /// Paths of files with several names, by device and inode. The only thing here that grows with the tree.
@@ -65,39 +66,47 @@ struct Tree<'a> {
     device: u64,
 }
 
+/// A directory that is open.
+struct Folder<'a> {
+    handle: &'a Arc<OwnedFd>,
+    path: &'a [u8],
+    depth: usize,
+}
+
 /// A name in a directory that is open.
 struct Item<'a> {
-    parent: BorrowedFd<'a>,
+    folder: &'a Folder<'a>,
     name: &'a [u8],
     path: &'a [u8],
     stat: Stat,
 }
 
+impl Item<'_> {
+    fn parent(&self) -> BorrowedFd<'_> {
+        self.folder.handle.as_fd()
+    }
+}
+
 impl Tree<'_> {
     fn write(&mut self) -> Result<(), SourceError> {
-        let root = look::open_root(&self.source.root)?;
+        let root = Arc::new(look::open_root(&self.source.root)?);
         let stat = rustix::fs::fstat(&root)
             .map_err(|e| SourceError::io("look at", &self.source.root, e.into()))?;
         self.device = stat.st_dev;
-        self.directory(&root, &stat, b"", 0)
+        self.directory(&Folder { handle: &root, path: b"", depth: 0 }, &stat)
     }
 
-    fn directory(
-        &mut self,
-        directory: &OwnedFd,
-        stat: &Stat,
-        path: &[u8],
-        depth: usize,
-    ) -> Result<(), SourceError> {
+    fn directory(&mut self, folder: &Folder<'_>, stat: &Stat) -> Result<(), SourceError> {
+        let &Folder { handle, path, .. } = folder;
         let shown = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
         let member = Member {
             path: shown,
-            xattrs: self.xattrs(directory.as_fd(), path),
+            xattrs: self.xattrs(handle.as_fd(), path),
             ..member(EntryType::Directory, stat)
         };
         self.member(&member)?;
         self.written.content.directories += 1;
-        let names = match look::names(directory) {
+        let names = match look::names(handle) {
             Ok(names) => names,
             Err(error) if path.is_empty() => {
                 return Err(SourceError::io("list", &self.source.root, error));
@@ -108,68 +117,93 @@ impl Tree<'_> {
                 return Ok(());
             }
         };
-        // Databases met in this directory: what SQLite keeps beside them must not be copied.
-        let mut databases = BTreeSet::new();
-        for name in &names {
+        self.others(folder, names.others)?;
+        for name in names.directories {
             self.cx.check()?;
-            let path = look::path_below(path, name);
-            self.item(directory.as_fd(), name, &path, depth, &mut databases)?;
+            let path = look::path_below(path, &name);
+            match look::stat(handle.as_fd(), &name) {
+                Ok(stat) => {
+                    self.item(&Item { folder, name: &name, path: &path, stat }, None)?;
+                }
+                Err(error) => self.unseen(&path, &error),
+            }
         }
         Ok(())
     }
 
+    /// Writes what is no directory, while the next names are looked at.
+    fn others(&mut self, folder: &Folder<'_>, mut names: Vec<Vec<u8>>) -> Result<(), SourceError> {
+        names.retain(|name| !self.source.leaves_out(&look::path_below(folder.path, name), false));
+        // Databases met in this directory: what SQLite keeps beside them must not be copied.
+        let mut databases = BTreeSet::new();
+        let mut ahead = names.iter();
+        let mut answers = VecDeque::new();
+        for name in &names {
+            self.cx.check()?;
+            for next in ahead.by_ref().take(AHEAD - answers.len()) {
+                answers.push_back(self.readers.ask(folder.handle, next));
+            }
+            let answer = answers.pop_front().map(Answer::wait);
+            let is_companion = COMPANIONS.iter().any(|suffix| {
+                name.strip_suffix(suffix.as_bytes()).is_some_and(|base| databases.contains(base))
+            });
+            let path = look::path_below(folder.path, name);
+            let (stat, opened) = match answer {
+                None => break,
+                Some(_) if is_companion => continue,
+                Some(Ok(Looked { stat, opened })) => (stat, opened),
+                Some(Err(error)) => {
+                    self.unseen(&path, &error);
+                    continue;
+                }
+            };
+            let item = Item { folder, name, path: &path, stat };
+            if self.item(&item, opened)? == Met::Database {
+                databases.insert(name.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn unseen(&mut self, path: &[u8], error: &io::Error) {
+        self.written.item_error(self.cx, path, format!("cannot look at it: {error}"));
+    }
+
     fn item(
         &mut self,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
-        path: &[u8],
-        depth: usize,
-        databases: &mut BTreeSet<Vec<u8>>,
-    ) -> Result<(), SourceError> {
-        let is_companion = COMPANIONS.iter().any(|suffix| {
-            name.strip_suffix(suffix.as_bytes()).is_some_and(|base| databases.contains(base))
-        });
-        if is_companion {
-            return Ok(());
+        item: &Item<'_>,
+        opened: Option<io::Result<Opened>>,
+    ) -> Result<Met, SourceError> {
+        let kind = FileType::from_raw_mode(item.stat.st_mode);
+        let is_elsewhere = self.source.one_file_system && item.stat.st_dev != self.device;
+        if is_elsewhere || self.source.leaves_out(item.path, kind == FileType::Directory) {
+            return Ok(Met::Other);
         }
-        let stat = match look::stat(parent, name) {
-            Ok(stat) => stat,
-            Err(error) => {
-                self.written.item_error(self.cx, path, format!("cannot look at it: {error}"));
-                return Ok(());
-            }
-        };
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if self.source.leaves_out(path, kind == FileType::Directory) {
-            return Ok(());
-        }
-        if self.source.one_file_system && stat.st_dev != self.device {
-            return Ok(());
-        }
-        let item = Item { parent, name, path, stat };
         match kind {
-            FileType::Directory => self.subdirectory(&item, depth),
-            FileType::Symlink => self.symlink(&item),
-            FileType::RegularFile => self.file(&item, databases),
+            FileType::Directory => self.subdirectory(item)?,
+            FileType::Symlink => self.symlink(item)?,
+            FileType::RegularFile => return self.file(item, opened),
             FileType::Socket
             | FileType::Fifo
             | FileType::BlockDevice
             | FileType::CharacterDevice
-            | FileType::Unknown => {
-                self.written.content.skipped_special += 1;
-                Ok(())
-            }
+            | FileType::Unknown => self.written.content.skipped_special += 1,
         }
+        Ok(Met::Other)
     }
 
-    fn subdirectory(&mut self, item: &Item<'_>, depth: usize) -> Result<(), SourceError> {
-        if depth >= MAX_DEPTH {
+    fn subdirectory(&mut self, item: &Item<'_>) -> Result<(), SourceError> {
+        let depth = item.folder.depth + 1;
+        if depth > MAX_DEPTH {
             let error = format!("lies more than {MAX_DEPTH} directories deep");
             self.written.item_error(self.cx, item.path, error);
             return Ok(());
         }
-        match look::open_directory(item.parent, item.name) {
-            Ok(directory) => self.directory(&directory, &item.stat, item.path, depth + 1),
+        match look::open_directory(item.parent(), item.name) {
+            Ok(directory) => {
+                let handle = &Arc::new(directory);
+                self.directory(&Folder { handle, path: item.path, depth }, &item.stat)
+            }
             Err(error) => {
                 let error = format!("cannot open the directory: {error}");
                 self.written.item_error(self.cx, item.path, error);
@@ -179,7 +213,7 @@ impl Tree<'_> {
     }
 
     fn symlink(&mut self, item: &Item<'_>) -> Result<(), SourceError> {
-        match rustix::fs::readlinkat(item.parent, item.name, Vec::new()) {
+        match rustix::fs::readlinkat(item.parent(), item.name, Vec::new()) {
             Ok(link) => {
                 let member = Member {
                     path: item.path.to_vec(),
@@ -203,8 +237,8 @@ impl Tree<'_> {
     fn file(
         &mut self,
         item: &Item<'_>,
-        databases: &mut BTreeSet<Vec<u8>>,
-    ) -> Result<(), SourceError> {
+        opened: Option<io::Result<Opened>>,
+    ) -> Result<Met, SourceError> {
         let inode = (item.stat.st_dev, item.stat.st_ino);
         if item.stat.st_nlink > 1
             && let Some(first) = self.links.get(&inode)
@@ -216,81 +250,101 @@ impl Tree<'_> {
             };
             self.member(&member)?;
             self.written.content.hard_links += 1;
-            return Ok(());
+            return Ok(Met::Other);
         }
-        let mut file = match look::open_file(item.parent, item.name) {
-            Ok(file) => file,
+        let opened = opened.unwrap_or_else(|| reader::open(item.parent(), item.name));
+        let opened = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 self.written.item_error(self.cx, item.path, format!("cannot open it: {error}"));
-                return Ok(());
+                return Ok(Met::Other);
             }
         };
-        let written = match self.contents(item, &mut file, databases) {
-            Err(Trouble::Item(error)) => {
-                self.written.item_error(self.cx, item.path, error);
-                return Ok(());
-            }
+        let (met, written) = self.contents(item, opened);
+        match written {
+            Err(Trouble::Item(error)) => self.written.item_error(self.cx, item.path, error),
             Err(Trouble::Job(error)) => return Err(error),
-            Ok(bytes) => bytes,
-        };
-        if item.stat.st_nlink > 1 {
-            self.links.insert(inode, item.path.to_vec());
+            Ok(bytes) => {
+                if item.stat.st_nlink > 1 {
+                    self.links.insert(inode, item.path.to_vec());
+                }
+                self.written.content.files += 1;
+                self.written.content.bytes += bytes;
+            }
         }
-        self.written.content.files += 1;
-        self.written.content.bytes += written;
-        Ok(())
+        Ok(met)
     }
 
-    /// Writes one file. An item error after the member began leaves a member filled with zeros, and named.
-    fn contents(
-        &mut self,
-        item: &Item<'_>,
-        file: &mut File,
-        databases: &mut BTreeSet<Vec<u8>>,
-    ) -> Result<u64, Trouble> {
-        let cannot = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| Trouble::Item(format!("cannot {what} it: {error}"))
-        };
-        let stat = rustix::fs::fstat(&*file).map_err(|e| cannot("look at")(e.into()))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Trouble::Item("it was replaced by something that is no file".to_owned()));
+    /// Writes one file, and says what it was.
+    fn contents(&mut self, item: &Item<'_>, mut opened: Opened) -> (Met, Result<u64, Trouble>) {
+        if FileType::from_raw_mode(opened.stat.st_mode) != FileType::RegularFile {
+            let text = "it was replaced by something that is no file".to_owned();
+            return (Met::Other, Err(Trouble::Item(text)));
         }
-        let mut head = [0; 16];
-        let read = file.read(&mut head).map_err(cannot("read"))?;
+        let head = match opened.head() {
+            Ok(head) => head,
+            Err(error) => {
+                return (Met::Other, Err(Trouble::Item(format!("cannot read it: {error}"))));
+            }
+        };
         let member = Member {
             path: item.path.to_vec(),
-            xattrs: self.xattrs(file.as_fd(), item.path),
-            ..member(EntryType::Regular, &stat)
+            xattrs: self.xattrs(opened.file.as_fd(), item.path),
+            ..member(EntryType::Regular, &opened.stat)
         };
-        if sqlite::is_database(&head[..read]) {
-            databases.insert(item.name.to_vec());
-            return self.database(item, &member);
+        if sqlite::is_database(&head) {
+            (Met::Database, self.database(item, &member))
+        } else {
+            (Met::Other, self.bytes(&member, &opened))
         }
+    }
+
+    /// Writes a file as it is. An item error after the member began leaves a member filled with zeros, and named.
+    fn bytes(&mut self, member: &Member, opened: &Opened) -> Result<u64, Trouble> {
+        let size = opened.stat.st_size.cast_unsigned();
+        let touched_at = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+        let after = match &opened.contents {
+            Some((bytes, after)) => {
+                self.tar.begin(member, size).map_err(|cause| self.gone(cause))?;
+                self.tar.data(bytes).map_err(|cause| self.gone(cause))?;
+                *after
+            }
+            None => self.streamed(member, opened)?,
+        };
+        let missing = self.tar.end().map_err(|cause| self.gone(cause))?;
+        if missing > 0 {
+            return Err(Trouble::Item(format!(
+                "it shrank while it was read: its last {missing} bytes are zeros now"
+            )));
+        }
+        let is_touched = touched_at(&after) != touched_at(&opened.stat);
+        // A file that only grew, like a log, was a whole file when it was opened.
+        if is_touched && after.st_size <= opened.stat.st_size {
+            return Err(Trouble::Item("it changed while it was read".to_owned()));
+        }
+        Ok(size)
+    }
+
+    /// Writes a large file, or one with holes, while it is read. Returns what the system says of it afterwards.
+    fn streamed(&mut self, member: &Member, opened: &Opened) -> Result<Stat, Trouble> {
+        let Opened { file, stat, .. } = opened;
         let size = stat.st_size.cast_unsigned();
-        let regions = look::regions(file, &stat).map_err(cannot("read"))?;
+        let regions = look::regions(file, stat)
+            .map_err(|error| Trouble::Item(format!("cannot read it: {error}")))?;
         match &regions {
-            Some(regions) => self.tar.begin_sparse(&member, size, regions),
-            None => self.tar.begin(&member, size),
+            Some(regions) => self.tar.begin_sparse(member, size, regions),
+            None => self.tar.begin(member, size),
         }
         .map_err(|cause| self.gone(cause))?;
         let whole = 0..size;
         for region in regions.as_deref().unwrap_or(std::slice::from_ref(&whole)) {
             self.region(file, region)?;
         }
-        let missing = self.tar.end().map_err(|cause| self.gone(cause))?;
-        let after = rustix::fs::fstat(&*file).map_err(|e| cannot("look at")(e.into()))?;
-        if missing > 0 {
-            return Err(Trouble::Item(format!(
-                "it shrank while it was read: its last {missing} bytes are zeros now"
-            )));
-        }
-        let touched = (after.st_mtime, after.st_mtime_nsec) != (stat.st_mtime, stat.st_mtime_nsec);
-        // A file that only grew, like a log, was a whole file when it was opened.
-        if touched && after.st_size <= stat.st_size {
-            return Err(Trouble::Item("it changed while it was read".to_owned()));
-        }
-        Ok(size)
+        let after = rustix::fs::fstat(file).map_err(io::Error::from);
+        after.or_else(|error| {
+            self.tar.end().map_err(|cause| self.gone(cause))?;
+            Err(Trouble::Item(format!("cannot look at it again: {error}")))
+        })
     }
 
     fn region(&mut self, file: &File, region: &Range<u64>) -> Result<(), Trouble> {
@@ -380,6 +434,13 @@ impl Tree<'_> {
     fn gone(&self, cause: io::Error) -> Trouble {
         Trouble::Job(SourceError::io("pass on", &self.source.root, cause))
     }
+}
+
+/// What an item turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Met {
+    Database,
+    Other,
 }
 
 /// What can go wrong with one file: it alone, or everything.
