@@ -55,7 +55,13 @@ impl Bench<'_> {
                 ensure!(output.status.success(), "restic init failed: {complaint}");
                 Ok(())
             }
-            Subject::Backstay => Ok(std::fs::write(self.config(), self.config_text())?),
+            Subject::Backstay => {
+                std::fs::write(self.config(), self.config_text())?;
+                let output = self.backstay(&["storage", "test", "main"]).output()?;
+                let complaint = String::from_utf8_lossy(&output.stderr);
+                ensure!(output.status.success(), "backstay storage test failed: {complaint}");
+                Ok(())
+            }
         }
     }
 

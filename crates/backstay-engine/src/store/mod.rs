@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use backstay_format::Sha256;
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::SignedDuration;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
@@ -285,9 +285,12 @@ impl Store {
         }
         let Some(sha256) = sent.sha256 else { return Ok(()) };
         let mut hasher = backstay_format::Hasher::new();
-        for start in (0..sent.bytes).step_by(upload::READ_BACK_BYTES as usize) {
-            let end = (start + upload::READ_BACK_BYTES).min(sent.bytes);
-            hasher.update(&self.range(cx, name, start..end).await?);
+        let starts = (0..sent.bytes).step_by(upload::READ_BACK_BYTES as usize);
+        let read =
+            |start| self.range(cx, name, start..(start + upload::READ_BACK_BYTES).min(sent.bytes));
+        let mut ranges = stream::iter(starts).map(read).buffered(upload::READ_BACK_AT_ONCE);
+        while let Some(bytes) = ranges.try_next().await? {
+            hasher.update(&bytes);
         }
         if hasher.finish() == sha256 {
             Ok(())

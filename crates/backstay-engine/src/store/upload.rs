@@ -23,6 +23,8 @@ const ESTIMATE_SLACK: u64 = 2;
 const TAIL_BYTES: usize = 64 * 1024;
 /// Bytes asked for at a time when everything is read back.
 pub(super) const READ_BACK_BYTES: u64 = 8 << 20;
+/// Reads that are under way at once, so that the next answer is on its way while one is compared.
+pub(super) const READ_BACK_AT_ONCE: usize = 3;
 
 /// An object that is being written.
 pub struct Upload {
