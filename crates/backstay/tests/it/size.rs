@@ -102,7 +102,7 @@ fn what_its_user_may_not_read_is_named_and_what_is_no_file_is_passed_over() {
     let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let errors = made["item_errors"].as_array().unwrap();
     let named: Vec<&str> = errors.iter().map(|error| error["item"].as_str().unwrap()).collect();
-    assert_eq!(named, ["closed", "secret"], "{made}");
+    assert_eq!(named, ["secret", "closed"], "files before directories: {made}");
     let id = made["id"].as_str().unwrap();
     let shown = shell.json(&["show", id]);
     assert_eq!(shown["content"]["skipped_special"], 2, "{shown}");
