@@ -31,6 +31,11 @@ pub(crate) fn install(root: &Path) -> anyhow::Result<PathBuf> {
         .map(|(_, package)| *package)
         .collect();
     debian(&missing)?;
+    // Debian keeps a server's programs off the path.
+    let servers = Path::new("/usr/lib/postgresql").read_dir().into_iter().flatten().flatten();
+    if !servers.into_iter().any(|version| version.path().join("bin/initdb").is_file()) {
+        debian(&["postgresql"])?;
+    }
     if !is_there("cargo-nextest") {
         cargo(&["install", "--locked", "cargo-nextest", "--version", NEXTEST])?;
     }

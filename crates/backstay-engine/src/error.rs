@@ -102,6 +102,14 @@ pub enum EngineError {
         #[source]
         cause: io::Error,
     },
+    /// What was written down of a restore does not fit the source any more.
+    #[error(
+        "the record of the restore is of another kind of source than the configuration's: {found}"
+    )]
+    ForeignSwap {
+        /// What was written down.
+        found: String,
+    },
     /// A hook failed.
     #[error("hook {hook} failed: {finding}")]
     Hook {
@@ -171,6 +179,7 @@ impl EngineError {
             | Self::Unsealed { .. }
             | Self::Held { .. }
             | Self::Hook { .. }
+            | Self::ForeignSwap { .. }
             | Self::Journal(_)
             | Self::Retention(_)
             | Self::WrongClock { .. }

@@ -19,5 +19,6 @@ pub mod restore;
 pub mod source;
 pub mod spool;
 pub mod store;
+pub mod swap;
 pub mod vault;
 pub mod verify;

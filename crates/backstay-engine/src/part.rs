@@ -113,9 +113,12 @@ impl PartWriter {
     }
 
     /// Says, from async code, that everything was written.
-    pub async fn finish_async(self) {
-        // Here and below: a reader that left has an error of its own, and nobody to tell.
-        drop(self.chunks.send(Chunk::End).await);
+    pub async fn finish_async(mut self) {
+        let rest = std::mem::take(&mut self.gathered).freeze();
+        if rest.is_empty() || self.chunks.send(Chunk::Data(rest)).await.is_ok() {
+            // Here and below: a reader that left has an error of its own, and nobody to tell.
+            drop(self.chunks.send(Chunk::End).await);
+        }
     }
 
     /// Says, from a blocking thread, that everything was written.
@@ -259,6 +262,10 @@ pub struct CaptureReport {
     pub engine: Option<String>,
     /// What the parts hold; goes into the sealed section of the manifest.
     pub content: Option<Content>,
+    /// The point of the engine's log that the data is consistent with.
+    pub consistency_point: Option<String>,
+    /// The app's applied migrations, if a query for them is set.
+    pub schema_version: Option<Vec<String>>,
 }
 
 #[cfg(test)]
@@ -286,5 +293,20 @@ mod tests {
         }
         producer.await.unwrap();
         assert_eq!(received, sent);
+    }
+
+    #[tokio::test]
+    async fn bytes_gathered_in_a_blocking_thread_pass_though_the_end_is_said_from_async_code() {
+        let spec = PartSpec {
+            name: "x".parse().unwrap(),
+            media_type: MediaType::Tar,
+            estimate_bytes: None,
+        };
+        let (mut writer, mut reader) = part_pipe(spec);
+        writer.write_all(b"less than a chunk").unwrap();
+        let producer = tokio::spawn(writer.finish_async());
+        assert_eq!(reader.next().await.unwrap().unwrap(), "less than a chunk");
+        assert_eq!(reader.next().await.unwrap(), None);
+        producer.await.unwrap();
     }
 }

@@ -8,11 +8,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use async_trait::async_trait;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::cx::Cx;
 use crate::error::EngineError;
+use crate::source::{How, Outlook};
+use crate::swap::{self, Direction, Swapper, foreign};
 
 /// Names in a target that begin so are ours: loaded or replaced data of a restore that waits to be confirmed.
 pub(crate) const OWN_PREFIX: &str = ".backstay-";
@@ -44,15 +48,6 @@ pub enum Scope {
     Entries,
     /// These paths below the target, each in one atomic step.
     Paths(Vec<PathBuf>),
-}
-
-/// Which way a swap goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// What was loaded comes, what was there goes.
-    Restore,
-    /// What was there before comes back.
-    Undo,
 }
 
 /// A swap, worked out.
@@ -89,6 +84,12 @@ impl Identity {
     }
 }
 
+impl From<Replacement> for swap::Replacement {
+    fn from(paths: Replacement) -> Self {
+        Self::Paths(paths)
+    }
+}
+
 impl Replacement {
     /// Returns where data is loaded: what will be the target, or the directory of what goes into it.
     pub fn loaded(&self) -> PathBuf {
@@ -106,6 +107,21 @@ impl Replacement {
             fs::DirBuilder::new().mode(0o700).create(directory)?;
         }
         Ok(())
+    }
+
+    /// Says what it will do.
+    pub(crate) fn outlook(&self) -> Outlook {
+        Outlook {
+            target: self.target.display().to_string(),
+            replaces: is_there(&self.target),
+            how: match self.scope {
+                Scope::Whole { .. } => How::Swap,
+                Scope::Entries => How::Entries,
+                Scope::Paths(_) => How::Paths,
+            },
+            present: None,
+            warnings: Vec::new(),
+        }
     }
 
     /// Removes what lies beside the target.
@@ -193,6 +209,65 @@ impl Swap {
         parents.sort();
         parents.dedup();
         parents
+    }
+}
+
+/// Swaps paths.
+#[derive(Debug, Clone, Copy)]
+pub struct PathSwapper;
+
+fn paths_of(replacement: &swap::Replacement) -> Result<&Replacement, EngineError> {
+    match replacement {
+        swap::Replacement::Paths(paths) => Ok(paths),
+        other => Err(foreign(other)),
+    }
+}
+
+fn swap_of(swap: &swap::Swap) -> Result<&Swap, EngineError> {
+    match swap {
+        swap::Swap::Paths(swap) => Ok(swap),
+        other => Err(foreign(other)),
+    }
+}
+
+#[async_trait]
+impl Swapper for PathSwapper {
+    async fn plan(
+        &self,
+        _cx: &Cx,
+        replacement: &swap::Replacement,
+        direction: Direction,
+    ) -> Result<swap::Swap, EngineError> {
+        Swap::plan(paths_of(replacement)?.clone(), direction).map(swap::Swap::Paths)
+    }
+
+    async fn run(&self, _cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
+        swap_of(swap)?.run()
+    }
+
+    async fn roll_back(&self, _cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
+        swap_of(swap)?.roll_back()
+    }
+
+    async fn replaced_nothing(
+        &self,
+        _cx: &Cx,
+        replacement: &swap::Replacement,
+    ) -> Result<bool, EngineError> {
+        Ok(paths_of(replacement)?.replaced_nothing())
+    }
+
+    async fn can_go_back(
+        &self,
+        _cx: &Cx,
+        replacement: &swap::Replacement,
+    ) -> Result<bool, EngineError> {
+        Ok(is_there(&paths_of(replacement)?.beside))
+    }
+
+    async fn discard(&self, _cx: &Cx, replacement: &swap::Replacement) -> Result<(), EngineError> {
+        let paths = paths_of(replacement)?;
+        paths.discard().map_err(failed("remove", &paths.beside))
     }
 }
 

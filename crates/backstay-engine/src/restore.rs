@@ -1,7 +1,5 @@
 //! Restoring: load beside, save what is there, swap. A failure before the swap leaves the target as it was.
 
-use std::path::PathBuf;
-
 use async_trait::async_trait;
 use backstay_format::{BackupId, Content, Details, Encryption, Manifest, Trigger};
 
@@ -10,8 +8,8 @@ use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
 use crate::hook::{Hook, run_hook};
-use crate::replace::{Direction, Replacement, Scope, Swap};
-use crate::source::{Applied, ApplyReport, Loaded, Source, Target, TargetOptions};
+use crate::source::{Applied, ApplyReport, Loaded, Outlook, Source, Target, TargetOptions};
+use crate::swap::{Direction, Replacement, Swap};
 use crate::vault::{BackupPlace, Draft, Vault};
 use crate::verify::settle;
 
@@ -24,16 +22,10 @@ pub struct RestorePlan {
     pub manifest: Manifest,
     /// The sealed section of it.
     pub details: Details,
-    /// What will be replaced, or made.
-    pub target: PathBuf,
-    /// Whether something is there that will be replaced.
-    pub replaces: bool,
-    /// What of it, and so how.
-    pub scope: Scope,
+    /// What will be replaced or made, and how; with all warnings.
+    pub outlook: Outlook,
     /// What to restore, and where to.
     pub options: TargetOptions,
-    /// What a person should know before saying yes.
-    pub warnings: Vec<String>,
 }
 
 impl RestorePlan {
@@ -58,7 +50,7 @@ pub struct RestoreOptions {
 pub async fn plan_restore(
     cx: &Cx,
     vault: &Vault,
-    (source, own_target): (&dyn Source, PathBuf),
+    source: &dyn Source,
     place: BackupPlace,
     options: RestoreOptions,
 ) -> Result<RestorePlan, EngineError> {
@@ -68,8 +60,9 @@ pub async fn plan_restore(
         return Err(EngineError::Unsealed { backup: place.backup });
     }
     let details = vault.details(&manifest)?;
-    let target = options.target.to.clone().unwrap_or(own_target);
-    let mut warnings = Vec::new();
+    let mut outlook =
+        source.target(options.target.clone()).outlook(cx, &manifest, &details).await?;
+    let warnings = &mut outlook.warnings;
     if manifest.item_error_count > 0 {
         warnings.push(format!(
             "the backup is incomplete: {} items are missing from it",
@@ -77,18 +70,7 @@ pub async fn plan_restore(
         ));
     }
     warnings.extend(details.warnings.iter().cloned());
-    let replaces = target.symlink_metadata().is_ok();
-    let scope = source.target(options.target.clone()).scope().clone();
-    Ok(RestorePlan {
-        place,
-        manifest,
-        details,
-        target,
-        replaces,
-        scope,
-        options: options.target,
-        warnings,
-    })
+    Ok(RestorePlan { place, manifest, details, outlook, options: options.target })
 }
 
 /// Writes down what is about to be replaced, so that an interrupted swap can be finished and a finished one undone.
@@ -125,7 +107,7 @@ pub struct Around<'a> {
 pub struct Restored {
     /// What happened while loading.
     pub report: ApplyReport,
-    /// What was moved where; the old data lies in its `beside` until confirmed.
+    /// What was moved where; the old data lies beside until confirmed.
     pub replacement: Replacement,
     /// Whether there is anything to undo.
     pub can_be_undone: bool,
@@ -147,24 +129,24 @@ pub async fn restore(
     let Loaded { report, replacement } = loaded;
     match replaced {
         Ok(safety) => {
-            let can_be_undone = !replacement.replaced_nothing();
+            let can_be_undone = !source.swapper().replaced_nothing(cx, &replacement).await?;
             if !can_be_undone {
-                discard(cx, &replacement);
+                discard(cx, source, &replacement).await;
             }
             Ok(Restored { report, replacement, can_be_undone, safety })
         }
         Err(Failure { error, swapped: true }) => Err(error),
         Err(Failure { error, swapped: false }) => {
             // The target is as it was: what was loaded beside it is of no use.
-            discard(cx, &replacement);
+            discard(cx, source, &replacement).await;
             Err(error)
         }
     }
 }
 
-fn discard(cx: &Cx, replacement: &Replacement) {
-    if let Err(left) = replacement.discard() {
-        let text = format!("{} could not be removed: {left}", replacement.beside.display());
+async fn discard(cx: &Cx, source: &dyn Source, replacement: &Replacement) {
+    if let Err(left) = source.swapper().discard(&cx.for_cleanup(), replacement).await {
+        let text = format!("{} could not be removed: {left}", replacement.beside());
         cx.event(Event::Warning { text });
     }
 }
@@ -190,7 +172,7 @@ async fn put_in_place(
     loaded: &Loaded,
 ) -> Result<Option<BackupId>, Failure> {
     let safety = match &around.safety {
-        Some(draft) if plan.replaces => {
+        Some(draft) if plan.outlook.replaces => {
             Some(save_present(cx, vault, source, draft.clone(), plan).await?)
         }
         _ => None,
@@ -222,13 +204,14 @@ async fn swap_journaled(
     safety: Option<&BackupId>,
 ) -> Result<(), Failure> {
     cx.event(Event::Step { what: "swapping".to_owned() });
-    source.check_free(&loaded.replacement.target).map_err(EngineError::from)?;
-    let swap = Swap::plan(loaded.replacement.clone(), Direction::Restore)?;
+    source.check_free(&loaded.replacement).map_err(EngineError::from)?;
+    let swapper = source.swapper();
+    let swap = swapper.plan(cx, &loaded.replacement, Direction::Restore).await?;
     around.journal.before_swap(&swap, safety).await.map_err(EngineError::Journal)?;
     let after_swap = |error| Failure { error, swapped: true };
-    if let Err(error) = swap.run() {
+    if let Err(error) = swapper.run(cx, &swap).await {
         // The first error says what is wrong; if going back fails too, the journal still knows how to.
-        swap.roll_back().map_err(after_swap)?;
+        swapper.roll_back(&cx.for_cleanup(), &swap).await.map_err(after_swap)?;
         around.journal.swap_taken_back().await.map_err(EngineError::Journal)?;
         return Err(error.into());
     }
@@ -241,7 +224,7 @@ async fn load(
     plan: &RestorePlan,
     mut target: Box<dyn Target>,
 ) -> Result<Loaded, EngineError> {
-    target.prepare(cx).await?;
+    target.prepare(cx, &plan.details).await?;
     let loaded = load_parts(cx, vault, plan, target.as_mut()).await;
     match loaded {
         Ok(()) => Ok(target.finish(cx).await?),

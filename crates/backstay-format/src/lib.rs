@@ -6,6 +6,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
 mod closing;
+mod content;
 mod envelope;
 mod frame;
 mod ids;
@@ -19,6 +20,10 @@ pub mod retention;
 mod sha;
 mod slot;
 
+pub use content::{
+    Content, DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting, FilesContent,
+    Membership, PostgresContent, SqliteContent, TableRows,
+};
 pub use envelope::{MAX_MANIFEST_BYTES, ManifestError, ManifestFile, encode_manifest};
 pub use frame::{
     Binding, FRAME_BYTES, FrameError, OpenReader, Role, SealWriter, open_bytes, seal_bytes,
@@ -28,8 +33,8 @@ pub use index::{Index, IndexEntry, IndexError, IndexPart};
 pub use key::{DataKey, KeyError, Keyring, KeyringEntry, RecoveryKey};
 pub use kit::{Kit, KitCost, KitError, KitVault};
 pub use manifest::{
-    Codec, Content, Details, DetailsSection, Encryption, FilesContent, ItemError, Manifest,
-    MediaType, Part, SqliteContent, Status, StoredPart, TableRows, Trigger,
+    Codec, Details, DetailsSection, Encryption, ItemError, Manifest, MediaType, Part, Status,
+    StoredPart, Trigger,
 };
 pub use marks::{Hold, MarkError, VaultFile};
 pub use names::{BackupFile, ObjectName, ParsedName};

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupId, KeyId, PartName, Sha256, Slug, VaultId};
+use crate::{BackupId, Content, KeyId, PartName, Sha256, Slug, VaultId};
 
 /// The description of one backup: enough to restore it with the key and nothing else.
 ///
@@ -136,6 +136,12 @@ pub enum MediaType {
     /// A whole SQLite database file.
     #[serde(rename = "application/vnd.sqlite3")]
     Sqlite,
+    /// An archive of `pg_dump` in its custom format, not compressed by it.
+    #[serde(rename = "application/vnd.postgresql.dump")]
+    PostgresDump,
+    /// Statements.
+    #[serde(rename = "application/sql")]
+    Sql,
 }
 
 impl MediaType {
@@ -144,6 +150,8 @@ impl MediaType {
         match self {
             Self::Tar => "tar",
             Self::Sqlite => "db",
+            Self::PostgresDump => "dump",
+            Self::Sql => "sql",
         }
     }
 }
@@ -235,60 +243,4 @@ pub struct ItemError {
     pub item: String,
     /// What was wrong with it.
     pub error: String,
-}
-
-/// What the parts of a backup hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Content {
-    /// A tree of files.
-    Files(FilesContent),
-    /// A SQLite database.
-    Sqlite(SqliteContent),
-}
-
-/// What a tree of files holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FilesContent {
-    /// Regular files, hard links not counted again.
-    pub files: u64,
-    /// Directories, the root included.
-    pub directories: u64,
-    /// Symbolic links.
-    pub symlinks: u64,
-    /// Further names of files.
-    pub hard_links: u64,
-    /// Apparent bytes of the regular files.
-    pub bytes: u64,
-    /// Sockets, FIFOs and devices that were left out on purpose.
-    pub skipped_special: u64,
-    /// SQLite databases that were taken as snapshots, by path.
-    pub sqlite_databases: Vec<String>,
-}
-
-/// What a SQLite database holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SqliteContent {
-    /// `PRAGMA user_version`, which apps use for their schema version.
-    pub user_version: i64,
-    /// `PRAGMA application_id`.
-    pub application_id: i64,
-    /// Bytes of a page.
-    pub page_bytes: u32,
-    /// Pages of the database.
-    pub pages: u64,
-    /// Tables with their rows, by name.
-    pub tables: Vec<TableRows>,
-}
-
-/// A table and its rows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TableRows {
-    /// Its name.
-    pub table: String,
-    /// How many rows it has.
-    pub rows: u64,
 }

@@ -5,6 +5,7 @@
 
 pub mod faulty;
 pub mod ledger;
+pub mod postgres;
 pub mod s3;
 pub mod servers;
 mod spoil;

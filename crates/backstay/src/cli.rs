@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -201,12 +202,15 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct SourceAdd {
     /// Its name
     pub(crate) name: String,
-    /// files or sqlite
+    /// files, sqlite or postgres
     #[arg(long)]
     pub(crate) kind: String,
     /// The root of the tree, or the database's file
-    #[arg(long)]
-    pub(crate) path: String,
+    #[arg(long, required_unless_present = "url")]
+    pub(crate) path: Option<String>,
+    /// Where a database on a server is, without its password: --set 'password = "${NAME}"' tells where that is
+    #[arg(long, conflicts_with = "path")]
+    pub(crate) url: Option<String>,
     /// The storage for its backups
     #[arg(long)]
     pub(crate) storage: String,
@@ -343,9 +347,9 @@ pub(crate) struct RestoreArgs {
     /// The newest complete backup that began before this time, for example 2026-03-08T12:00:00Z
     #[arg(long, conflicts_with = "id", value_name = "TIME")]
     pub(crate) at: Option<jiff::Timestamp>,
-    /// To another place, which must not exist or be empty
+    /// To another place, which must not exist or be empty: a path, or the name or URL of a database
     #[arg(long, value_name = "PATH")]
-    pub(crate) to: Option<PathBuf>,
+    pub(crate) to: Option<OsString>,
     /// Only this path of a tree, with all below it; may be given several times
     #[arg(long, value_name = "PATH")]
     pub(crate) only: Vec<PathBuf>,

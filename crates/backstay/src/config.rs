@@ -2,6 +2,7 @@
 //! is expected; nothing is made before all of it is right.
 
 mod overrides;
+mod postgres;
 mod raw;
 mod source;
 mod storage;

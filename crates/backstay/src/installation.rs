@@ -9,6 +9,7 @@ use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::source::Source;
 use backstay_engine::source::files::FilesSource;
+use backstay_engine::source::postgres::{PostgresOptions, PostgresSource};
 use backstay_engine::source::sqlite::SqliteSource;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
 use backstay_engine::vault::{BackupPlace, Draft, Vault};
@@ -151,15 +152,9 @@ impl Installation {
             let place = self.place(&slug, newest.id.clone());
             let manifest = vault.manifest(&self.cx, &place).await?;
             let origin = vault.details(&manifest)?.origin;
-            let Some((kind, origin)) = SourceKind::bare(&manifest.source_kind).zip(origin) else {
-                continue;
-            };
-            return Ok(Some(SourceConfig::bare(
-                slug,
-                kind,
-                PathBuf::from(origin),
-                storage.name.clone(),
-            )));
+            let kind = origin.and_then(|origin| SourceKind::bare(&manifest.source_kind, &origin));
+            let Some(kind) = kind else { continue };
+            return Ok(Some(SourceConfig::bare(slug, kind, storage.name.clone())));
         }
         Ok(None)
     }
@@ -304,14 +299,22 @@ impl Installation {
     pub(crate) fn engine_source(&self, source: &SourceConfig) -> Box<dyn Source> {
         let spool = self.home.spool();
         match &source.kind {
-            SourceKind::Files { exclude, transient, one_file_system } => Box::new(FilesSource {
-                root: source.path.clone(),
-                exclude: exclude.clone(),
-                transient: transient.clone(),
-                one_file_system: *one_file_system,
+            SourceKind::Files(files) => Box::new(FilesSource {
+                root: files.root.clone(),
+                exclude: files.exclude.clone(),
+                transient: files.transient.clone(),
+                one_file_system: files.one_file_system,
                 spool,
             }),
-            SourceKind::Sqlite => Box::new(SqliteSource { path: source.path.clone(), spool }),
+            SourceKind::Sqlite { path } => Box::new(SqliteSource { path: path.clone(), spool }),
+            SourceKind::Postgres(postgres) => Box::new(PostgresSource {
+                connection: postgres.connection.clone(),
+                // Parts that are not sealed are open to anybody.
+                options: PostgresOptions {
+                    with_passwords: source.sealed,
+                    ..postgres.options.clone()
+                },
+            }),
         }
     }
 
@@ -331,9 +334,8 @@ impl Installation {
             app: source.app.clone(),
             environment: source.environment.clone(),
             sealed: source.sealed,
-            origin: Some(source.path.to_string_lossy().into_owned()),
+            origin: Some(source.kind.location()),
             compression_level: source.compression_level,
-            schema_version: None,
         }
     }
 

@@ -4,17 +4,19 @@
 //! about one folder. Sources know nothing of vaults and stores: named streams pass between them ([`crate::part`]).
 
 pub mod files;
+pub mod postgres;
 pub mod sqlite;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use backstay_format::PartName;
+use backstay_format::{Content, Details, Manifest, PartName};
 
 use crate::cx::{Cancelled, Cx};
 use crate::part::{CaptureReport, PartError, PartReader, PartSpec};
-use crate::replace::{Replacement, Scope};
+use crate::swap::{Replacement, Swapper};
 
 /// Opens one consistent view of the data.
 #[async_trait]
@@ -29,7 +31,10 @@ pub trait Source: Send + Sync {
     fn target(&self, options: TargetOptions) -> Box<dyn Target>;
 
     /// Fails if a program holds the target open: it would go on writing to what was swapped out.
-    fn check_free(&self, target: &std::path::Path) -> Result<(), SourceError>;
+    fn check_free(&self, replacement: &Replacement) -> Result<(), SourceError>;
+
+    /// Returns what puts loaded data of this source into its place.
+    fn swapper(&self) -> Box<dyn Swapper>;
 }
 
 /// One consistent view of the data as named parts.
@@ -45,16 +50,21 @@ pub trait Capture: Send {
 /// A place beside the target into which parts are loaded.
 #[async_trait]
 pub trait Target: Send {
-    /// Says what of the target would be replaced, and so how.
-    fn scope(&self) -> &Scope;
+    /// Looks at what would be replaced by a backup of this content, and so how. Changes nothing.
+    async fn outlook(
+        &self,
+        cx: &Cx,
+        backup: &Manifest,
+        details: &Details,
+    ) -> Result<Outlook, SourceError>;
 
     /// Makes the place beside the target, after checking rights and space. Leaves the target alone.
-    async fn prepare(&mut self, cx: &Cx) -> Result<(), SourceError>;
+    async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError>;
 
     /// Loads one part. The bytes are not proven before their end: whatever is made of them stays beside the target.
     async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<Applied, SourceError>;
 
-    /// Confirms that what was loaded is whole, and says how it replaces the target.
+    /// Confirms that what was loaded is whole, and says how it replaces the target. After a failure nothing is left beside.
     async fn finish(self: Box<Self>, cx: &Cx) -> Result<Loaded, SourceError>;
 
     /// Removes what was loaded; called after a failure. The target was never touched.
@@ -70,11 +80,39 @@ pub enum Applied {
     Again,
 }
 
+/// What a restore would do to its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// What will be replaced or made, for a person.
+    pub target: String,
+    /// Whether something is there that will be replaced.
+    pub replaces: bool,
+    /// How it will be replaced.
+    pub how: How,
+    /// What is there now, if that can be told cheaply.
+    pub present: Option<Content>,
+    /// What a person should know before saying yes.
+    pub warnings: Vec<String>,
+}
+
+/// How a target is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Loaded beside and swapped in one atomic step.
+    Swap,
+    /// A directory's entries, name by name.
+    Entries,
+    /// Chosen paths, each in one atomic step.
+    Paths,
+    /// Loaded into a new database; two databases change their names in one transaction.
+    Databases,
+}
+
 /// Where and what to restore.
 #[derive(Debug, Clone, Default)]
 pub struct TargetOptions {
-    /// Another place than the source's own.
-    pub to: Option<PathBuf>,
+    /// Another place than the source's own: an absolute path, or the name or URL of a database.
+    pub to: Option<OsString>,
     /// Only these paths (relative to the tree, as raw bytes), with all below them. Empty means all.
     pub only: Vec<PathBuf>,
     /// Whether a tree's entries are replaced one by one, where swapping the whole tree is not possible or not wanted.
@@ -200,6 +238,9 @@ pub enum SourceError {
         /// Which part.
         part: PartName,
     },
+    /// Something with a PostgreSQL server failed.
+    #[error(transparent)]
+    Postgres(#[from] postgres::PostgresError),
     /// Told to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

@@ -38,8 +38,6 @@ pub struct Draft {
     pub origin: Option<String>,
     /// zstd level.
     pub compression_level: i32,
-    /// Schema version of the app, if a query for it is set.
-    pub schema_version: Option<Vec<String>>,
 }
 
 /// A backup that is being written. Dropped without [`BackupWriter::commit`] it does not exist.
@@ -77,7 +75,6 @@ impl Vault {
         let details = Details {
             note: draft.note.clone(),
             origin: draft.origin.clone(),
-            schema_version: draft.schema_version.clone(),
             ..Details::default()
         };
         Ok(BackupWriter {
@@ -224,6 +221,7 @@ impl BackupWriter {
         self.details.item_errors = captured.item_errors.into_listed();
         self.details.warnings = captured.warnings;
         self.details.content = captured.content;
+        self.details.schema_version = captured.schema_version;
         let manifest = Manifest {
             format: FORMAT_VERSION,
             tool: format!("backstay {}", env!("CARGO_PKG_VERSION")),
@@ -240,7 +238,7 @@ impl BackupWriter {
             app: self.draft.app,
             environment: self.draft.environment,
             engine: captured.engine,
-            consistency_point: None,
+            consistency_point: captured.consistency_point,
             encryption: self.encryption,
             parts: self.parts,
             item_error_count,

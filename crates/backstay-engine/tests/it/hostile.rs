@@ -2,7 +2,7 @@
 
 use backstay_engine::part::{PartError, PartSpec, part_pipe};
 use backstay_engine::source::{Source, SourceError, TargetOptions};
-use backstay_format::MediaType;
+use backstay_format::{Details, MediaType};
 use tar::{EntryType, Header};
 
 use crate::world::World;
@@ -31,12 +31,12 @@ fn file(name: &[u8]) -> Vec<u8> {
 
 async fn unpack(world: &World, archive: Vec<u8>) -> Result<(), SourceError> {
     let options = TargetOptions {
-        to: Some(world.path("inside/target")),
+        to: Some(world.path("inside/target").into()),
         tag: "t".to_owned(),
         ..TargetOptions::default()
     };
     let mut target = world.files(&world.path("inside/own")).target(options);
-    target.prepare(&world.cx).await.unwrap();
+    target.prepare(&world.cx, &Details::default()).await.unwrap();
     let spec = PartSpec {
         name: "files.tar".parse().unwrap(),
         media_type: MediaType::Tar,

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use backstay_engine::replace::{Direction, Swap};
+use backstay_engine::replace;
 use backstay_engine::source::sqlite::SqliteSource;
 use backstay_engine::source::{Source, TargetOptions};
+use backstay_engine::swap::{Direction, Replacement};
 use backstay_testkit::ledger::{BusyWriter, check};
 
 use crate::world::World;
@@ -54,13 +55,18 @@ async fn restore_over_a_left_over_log_is_not_undone_by_it() {
     let log = std::fs::read(world.path("app.db-wal")).unwrap();
     drop(crashed);
     std::fs::write(world.path("app.db-wal"), &log).unwrap();
-    let here =
-        TargetOptions { to: Some(path.clone()), tag: "t1".to_owned(), ..TargetOptions::default() };
+    let here = TargetOptions {
+        to: Some(path.clone().into()),
+        tag: "t1".to_owned(),
+        ..TargetOptions::default()
+    };
     let restored = world.restore(&source, &made.id, here).await.unwrap();
     assert!(!world.path("app.db-wal").exists());
     assert!(check(&path).unwrap() > 0, "the old log emptied the restored database");
     // The old database and its log are one again after an undo.
-    Swap::plan(restored.replacement, Direction::Undo).unwrap().run().unwrap();
+    let swapper = source.swapper();
+    let back = swapper.plan(&world.cx, &restored.replacement, Direction::Undo).await.unwrap();
+    swapper.run(&world.cx, &back).await.unwrap();
     assert!(world.path("app.db-wal").exists());
     assert_eq!(check(&path).unwrap(), 0);
 }
@@ -102,8 +108,13 @@ async fn database_that_a_program_holds_is_not_swapped_away_under_it() {
         .unwrap();
     let source = source(&world, path.clone());
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let replacement = Replacement::Paths(replace::Replacement {
+        beside: world.path("beside"),
+        target: path,
+        scope: replace::Scope::Whole { companions: Vec::new() },
+    });
     let error = loop {
-        match source.check_free(&path) {
+        match source.check_free(&replacement) {
             Err(error) => break error.to_string(),
             Ok(()) => {
                 assert!(std::time::Instant::now() < deadline, "tail never opened the database");

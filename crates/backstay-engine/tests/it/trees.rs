@@ -106,7 +106,7 @@ async fn chosen_paths_return_alone_and_a_wrong_choice_is_an_error() {
     let source = world.files(&root);
     let made = world.backup(&source).await.unwrap();
     let only = |path: &str, to: &str| backstay_engine::source::TargetOptions {
-        to: Some(world.path(to)),
+        to: Some(world.path(to).into()),
         only: vec![path.into()],
         tag: "test".to_owned(),
         ..Default::default()

@@ -8,13 +8,13 @@ use backstay_engine::backup::backup;
 use backstay_engine::cx::Cx;
 use backstay_engine::error::EngineError;
 use backstay_engine::event::Silent;
-use backstay_engine::replace::Swap;
 use backstay_engine::restore::{
     Around, Journal, JournalError, RestoreOptions, Restored, plan_restore, restore,
 };
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::{Source, TargetOptions};
 use backstay_engine::store::{Profile, Store};
+use backstay_engine::swap::Swap;
 use backstay_engine::vault::{BackupPlace, Draft, Vault};
 use backstay_format::{BackupId, DataKey, IndexEntry, Keyring, RecoveryKey, Slug, Trigger};
 use object_store::ObjectStore;
@@ -81,7 +81,6 @@ impl World {
             origin: None,
             sealed: true,
             compression_level: 1,
-            schema_version: None,
         }
     }
 
@@ -101,7 +100,7 @@ impl World {
         to: &Path,
     ) -> Result<Restored, EngineError> {
         let target = TargetOptions {
-            to: Some(to.to_owned()),
+            to: Some(to.into()),
             tag: "test".to_owned(),
             ..TargetOptions::default()
         };
@@ -116,10 +115,10 @@ impl World {
     ) -> Result<Restored, EngineError> {
         let vault = self.vault().await;
         let options = RestoreOptions { target, accept_unsealed: false, expects_sealed: true };
-        let own = PathBuf::from("/nowhere");
-        let plan = plan_restore(&self.cx, &vault, (source, own), self.place(id), options).await?;
+        let planning = plan_restore(&self.cx, &vault, source, self.place(id), options);
+        let plan = Box::pin(planning).await?;
         let around = Around { safety: None, before: None, after: None, journal: &NoJournal };
-        restore(&self.cx, &vault, source, &plan, around).await
+        Box::pin(restore(&self.cx, &vault, source, &plan, around)).await
     }
 }
 

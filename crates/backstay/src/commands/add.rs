@@ -100,7 +100,8 @@ async fn add_source(
     }
     let mut table = settings(&args.set)?;
     put(&mut table, "kind", Some(&args.kind));
-    put(&mut table, "path", Some(&args.path));
+    put(&mut table, "path", args.path.as_deref());
+    put(&mut table, "url", args.url.as_deref());
     put(&mut table, "storage", Some(&args.storage));
     put(&mut table, "schedule", args.schedule.as_deref());
     let mut additions = app.additions.clone();

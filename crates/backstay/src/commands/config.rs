@@ -71,7 +71,7 @@ fn source_json(source: &SourceConfig) -> Value {
     };
     let mut value = json!({
         "kind": source.kind.as_str(),
-        "path": source.path,
+        "location": source.kind.location(),
         "storage": source.storage,
         "app": source.app,
         "environment": source.environment,
@@ -86,13 +86,28 @@ fn source_json(source: &SourceConfig) -> Value {
         "before_restore": hook(&source.before_restore),
         "after_restore": hook(&source.after_restore),
     });
-    if let SourceKind::Files { exclude, transient, one_file_system } = &source.kind {
-        let texts = |patterns: &[backstay_engine::source::files::Pattern]| -> Vec<String> {
-            patterns.iter().map(ToString::to_string).collect()
-        };
-        value["exclude"] = json!(texts(exclude));
-        value["transient"] = json!(texts(transient));
-        value["one_file_system"] = json!(one_file_system);
+    match &source.kind {
+        SourceKind::Files(files) => {
+            let texts = |patterns: &[backstay_engine::source::files::Pattern]| -> Vec<String> {
+                patterns.iter().map(ToString::to_string).collect()
+            };
+            value["exclude"] = json!(texts(&files.exclude));
+            value["transient"] = json!(texts(&files.transient));
+            value["one_file_system"] = json!(files.one_file_system);
+        }
+        SourceKind::Sqlite { .. } => {}
+        SourceKind::Postgres(postgres) => {
+            let (connection, options) = (&postgres.connection, &postgres.options);
+            value["password"] = json!(connection.password.as_ref().map(|_| "given"));
+            value["tls"] = json!(connection.tls.mode.as_str());
+            value["tls_ca_file"] = json!(connection.tls.ca_file);
+            value["tls_certificate_file"] = json!(connection.tls.certificate_file);
+            value["lock_timeout_seconds"] = json!(options.lock_timeout.as_secs());
+            value["statement_timeout_seconds"] =
+                json!(options.statement_timeout.map(|timeout| timeout.as_secs()));
+            value["migrations"] = json!(options.migrations);
+            value["programs"] = json!(options.programs);
+        }
     }
     value
 }

@@ -1,6 +1,6 @@
 //! Listing backups, and what is done to one of them.
 
-use backstay_format::IndexEntry;
+use backstay_format::{Content, IndexEntry};
 use serde_json::json;
 
 use super::find_backup;
@@ -83,7 +83,7 @@ pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Re
     let location = format!("{}/{}/{}", vault.location(), app.config.organisation, entry.source);
     let mut value = render::backup_json(&entry, &storage.name, &location);
     value["item_errors"] = json!(details.item_errors);
-    value["content"] = json!(details.content);
+    value["content"] = json!(details.content.map(Content::without_secrets));
     value["origin"] = json!(details.origin);
     value["engine"] = json!(manifest.engine);
     value["tool"] = json!(manifest.tool);

@@ -84,7 +84,7 @@ pub(super) async fn source(
                 json!({
                     "name": source.name,
                     "kind": source.kind.as_str(),
-                    "path": source.path,
+                    "location": source.kind.location(),
                     "storage": source.storage,
                     "schedule": source.schedule.as_ref().map(ToString::to_string),
                     "declared": !app.additions.sources.contains_key(source.name.as_str()),
@@ -94,18 +94,17 @@ pub(super) async fn source(
                 render::print_json(&values.collect::<Vec<_>>().into())?;
             } else {
                 let row = |source: &crate::config::SourceConfig| {
-                    let path = source.path.display().to_string();
                     vec![
                         source.name.to_string(),
                         source.kind.as_str().to_owned(),
-                        path,
+                        source.kind.location(),
                         source.storage.clone(),
                         source.schedule.as_ref().map(ToString::to_string).unwrap_or_default(),
                     ]
                 };
                 let rows = app.config.sources.values().map(row).collect();
                 render::print(&render::table(
-                    &["SOURCE", "KIND", "PATH", "STORAGE", "SCHEDULE"],
+                    &["SOURCE", "KIND", "LOCATION", "STORAGE", "SCHEDULE"],
                     rows,
                 ))?;
             }

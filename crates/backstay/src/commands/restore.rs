@@ -1,14 +1,14 @@
 //! `backstay restore`, `undo` and `confirm`.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, IsTerminal as _};
 
 use backstay_control::{JobKind, JobState};
 use backstay_engine::event::Event;
-use backstay_engine::replace::Scope;
 use backstay_engine::restore::{Around, RestoreOptions, RestorePlan, plan_restore};
-use backstay_engine::source::TargetOptions;
+use backstay_engine::source::{How, Outlook, TargetOptions};
 use backstay_engine::vault::Vault;
-use backstay_format::{BackupId, Content, Status, Trigger};
+use backstay_format::{BackupId, Content, PostgresContent, Status, Trigger};
 use serde_json::json;
 
 use super::undo::{CatalogJournal, finish_interrupted, let_go_of_expired};
@@ -18,6 +18,9 @@ use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, random};
 use crate::render;
+
+/// Tables that a preview names.
+const SHOWN_TABLES: usize = 20;
 
 pub(super) async fn restore(
     app: &Installation,
@@ -39,7 +42,7 @@ pub(super) async fn restore(
         .await;
     }
     let tag = hex_tag();
-    let to = args.to.as_ref().map(std::path::absolute).transpose()?;
+    let to = args.to.as_ref().map(|to| source.kind.place(to)).transpose()?;
     let options = RestoreOptions {
         target: TargetOptions {
             to,
@@ -52,14 +55,16 @@ pub(super) async fn restore(
     };
     let place = app.place(&source.name, id);
     let engine_source = app.engine_source(&source);
-    let own = (engine_source.as_ref(), source.path.clone());
-    let plan = plan_restore(&app.cx, &vault, own, place, options).await?;
+    let plan = plan_restore(&app.cx, &vault, engine_source.as_ref(), place, options).await?;
     show_plan(app, &plan, &args, json)?;
     if args.dry_run {
         return Ok(Exit::Done);
     }
-    let what =
-        if plan.replaces { "This replaces what is there now." } else { "This makes it anew." };
+    let what = if plan.outlook.replaces {
+        "This replaces what is there now."
+    } else {
+        "This makes it anew."
+    };
     ask(what, "RESTORE", args.yes)?;
     let restoring = async {
         let job = app.start_job(&source.name, JobKind::Restore).await?;
@@ -76,7 +81,7 @@ pub(super) async fn restore(
     if json {
         return render::print_json(&json!({
             "backup": plan.place.backup,
-            "target": done.replacement.target,
+            "target": done.replacement.target(),
             "items": done.report.items,
             "bytes": done.report.bytes,
             "safety_backup": done.safety,
@@ -86,7 +91,7 @@ pub(super) async fn restore(
     }
     render::print(&format!(
         "restored {} from {}: {} items, {}",
-        done.replacement.target.display(),
+        done.replacement.target(),
         plan.place.backup,
         done.report.items,
         render::size(done.report.bytes),
@@ -195,7 +200,7 @@ fn show_plan(
     args: &RestoreArgs,
     json: bool,
 ) -> anyhow::Result<()> {
-    let (manifest, now) = (&plan.manifest, app.cx.now());
+    let (manifest, outlook, now) = (&plan.manifest, &plan.outlook, app.cx.now());
     if json {
         if !args.dry_run {
             return Ok(());
@@ -207,11 +212,12 @@ fn show_plan(
             "tool": manifest.tool,
             "engine": manifest.engine,
             "plain_bytes": manifest.plain_bytes(),
-            "target": plan.target,
-            "replaces": plan.replaces,
-            "how": how(&plan.scope),
-            "content": plan.content(),
-            "warnings": plan.warnings,
+            "target": outlook.target,
+            "replaces": outlook.replaces,
+            "how": how(outlook.how),
+            "content": plan.content().cloned().map(Content::without_secrets),
+            "present": outlook.present,
+            "warnings": outlook.warnings,
         }));
     }
     let mut lines = vec![
@@ -244,18 +250,19 @@ fn show_plan(
                 database.tables.iter().map(|t| format!("          {}: {} rows", t.table, t.rows)),
             );
         }
+        Some(Content::Postgres(database)) => lines.extend(rows_then_and_now(database, outlook)),
         None => {}
     }
-    let verb = if plan.replaces { "Replaces " } else { "Makes    " };
-    lines.push(format!("{verb} {}", plan.target.display()));
-    if plan.replaces {
+    let verb = if outlook.replaces { "Replaces " } else { "Makes    " };
+    lines.push(format!("{verb} {}", outlook.target));
+    if outlook.replaces {
         lines.push(format!(
             "Loses     what was changed there in the last {}, unless undone",
             render::age(manifest.started_at, now)
         ));
-        lines.push(format!("How       {}", how(&plan.scope)));
+        lines.push(format!("How       {}", how(outlook.how)));
     }
-    lines.extend(plan.warnings.iter().map(|warning| format!("Warning   {warning}")));
+    lines.extend(outlook.warnings.iter().map(|warning| format!("Warning   {warning}")));
     let preview = lines.join("\n");
     if args.yes {
         // Nobody is asked, so --quiet may keep it back.
@@ -266,17 +273,49 @@ fn show_plan(
     Ok(())
 }
 
-fn how(scope: &Scope) -> &'static str {
-    match scope {
-        Scope::Whole { .. } => {
+/// Shows the tables with their rows in the backup, and now: what would be lost.
+fn rows_then_and_now(database: &PostgresContent, outlook: &Outlook) -> Vec<String> {
+    let now: BTreeMap<&str, u64> = match &outlook.present {
+        Some(Content::Postgres(now)) => {
+            now.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect()
+        }
+        _ => BTreeMap::new(),
+    };
+    let total: u64 = database.tables.iter().map(|table| table.rows).sum();
+    let mut lines = vec![format!(
+        "Holds     {} tables with {total} rows, {} large objects",
+        database.tables.len(),
+        database.large_objects
+    )];
+    let mut tables: Vec<_> = database.tables.iter().collect();
+    tables.sort_by_key(|table| std::cmp::Reverse(table.rows));
+    for table in tables.iter().take(SHOWN_TABLES) {
+        let now = now.get(table.table.as_str()).map(|rows| format!(", {rows} now"));
+        let (name, rows) = (&table.table, table.rows);
+        lines.push(format!("          {name}: {rows} rows{}", now.unwrap_or_default()));
+    }
+    let more = tables.len().saturating_sub(SHOWN_TABLES);
+    if more > 0 {
+        lines.push(format!("          and {more} more tables; --dry-run --json lists all"));
+    }
+    lines
+}
+
+fn how(how: How) -> &'static str {
+    match how {
+        How::Swap => {
             "loaded beside, every byte proven, present data backed up, then swapped in one step"
         }
-        Scope::Entries => {
+        How::Entries => {
             "in place: loaded into the directory, every byte proven, present data backed up, then swapped name by name, \
              since the directory itself cannot be renamed or --in-place was given"
         }
-        Scope::Paths(_) => {
+        How::Paths => {
             "only the chosen paths: loaded beside, every byte proven, present data backed up, then each swapped in one step"
+        }
+        How::Databases => {
+            "loaded into a new database, every byte proven, rows counted, present data backed up, then both databases change \
+             their names in one transaction"
         }
     }
 }

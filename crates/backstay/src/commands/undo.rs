@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use backstay_control::{Catalog, SwapRecord, SwapState};
 use backstay_engine::event::Event;
 use backstay_engine::hook::run_hook;
-use backstay_engine::replace::{Direction, Swap};
 use backstay_engine::restore::{Journal, JournalError};
+use backstay_engine::swap::{Direction, Swap};
 use backstay_format::BackupId;
 use jiff::Timestamp;
 
@@ -74,29 +74,30 @@ async fn undo_leased(app: &Installation, source: &SourceConfig) -> anyhow::Resul
     let name = Some(source.name.as_str());
     let record = newest(app, name, |record| record.state == SwapState::Swapped).await?;
     let done: Swap = parse(&record)?;
-    let beside = &done.replacement.beside;
+    let replacement = done.replacement();
+    let engine_source = app.engine_source(source);
+    let swapper = engine_source.swapper();
     anyhow::ensure!(
-        beside.symlink_metadata().is_ok(),
+        swapper.can_go_back(&app.cx, &replacement).await?,
         "{} is gone, so nothing can be put back; restore the safety backup {} instead",
-        beside.display(),
+        replacement.beside(),
         record.safety.as_deref().unwrap_or("(none was made)")
     );
-    let engine_source = app.engine_source(source);
     if let Some(hook) = &source.before_restore {
         run_hook(&app.cx, "before_restore", hook).await?;
     }
     let undone = async {
-        engine_source.check_free(&done.replacement.target)?;
-        let swap = Swap::plan(done.replacement.clone(), Direction::Undo)?;
+        engine_source.check_free(&replacement)?;
+        let swap = swapper.plan(&app.cx, &replacement, Direction::Undo).await?;
         app.catalog.begin_undo(&record.id, serde_json::to_string(&swap)?).await?;
-        swap.run()?;
+        swapper.run(&app.cx, &swap).await?;
         app.catalog.set_swap_state(&record.id, SwapState::Undone).await?;
         anyhow::Ok(())
     };
     let undone = undone.await;
     restart(app, source).await?;
     undone?;
-    let target = done.replacement.target.display();
+    let target = replacement.target();
     render::print(&format!("{target} is as it was before the restore"))?;
     Ok(Exit::Done)
 }
@@ -117,8 +118,11 @@ pub(super) async fn confirm(app: &Installation, source: Option<&str>) -> anyhow:
 /// Removes what a restore replaced, and releases the backup of it. Returns where it lay.
 async fn let_go(app: &Installation, record: &SwapRecord) -> anyhow::Result<String> {
     let swap: Swap = parse(record)?;
-    let beside = swap.replacement.beside.display().to_string();
-    swap.replacement.discard().with_context(|| format!("cannot remove {beside}"))?;
+    let source = app.source(&record.source).await?;
+    let replacement = swap.replacement();
+    let beside = replacement.beside();
+    let discarded = app.engine_source(&source).swapper().discard(&app.cx, &replacement).await;
+    discarded.with_context(|| format!("cannot remove {beside}"))?;
     if let Some(safety) = &record.safety {
         let vault = app.vault_for_writing(app.storage(&record.storage)?).await?;
         vault.release(&app.cx, &app.place(&record.source.parse()?, safety.parse()?)).await?;
@@ -144,10 +148,10 @@ pub(super) async fn finish_interrupted(
         let text = format!(
             "a {what} of {} was interrupted while {} was swapped; it is finished now",
             source.name,
-            swap.replacement.target.display()
+            swap.replacement().target()
         );
         app.cx.event(Event::Warning { text });
-        swap.run()?;
+        app.engine_source(source).swapper().run(&app.cx, &swap).await?;
         app.catalog.set_swap_state(&record.id, after).await?;
         restart(app, source).await?;
     }

@@ -82,7 +82,7 @@ pub(super) struct RawStorage {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
-    /// `files` or `sqlite`.
+    /// `files`, `sqlite` or `postgres`.
     #[schemars(with = "String")]
     pub(super) kind: Spanned<String>,
     /// The root of a tree, or a database's file.
@@ -102,6 +102,48 @@ pub(super) struct RawSource {
     /// Whether file systems mounted below the root are left out.
     #[serde(default)]
     pub(super) one_file_system: bool,
+    /// Where a database is: `postgres://user:password@host:5432/database?sslmode=require`.
+    #[schemars(with = "Option<String>")]
+    pub(super) url: Option<Spanned<String>>,
+    /// The database's server: a name, an address, or the directory of a Unix socket.
+    #[schemars(with = "Option<String>")]
+    pub(super) host: Option<Spanned<String>>,
+    /// Its port; 5432 if left out.
+    #[schemars(with = "Option<u16>")]
+    pub(super) port: Option<Spanned<i64>>,
+    /// The role that reads it, and that restores it.
+    #[schemars(with = "Option<String>")]
+    pub(super) user: Option<Spanned<String>>,
+    /// Better a reference, `${NAME}` or `file:/path`, than the password itself.
+    #[schemars(with = "Option<String>")]
+    pub(super) password: Option<Spanned<String>>,
+    /// The database's name.
+    #[schemars(with = "Option<String>")]
+    pub(super) database: Option<Spanned<String>>,
+    /// `disable`, `prefer` (if left out), `require`, `verify-ca` or `verify-full`.
+    #[schemars(with = "Option<String>")]
+    pub(super) tls: Option<Spanned<String>>,
+    /// A file with certificates to trust, in PEM.
+    #[schemars(with = "Option<String>")]
+    pub(super) tls_ca_file: Option<Spanned<String>>,
+    /// A file with our certificate, in PEM.
+    #[schemars(with = "Option<String>")]
+    pub(super) tls_certificate_file: Option<Spanned<String>>,
+    /// A file with its key, in PEM.
+    #[schemars(with = "Option<String>")]
+    pub(super) tls_key_file: Option<Spanned<String>>,
+    /// How long a dump waits for a lock, and others for one of the dump's; `30s` if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) lock_timeout: Option<Spanned<String>>,
+    /// How long each question to the database may take, apart from the dump itself; without end if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) statement_timeout: Option<Spanned<String>>,
+    /// A query whose first column lists the app's applied migrations in their order.
+    #[schemars(with = "Option<String>")]
+    pub(super) migrations: Option<Spanned<String>>,
+    /// The directory of `pg_dump` and `pg_restore`, if not those that are found.
+    #[schemars(with = "Option<String>")]
+    pub(super) programs: Option<Spanned<String>>,
     /// The app that it belongs to.
     #[schemars(with = "Option<String>")]
     pub(super) app: Option<Spanned<String>>,

@@ -1,5 +1,6 @@
 //! `[sources.NAME]`: what is backed up.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,20 +14,20 @@ use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::Env;
+use super::postgres::{self, PostgresConfig};
 use super::raw::{Faults, RawHook, RawSource};
 
 const DEFAULT_LEVEL: i32 = 3;
 const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_mins(5);
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Kinds that the design names and this version does not have.
-const LATER_KINDS: [&str; 5] = ["postgres", "mysql", "duckdb", "redis", "command"];
+const LATER_KINDS: [&str; 4] = ["mysql", "duckdb", "redis", "command"];
 
 /// A source, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceConfig {
     pub(crate) name: Slug,
     pub(crate) kind: SourceKind,
-    pub(crate) path: PathBuf,
     pub(crate) storage: String,
     pub(crate) app: Option<String>,
     pub(crate) environment: Option<String>,
@@ -45,40 +46,66 @@ pub(crate) struct SourceConfig {
 /// What kind of thing a source is.
 #[derive(Debug, Clone)]
 pub(crate) enum SourceKind {
-    Files { exclude: Vec<Pattern>, transient: Vec<Pattern>, one_file_system: bool },
-    Sqlite,
+    Files(FilesConfig),
+    Sqlite { path: PathBuf },
+    Postgres(Box<PostgresConfig>),
+}
+
+/// A tree of files.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FilesConfig {
+    pub(crate) root: PathBuf,
+    pub(crate) exclude: Vec<Pattern>,
+    pub(crate) transient: Vec<Pattern>,
+    pub(crate) one_file_system: bool,
 }
 
 impl SourceKind {
     /// Returns the word for it in the configuration and in manifests.
     pub(crate) fn as_str(&self) -> &'static str {
         match self {
-            Self::Files { .. } => "files",
-            Self::Sqlite => "sqlite",
+            Self::Files(_) => "files",
+            Self::Sqlite { .. } => "sqlite",
+            Self::Postgres(_) => "postgres",
         }
     }
 
-    /// Returns the kind of that word, with nothing set; for sources that only a vault knows.
-    pub(crate) fn bare(word: &str) -> Option<Self> {
+    /// Returns a kind with nothing set but where it was; for sources that only a vault knows.
+    pub(crate) fn bare(word: &str, origin: &str) -> Option<Self> {
         match word {
-            "files" => Some(Self::Files {
-                exclude: Vec::new(),
-                transient: Vec::new(),
-                one_file_system: false,
-            }),
-            "sqlite" => Some(Self::Sqlite),
+            "files" => {
+                Some(Self::Files(FilesConfig { root: origin.into(), ..FilesConfig::default() }))
+            }
+            "sqlite" => Some(Self::Sqlite { path: origin.into() }),
+            "postgres" => PostgresConfig::of_url(origin).ok().map(Box::new).map(Self::Postgres),
             _ => None,
+        }
+    }
+
+    /// Returns where the data is, without secrets.
+    pub(crate) fn location(&self) -> String {
+        match self {
+            Self::Files(files) => files.root.to_string_lossy().into_owned(),
+            Self::Sqlite { path } => path.to_string_lossy().into_owned(),
+            Self::Postgres(postgres) => postgres.connection.location(),
+        }
+    }
+
+    /// Turns what a user calls another place into what the source understands.
+    pub(crate) fn place(&self, given: &OsStr) -> std::io::Result<OsString> {
+        match self {
+            Self::Files(_) | Self::Sqlite { .. } => std::path::absolute(given).map(Into::into),
+            Self::Postgres(_) => Ok(given.to_owned()),
         }
     }
 }
 
 impl SourceConfig {
     /// Makes a source of what a vault knows of it.
-    pub(crate) fn bare(name: Slug, kind: SourceKind, path: PathBuf, storage: String) -> Self {
+    pub(crate) fn bare(name: Slug, kind: SourceKind, storage: String) -> Self {
         Self {
             name,
             kind,
-            path,
             storage,
             app: None,
             environment: None,
@@ -104,23 +131,7 @@ pub(super) fn check(
 ) -> Option<SourceConfig> {
     let slug: Option<Slug> =
         name.parse().map_err(|error| faults.add("", raw.kind.span(), format!("{error}"))).ok();
-    let kind = check_kind(raw, faults);
-    let path = match &raw.path {
-        None => {
-            faults.add("path", raw.kind.span(), "is missing: what is to be backed up");
-            None
-        }
-        Some(raw_path) => faults.text("path", raw_path, env).map(PathBuf::from).filter(|path| {
-            if !path.is_absolute() {
-                faults.add(
-                    "path",
-                    raw_path.span(),
-                    format!("found `{}`, expected an absolute path", path.display()),
-                );
-            }
-            path.is_absolute()
-        }),
-    };
+    let kind = check_kind(raw, env, faults);
     let storage = raw.storage.get_ref().clone();
     if !storages.contains(&storage.as_str()) {
         let known =
@@ -176,7 +187,6 @@ pub(super) fn check(
         after_restore: hook("after_restore", &raw.after_restore),
         name: slug?,
         kind: kind?,
-        path: path?,
         storage,
         app,
         environment,
@@ -201,7 +211,21 @@ fn check_timezone(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Opt
     zone
 }
 
-fn check_kind(raw: &RawSource, faults: &mut Faults<'_>) -> Option<SourceKind> {
+fn check_path(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<PathBuf> {
+    let Some(raw_path) = &raw.path else {
+        faults.add("path", raw.kind.span(), "is missing: what is to be backed up");
+        return None;
+    };
+    let path = PathBuf::from(faults.text("path", raw_path, env)?);
+    if path.is_absolute() {
+        return Some(path);
+    }
+    let problem = format!("found `{}`, expected an absolute path", path.display());
+    faults.add("path", raw_path.span(), problem);
+    None
+}
+
+fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<SourceKind> {
     let mut patterns = |name, list: &[Spanned<String>]| -> Vec<Pattern> {
         let parsed = list.iter().filter_map(|text| match text.get_ref().parse() {
             Ok(pattern) => Some(pattern),
@@ -215,23 +239,31 @@ fn check_kind(raw: &RawSource, faults: &mut Faults<'_>) -> Option<SourceKind> {
     };
     let exclude = patterns("exclude", &raw.exclude);
     let transient = patterns("transient", &raw.transient);
-    match raw.kind.get_ref().as_str() {
-        "files" => {
-            Some(SourceKind::Files { exclude, transient, one_file_system: raw.one_file_system })
-        }
-        "sqlite" => {
-            for (name, list) in [("exclude", &raw.exclude), ("transient", &raw.transient)] {
-                if let Some(first) = list.first() {
-                    faults.add(name, first.span(), "only a source of kind `files` has it");
-                }
+    let kind = raw.kind.get_ref().as_str();
+    if kind != "files" {
+        for (name, list) in [("exclude", &raw.exclude), ("transient", &raw.transient)] {
+            if let Some(first) = list.first() {
+                faults.add(name, first.span(), "only a source of kind `files` has it");
             }
-            Some(SourceKind::Sqlite)
         }
+    }
+    if kind != "postgres" {
+        postgres::refuse_fields(raw, faults);
+    }
+    match kind {
+        "files" => {
+            let root = check_path(raw, env, faults)?;
+            let one_file_system = raw.one_file_system;
+            Some(SourceKind::Files(FilesConfig { root, exclude, transient, one_file_system }))
+        }
+        "sqlite" => check_path(raw, env, faults).map(|path| SourceKind::Sqlite { path }),
+        "postgres" => postgres::check(raw, env, faults).map(Box::new).map(SourceKind::Postgres),
         other => {
+            let expected = "`files`, `sqlite` or `postgres`";
             let problem = if LATER_KINDS.contains(&other) {
-                format!("kind `{other}` is not in this version; expected `files` or `sqlite`")
+                format!("kind `{other}` is not in this version; expected {expected}")
             } else {
-                format!("found `{other}`, expected `files` or `sqlite`")
+                format!("found `{other}`, expected {expected}")
             };
             faults.add("kind", raw.kind.span(), problem);
             None

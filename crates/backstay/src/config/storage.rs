@@ -375,7 +375,7 @@ fn check_credentials(
 }
 
 /// Reads a secret that stands in a file of its own.
-fn resolve_file(text: &str) -> Result<String, String> {
+pub(super) fn resolve_file(text: &str) -> Result<String, String> {
     match text.strip_prefix("file:") {
         None => Ok(text.to_owned()),
         Some(path) => std::fs::read_to_string(path)

@@ -41,6 +41,18 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # before_restore = { run = ["systemctl", "stop", "shop"] }
 # after_restore = { run = ["systemctl", "start", "shop"], timeout = "2m" }
 #
+# [sources.shop-db]
+# kind = "postgres"
+# host = "127.0.0.1"                   # or url = "${SHOP_DATABASE_URL}" in the place of host, port, user and database
+# port = 5432
+# user = "postgres"                    # reads everything, and may create databases for restores
+# password = "file:/etc/backstay/shop-db.secret"
+# database = "shop"
+# tls = "prefer"                       # disable, prefer, require, verify-ca, verify-full; with tls_ca_file
+# storage = "bucket"
+# lock_timeout = "30s"                 # the dump gives way to whoever waits behind it longer than this
+# migrations = "SELECT version FROM schema_migrations ORDER BY version"
+#
 # [sources.crm]
 # kind = "sqlite"                      # one database, while its app goes on writing
 # path = "/var/lib/crm/crm.db"

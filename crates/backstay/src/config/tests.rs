@@ -29,6 +29,7 @@ fn template_is_legal_as_it_is_and_with_every_example_uncommented() {
         // What must exist on the machine is another test's business.
         .filter(|line| {
             !line.starts_with("ca_file")
+                && !line.starts_with("password")
                 && !line.starts_with("secret_access_key")
                 && !line.starts_with("access_key_id")
         })
@@ -48,10 +49,13 @@ fn each_fault_names_line_field_and_what_is_expected() {
     );
     assert!(with("path = '/srv", "pth = '/srv").contains("did you mean `path`?"));
     assert!(
-        with("'files'", "'postgres'")
-            .contains("5: sources.shop.kind: kind `postgres` is not in this version")
+        with("'files'", "'mysql'")
+            .contains("5: sources.shop.kind: kind `mysql` is not in this version")
     );
-    assert!(with("'files'", "'tree'").contains("found `tree`, expected `files` or `sqlite`"));
+    assert!(
+        with("'files'", "'tree'")
+            .contains("found `tree`, expected `files`, `sqlite` or `postgres`")
+    );
     assert!(
         with("storage = 'disk'", "storage = 'dsk'")
             .contains("7: sources.shop.storage: found `dsk`")
@@ -153,7 +157,7 @@ fn variables_of_the_environment_replace_settings_and_a_misspelt_one_is_an_error(
     ])
     .unwrap();
     let source = &config.sources["shop-1"];
-    assert_eq!((source.path.to_str(), source.compression_level), (Some("/elsewhere"), 9));
+    assert_eq!((source.kind.location().as_str(), source.compression_level), ("/elsewhere", 9));
     assert_eq!(config.organisation.as_str(), "acme");
     let StorageKind::Local { prefix, .. } = &config.storages["disk"].kind else { panic!("local") };
     assert_eq!(prefix, "2026");
@@ -175,8 +179,8 @@ fn additions_join_the_file_and_the_file_wins() {
     additions.sources.insert("crm".to_owned(), source("/srv/crm"));
     additions.sources.insert("shop".to_owned(), source("/srv/other"));
     let config = Config::load(Some(&file), &additions, &Environment::new()).unwrap();
-    assert_eq!(config.sources["crm"].path.to_str(), Some("/srv/crm"));
-    assert_eq!(config.sources["shop"].path.to_str(), Some("/var/lib/shop"));
+    assert_eq!(config.sources["crm"].kind.location(), "/srv/crm");
+    assert_eq!(config.sources["shop"].kind.location(), "/var/lib/shop");
     assert!(config.warnings.iter().any(|warning| warning.contains("the file counts")));
     additions.sources.insert("bad".to_owned(), source("relative"));
     let wrong = Config::load(Some(&file), &additions, &Environment::new()).unwrap_err();
@@ -191,4 +195,47 @@ fn schema_describes_every_field_and_knows_no_others() {
     assert_eq!(source["additionalProperties"], false);
     assert!(source["properties"]["schedule"]["description"].as_str().unwrap().contains("cron"));
     assert_eq!(source["required"], serde_json::json!(["kind", "storage"]));
+}
+
+#[test]
+fn database_is_reached_by_a_url_or_by_fields_and_faults_never_repeat_a_password() {
+    let source = |fields: &str| {
+        let head = "[storages.disk]\nprovider = 'local'\npath = '/srv'\n[sources.db]\nkind = 'postgres'\nstorage = 'disk'\n";
+        let env = environment(&[(
+            "URL",
+            "postgres://me:se%40cret@db.example:5433/shop?sslmode=verify-full",
+        )]);
+        Config::parse(&format!("{head}{fields}"), &env)
+            .map(|config| config.sources["db"].kind.location())
+    };
+    let faults = |fields: &str| {
+        let faults = source(fields).unwrap_err();
+        faults.iter().map(|f| format!("{}: {}", f.field, f.problem)).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(source("url = '${URL}'").unwrap(), "postgres://me@db.example:5433/shop");
+    assert_eq!(
+        source("host = '/run/pg'\nuser = 'a b'\ndatabase = 'x/y'").unwrap(),
+        "postgres://a%20b@%2Frun%2Fpg:5432/x%2Fy"
+    );
+    assert_eq!(
+        source("url = 'postgres://a%20b@%2Frun%2Fpg:5432/x%2Fy'").unwrap(),
+        "postgres://a%20b@%2Frun%2Fpg:5432/x%2Fy"
+    );
+    for (fields, expected) in [
+        ("", "sources.db.host: is missing: give `url`, or `host`"),
+        ("host = 'h'\nuser = 'u'\ndatabase = 'd'\nport = 70000", "sources.db.port: found 70000"),
+        ("url = '${URL}'\nhost = 'h'", "sources.db.host: stands in `url` already"),
+        ("url = 'mysql://u:secret@h/d'", "begins with `mysql:`"),
+        ("url = 'postgres://u:secret@h'", "names no database"),
+        ("url = 'postgres://u:secret@h/d?sslmode=on'", "has sslmode `on`"),
+        ("url = 'postgres://u:secret@h:port/d'", "is no URL"),
+        ("url = '${UNSET}'", "UNSET is not set"),
+        ("url = '${URL}'\npath = '/srv'", "has `url` or `host` instead"),
+        ("url = '${URL}'\nlock_timeout = 'soon'", "sources.db.lock_timeout: found `soon`"),
+        ("url = '${URL}'\ntls = 'sometimes'", "sources.db.tls: found `sometimes`"),
+    ] {
+        let found = faults(fields);
+        assert!(found.contains(expected), "{fields}: {found}");
+        assert!(!found.contains("secret"), "{found}");
+    }
 }

@@ -12,6 +12,7 @@ mod doctor;
 mod faults;
 mod golden;
 mod manual;
+mod postgres;
 mod restores;
 mod s3;
 mod servers;

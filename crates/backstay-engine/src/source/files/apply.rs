@@ -1,9 +1,10 @@
 //! Preparing a place beside a tree, or in it, for what is unpacked.
 
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use backstay_format::{Details, Manifest};
 use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
 
 use super::FilesSource;
@@ -12,7 +13,7 @@ use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::replace::{OWN_PREFIX, Replacement, Scope};
 use crate::source::sqlite::blocking;
-use crate::source::{Applied, Loaded, SourceError, Target, TargetOptions, beside};
+use crate::source::{Applied, Loaded, Outlook, SourceError, Target, TargetOptions, beside};
 use crate::spool::check_space;
 
 /// A place beside a tree, or in it.
@@ -26,10 +27,11 @@ pub(super) struct FilesTarget {
 
 impl FilesTarget {
     pub(super) fn new(source: &FilesSource, options: TargetOptions) -> Self {
-        let is_own_root = options.to.as_ref().is_none_or(|to| *to == source.root);
+        let to = options.to.map(PathBuf::from);
+        let is_own_root = to.as_ref().is_none_or(|to| *to == source.root);
         // A root that is a link stays one: what it points to is replaced.
         let root = source.root.canonicalize().unwrap_or_else(|_| source.root.clone());
-        let target = options.to.filter(|_| !is_own_root).unwrap_or(root);
+        let target = to.filter(|_| !is_own_root).unwrap_or(root);
         let choice = Choice { transient: source.transient.clone(), only: options.only };
         let scope = if is_own_root && target.is_dir() && !choice.only.is_empty() {
             Scope::Paths(choice.only.clone())
@@ -49,11 +51,16 @@ impl FilesTarget {
 
 #[async_trait]
 impl Target for FilesTarget {
-    fn scope(&self) -> &Scope {
-        &self.replacement.scope
+    async fn outlook(
+        &self,
+        _cx: &Cx,
+        _backup: &Manifest,
+        _details: &Details,
+    ) -> Result<Outlook, SourceError> {
+        Ok(self.replacement.outlook())
     }
 
-    async fn prepare(&mut self, _cx: &Cx) -> Result<(), SourceError> {
+    async fn prepare(&mut self, _cx: &Cx, _details: &Details) -> Result<(), SourceError> {
         let Replacement { target, beside, scope } = &self.replacement;
         let parent = target.parent().unwrap_or(Path::new("/"));
         if !parent.is_dir() {
@@ -97,7 +104,7 @@ impl Target for FilesTarget {
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<Loaded, SourceError> {
         let report = self.unpack.map(Unpack::report).unwrap_or_default();
-        Ok(Loaded { report, replacement: self.replacement })
+        Ok(Loaded { report, replacement: self.replacement.into() })
     }
 
     async fn discard(self: Box<Self>, _cx: &Cx) -> Result<(), SourceError> {

@@ -24,8 +24,9 @@ use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_pa
 use crate::cx::Cx;
 use crate::event::Event;
 use crate::part::{CaptureReport, ItemErrors, PartError, PartReader, part_pipe};
-use crate::replace::OWN_PREFIX;
+use crate::replace::{OWN_PREFIX, PathSwapper};
 use crate::source::sqlite::blocking;
+use crate::swap::{Replacement, Swapper};
 
 /// The one part of such a backup.
 const PART: &str = "files.tar";
@@ -76,8 +77,12 @@ impl Source for FilesSource {
     }
 
     /// Open files in a tree are usual (logs), and harmless to the new tree: hooks are the user's means to stop an app.
-    fn check_free(&self, _target: &std::path::Path) -> Result<(), SourceError> {
+    fn check_free(&self, _replacement: &Replacement) -> Result<(), SourceError> {
         Ok(())
+    }
+
+    fn swapper(&self) -> Box<dyn Swapper> {
+        Box::new(PathSwapper)
     }
 }
 
@@ -147,8 +152,8 @@ impl Capture for FilesCapture {
         Ok(CaptureReport {
             item_errors: written.item_errors,
             warnings: written.warnings.list(),
-            engine: None,
             content: Some(Content::Files(written.content)),
+            ..CaptureReport::default()
         })
     }
 }

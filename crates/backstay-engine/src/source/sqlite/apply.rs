@@ -3,16 +3,19 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use backstay_format::{Details, Manifest};
 use rusqlite::Connection;
 
 use super::{COMPANIONS, blocking, snapshot};
 use crate::cx::Cx;
 use crate::part::{PartError, PartReader};
 use crate::replace::{Replacement, Scope};
-use crate::source::{Applied, ApplyReport, Loaded, SourceError, Target, TargetOptions, beside};
+use crate::source::{
+    Applied, ApplyReport, Loaded, Outlook, SourceError, Target, TargetOptions, beside,
+};
 use crate::spool::check_space;
 
 /// A place beside a database file.
@@ -26,8 +29,9 @@ pub(super) struct SqliteTarget {
 
 impl SqliteTarget {
     pub(super) fn new(own: &Path, options: TargetOptions) -> Self {
-        let is_own = options.to.as_ref().is_none_or(|to| to == own);
-        let target = options.to.unwrap_or_else(|| own.to_owned());
+        let to = options.to.map(PathBuf::from);
+        let is_own = to.as_ref().is_none_or(|to| to == own);
+        let target = to.unwrap_or_else(|| own.to_owned());
         let beside = beside(&target, &options.tag);
         let scope = Scope::Whole { companions: COMPANIONS.map(str::to_owned).to_vec() };
         let replacement = Replacement { target, beside, scope };
@@ -38,11 +42,16 @@ impl SqliteTarget {
 
 #[async_trait]
 impl Target for SqliteTarget {
-    fn scope(&self) -> &Scope {
-        &self.replacement.scope
+    async fn outlook(
+        &self,
+        _cx: &Cx,
+        _backup: &Manifest,
+        _details: &Details,
+    ) -> Result<Outlook, SourceError> {
+        Ok(self.replacement.outlook())
     }
 
-    async fn prepare(&mut self, _cx: &Cx) -> Result<(), SourceError> {
+    async fn prepare(&mut self, _cx: &Cx, _details: &Details) -> Result<(), SourceError> {
         let Replacement { target, beside, .. } = &self.replacement;
         let wrong = |expected| Err(SourceError::WrongKind { path: target.clone(), expected });
         let parent = parent(target);
@@ -71,7 +80,7 @@ impl Target for SqliteTarget {
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<Loaded, SourceError> {
-        Ok(Loaded { report: self.report, replacement: self.replacement })
+        Ok(Loaded { report: self.report, replacement: self.replacement.into() })
     }
 
     async fn discard(self: Box<Self>, _cx: &Cx) -> Result<(), SourceError> {

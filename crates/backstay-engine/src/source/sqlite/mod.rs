@@ -13,7 +13,9 @@ use backstay_format::{Content, MediaType, SqliteContent};
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartError, PartReader, PartWriter, part_pipe};
+use crate::replace::PathSwapper;
 use crate::spool::Spool;
+use crate::swap::{Replacement, Swapper};
 
 /// The one part of such a backup.
 const PART: &str = "database.db";
@@ -82,11 +84,16 @@ impl Source for SqliteSource {
         Box::new(apply::SqliteTarget::new(&self.path, options))
     }
 
-    fn check_free(&self, target: &Path) -> Result<(), SourceError> {
-        match holder(target) {
-            Some(holder) => Err(SourceError::InUse { path: target.to_owned(), holder }),
+    fn check_free(&self, replacement: &Replacement) -> Result<(), SourceError> {
+        let Replacement::Paths(paths) = replacement else { return Ok(()) };
+        match holder(&paths.target) {
+            Some(holder) => Err(SourceError::InUse { path: paths.target.clone(), holder }),
             None => Ok(()),
         }
+    }
+
+    fn swapper(&self) -> Box<dyn Swapper> {
+        Box::new(PathSwapper)
     }
 }
 

@@ -1,0 +1,362 @@
+//! Loading a dump into a new database beside the one that it will replace.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backstay_format::{
+    Content, DatabaseRole, Details, Manifest, MediaType, PostgresContent, TableRows,
+};
+use tokio::io::AsyncWriteExt as _;
+use tokio_postgres::Client;
+
+use super::connection::Connection;
+use super::error::{PostgresError, statement};
+use super::exchange::{self, Replacement};
+use super::globals::{self, identifier};
+use super::program::Program;
+use super::tools::Tools;
+use super::{PostgresSource, describe};
+use crate::cx::Cx;
+use crate::part::PartReader;
+use crate::source::{
+    Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions,
+};
+
+/// A preview must not keep a person waiting: what is not counted by then is not shown.
+const COUNTING: Duration = Duration::from_secs(10);
+/// Tables that differ are named up to this number.
+const SHOWN_DIFFERENCES: usize = 10;
+
+/// A new database beside the target.
+pub(super) struct DatabaseTarget {
+    source: PostgresSource,
+    /// The server and database that are restored to, or why they are not known.
+    target: Result<Connection, String>,
+    is_own: bool,
+    only_some: bool,
+    in_place: bool,
+    tag: String,
+    /// What the backup says of itself; known from the preparation on.
+    content: Option<PostgresContent>,
+    report: ApplyReport,
+}
+
+impl DatabaseTarget {
+    pub(super) fn new(source: &PostgresSource, options: TargetOptions) -> Self {
+        let own = &source.connection;
+        let target = match options.to.map(OsString::into_string) {
+            None => Ok(own.clone()),
+            Some(Err(_)) => Err("the name of a database is text in UTF-8".to_owned()),
+            Some(Ok(name)) if name.is_empty() || name.contains("://") => {
+                Err("another place is the name of a database on the same server".to_owned())
+            }
+            Some(Ok(name)) => Ok(own.with_database(&name)),
+        };
+        let is_own = target.as_ref().is_ok_and(|target| target.database == own.database);
+        Self {
+            source: source.clone(),
+            target,
+            is_own,
+            only_some: !options.only.is_empty(),
+            in_place: options.in_place,
+            tag: options.tag,
+            content: None,
+            report: ApplyReport::default(),
+        }
+    }
+
+    fn replacement(&self) -> Result<Replacement, PostgresError> {
+        let target = self.target.clone().map_err(refused)?;
+        Ok(Replacement {
+            server: exchange::server_of(&target),
+            target: target.database,
+            loaded: format!("backstay_new_{}", self.tag),
+            parked: format!("backstay_old_{}", self.tag),
+        })
+    }
+
+    fn content(&self) -> Result<PostgresContent, PostgresError> {
+        let content = self.content.clone();
+        content.ok_or_else(|| refused("the backup does not say what it holds"))
+    }
+
+    /// Looks at the server. Everything that stands against the restore is found here.
+    async fn look(
+        &self,
+        cx: &Cx,
+        content: &PostgresContent,
+        details: &Details,
+    ) -> Result<Outlook, PostgresError> {
+        if self.only_some || self.in_place {
+            return Err(refused(
+                "a PostgreSQL database is restored as a whole and beside; --only and --in-place are not in this version",
+            ));
+        }
+        let target = self.target.clone().map_err(refused)?;
+        let server = exchange::maintenance(cx, &target).await?;
+        let major = describe::major_version(&server).await?;
+        Tools::find(self.source.options.programs.as_deref(), major).await?;
+        let backed_up = major_of(&content.server_version);
+        if backed_up > major {
+            return Err(refused(format!(
+                "the backup is of PostgreSQL {backed_up} and the server is {major}; restore it to a server of {backed_up} or newer"
+            )));
+        }
+        let mut warnings = Vec::new();
+        if backed_up < major {
+            warnings
+                .push(format!("the backup is of PostgreSQL {backed_up} and the server is {major}"));
+        }
+        let replaces = exchange::exists(&server, &target.database).await?;
+        if replaces && !self.is_own {
+            return Err(refused(format!(
+                "the database {} is there already; give a name that is free",
+                target.database
+            )));
+        }
+        may_create(&server, &target.user).await?;
+        let missing = missing_roles(&server, content).await?;
+        if !missing.is_empty() {
+            let names: Vec<&str> = missing.iter().map(|role| role.name.as_str()).collect();
+            warnings
+                .push(format!("these roles are missing and will be made: {}", names.join(", ")));
+        }
+        missing_extensions(&server, content).await?;
+        let mut present = None;
+        if replaces {
+            let client = target.connect(cx).await?;
+            self.compare_migrations(&client, details, &mut warnings).await?;
+            match tokio::time::timeout(COUNTING, count_all(&client)).await {
+                Ok(tables) => present = Some(tables?),
+                Err(_) => warnings
+                    .push("what is there now is too large to be counted for a preview".to_owned()),
+            }
+        }
+        let present = present.map(|tables| {
+            let now = PostgresContent { tables, ..PostgresContent::default() };
+            Content::Postgres(Box::new(now))
+        });
+        let target = target.location();
+        Ok(Outlook { target, replaces, how: How::Databases, present, warnings })
+    }
+
+    /// The app that is there must be able to work with what comes back (V54).
+    async fn compare_migrations(
+        &self,
+        client: &Client,
+        details: &Details,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), PostgresError> {
+        let (Some(query), Some(then)) = (&self.source.options.migrations, &details.schema_version)
+        else {
+            return Ok(());
+        };
+        let now = describe::migrations(client, query).await?;
+        let ahead: Vec<&String> = then.iter().filter(|one| !now.contains(one)).collect();
+        if let Some(last) = ahead.last() {
+            return Err(refused(format!(
+                "the backup is {} migrations ahead of the app that is there, up to {last}; upgrade the app first, or restore to another database with --to",
+                ahead.len()
+            )));
+        }
+        let behind = now.iter().filter(|one| !then.contains(one)).count();
+        if behind > 0 {
+            warnings.push(format!(
+                "the backup is {behind} migrations behind what is there; the app has to run them again"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn load(&mut self, cx: &Cx, mut data: PartReader) -> Result<(), SourceError> {
+        let target = self.target.clone().map_err(refused)?;
+        let server = exchange::maintenance(cx, &target).await?;
+        let major = describe::major_version(&server).await?;
+        let tools = Tools::find(self.source.options.programs.as_deref(), major).await?;
+        let loaded = self.replacement()?.loaded;
+        let mut command = target.program(tools.pg_restore());
+        // As a value inside of a connection string, a name is only a name.
+        let name = loaded.replace('\\', "\\\\").replace('\'', "\\'");
+        command.arg(format!("--dbname=dbname='{name}'"));
+        command.args(["--format=custom", "--no-password"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut program = Program::start("pg_restore", command)?;
+        let mut stdin = program.child.stdin.take();
+        while let Some(bytes) = data.next().await? {
+            let Some(pipe) = &mut stdin else { break };
+            // A program that takes no more has ended; how, is asked below.
+            if cx.run(pipe.write_all(&bytes)).await?.is_err() {
+                break;
+            }
+            self.report.bytes += bytes.len() as u64;
+        }
+        drop(stdin);
+        let status = cx.run(program.wait()).await??;
+        program.judge(status).await?;
+        Ok(())
+    }
+
+    /// Proves what was loaded, and gives it what stands outside of the dump.
+    async fn complete(&mut self, cx: &Cx) -> Result<(), PostgresError> {
+        self.compare_rows(cx).await?;
+        let (loaded, properties) = (self.replacement()?.loaded, self.content()?.properties);
+        let server = exchange::maintenance(cx, &self.target.clone().map_err(refused)?).await?;
+        for dressing in globals::dress_database(&loaded, &properties) {
+            let given = server.batch_execute(&dressing).await;
+            given.map_err(statement("give the new database its properties"))?;
+        }
+        Ok(())
+    }
+
+    async fn compare_rows(&mut self, cx: &Cx) -> Result<(), PostgresError> {
+        let content = self.content()?;
+        let target = self.target.clone().map_err(refused)?;
+        let client = target.with_database(&self.replacement()?.loaded).connect(cx).await?;
+        let found: BTreeSet<(String, u64)> =
+            count_all(&client).await?.into_iter().map(|t| (t.table, t.rows)).collect();
+        let differing = content
+            .tables
+            .iter()
+            .filter(|table| !found.contains(&(table.table.clone(), table.rows)))
+            .map(|table| format!("{} should have {} rows", table.table, table.rows));
+        let differing: Vec<String> = differing.take(SHOWN_DIFFERENCES).collect();
+        self.report.items = content.tables.len() as u64;
+        if differing.is_empty() {
+            return Ok(());
+        }
+        Err(refused(format!("what was loaded is not what was backed up: {}", differing.join(", "))))
+    }
+}
+
+#[async_trait]
+impl Target for DatabaseTarget {
+    async fn outlook(
+        &self,
+        cx: &Cx,
+        _backup: &Manifest,
+        details: &Details,
+    ) -> Result<Outlook, SourceError> {
+        let Some(Content::Postgres(content)) = &details.content else {
+            return Err(refused("the backup is not of a PostgreSQL database").into());
+        };
+        Ok(self.look(cx, content, details).await?)
+    }
+
+    async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError> {
+        let Some(Content::Postgres(content)) = &details.content else {
+            return Err(refused("the backup is not of a PostgreSQL database").into());
+        };
+        let target = self.target.clone().map_err(refused)?;
+        let server = exchange::maintenance(cx, &target).await?;
+        let missing = missing_roles(&server, content).await?;
+        for create in missing.iter().flat_map(|role| globals::create_role(role)) {
+            server.batch_execute(&create).await.map_err(statement("make a missing role"))?;
+        }
+        let is_new = |name: &String| missing.iter().any(|role| role.name == *name);
+        for membership in content.memberships.iter().filter(|one| is_new(&one.member)) {
+            let grant = globals::grant_membership(membership);
+            server.batch_execute(&grant).await.map_err(statement("make a role a member"))?;
+        }
+        let create = globals::create_database(&self.replacement()?.loaded, &content.properties);
+        server.batch_execute(&create).await.map_err(statement("make a new database"))?;
+        self.content = Some((**content).clone());
+        Ok(())
+    }
+
+    async fn apply(&mut self, cx: &Cx, mut data: PartReader) -> Result<Applied, SourceError> {
+        if data.spec.media_type == MediaType::PostgresDump {
+            self.load(cx, data).await?;
+        } else {
+            // For people with psql; the manifest says the same in a form that needs no reading of SQL.
+            while data.next().await?.is_some() {}
+        }
+        Ok(Applied::Done)
+    }
+
+    async fn finish(mut self: Box<Self>, cx: &Cx) -> Result<Loaded, SourceError> {
+        if let Err(error) = self.complete(cx).await {
+            self.discard(&cx.for_cleanup()).await?;
+            return Err(error.into());
+        }
+        let replacement = self.replacement()?.into();
+        Ok(Loaded { report: self.report, replacement })
+    }
+
+    async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError> {
+        let target = self.target.clone().map_err(refused)?;
+        let server = exchange::maintenance(cx, &target).await?;
+        Ok(exchange::drop_database(&server, &self.replacement()?.loaded).await?)
+    }
+}
+
+fn refused(finding: impl Into<String>) -> PostgresError {
+    PostgresError::Refused { finding: finding.into() }
+}
+
+fn major_of(version: &str) -> u32 {
+    version.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+async fn may_create(server: &Client, user: &str) -> Result<(), PostgresError> {
+    let query = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user";
+    let row = server.query_one(query, &[]).await.map_err(statement("ask for our rights"))?;
+    if row.get(0) {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "role {user} may not create databases, and a restore loads into a new one first; ALTER ROLE {user} CREATEDB gives it that right"
+    )))
+}
+
+async fn missing_roles<'a>(
+    server: &Client,
+    content: &'a PostgresContent,
+) -> Result<Vec<&'a DatabaseRole>, PostgresError> {
+    let known = describe::names(server, "SELECT rolname::text FROM pg_roles", "read the roles");
+    let known = known.await?;
+    Ok(content.roles.iter().filter(|role| role.is_needed && !known.contains(&role.name)).collect())
+}
+
+async fn missing_extensions(
+    server: &Client,
+    content: &PostgresContent,
+) -> Result<(), PostgresError> {
+    let query = "SELECT name::text FROM pg_available_extensions";
+    let known = describe::names(server, query, "read the extensions").await?;
+    let missing: Vec<&str> =
+        content.extensions.iter().filter(|e| !known.contains(e)).map(String::as_str).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "the server lacks the extensions {}; install their packages there first",
+        missing.join(", ")
+    )))
+}
+
+/// Counts the rows of every table that has data of its own.
+async fn count_all(client: &Client) -> Result<Vec<TableRows>, PostgresError> {
+    let counting = || statement("count rows");
+    let tables = client
+        .query(
+            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
+            &[],
+        )
+        .await
+        .map_err(counting())?;
+    let mut counted = Vec::with_capacity(tables.len());
+    for row in &tables {
+        let (schema, table): (String, String) = (row.get(0), row.get(1));
+        let query =
+            format!("SELECT count(*) FROM ONLY {}.{}", identifier(&schema), identifier(&table));
+        let rows = client.query_one(&query, &[]).await.map_err(counting())?;
+        let rows = rows.get::<_, i64>(0).unsigned_abs();
+        counted.push(TableRows { table: globals::qualified(&schema, &table), rows });
+    }
+    counted.sort_by(|a, b| a.table.cmp(&b.table));
+    Ok(counted)
+}

@@ -1,0 +1,283 @@
+//! Reading a database: one exported snapshot for the dump and for all that is asked beside it.
+
+use std::io::{self, BufReader, Read, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backstay_format::{Content, MediaType, PostgresContent};
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use super::archive::{self, Archive, ArchiveError};
+use super::error::{PostgresError, statement};
+use super::program::Program;
+use super::tools::Tools;
+use super::{PostgresSource, describe, globals};
+use crate::cx::Cx;
+use crate::part::{CHUNK_BYTES, CaptureReport, PartReader, PartWriter, part_pipe};
+use crate::source::{Capture, Probe, SourceError, fixed_part};
+
+const ROLES: &str = "roles.sql";
+const PROPERTIES: &str = "properties.sql";
+pub(super) const DUMP: &str = "database.dump";
+/// How often it is looked whether somebody waits behind the dump.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Asks what a backup would find.
+pub(super) async fn probe(cx: &Cx, source: &PostgresSource) -> Result<Probe, PostgresError> {
+    let client = source.connection.connect(cx).await?;
+    let major = describe::major_version(&client).await?;
+    Tools::find(source.options.programs.as_deref(), major).await?;
+    let row = client
+        .query_one(
+            "SELECT pg_database_size(current_database()), current_setting('server_version'),
+                    (SELECT count(*) FROM pg_class WHERE relkind = 'r' AND NOT relnamespace::regnamespace::text ~ '^(pg_|information_schema$)')",
+            &[],
+        )
+        .await
+        .map_err(statement("ask for the database's size"))?;
+    let unreadable = describe::names(
+        &client,
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.relkind IN ('r', 'p', 'S') AND n.nspname !~ '^(pg_|information_schema$)'
+            AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) ORDER BY 1 LIMIT 5",
+        "look for tables that may not be read",
+    )
+    .await?;
+    if !unreadable.is_empty() {
+        let (names, user) = (unreadable.join(", "), &source.connection.user);
+        let finding = format!(
+            "role {user} may not read {names}; GRANT pg_read_all_data TO {user} gives it that right"
+        );
+        return Err(PostgresError::Refused { finding });
+    }
+    Ok(Probe {
+        engine: Some(format!("PostgreSQL {}", row.get::<_, String>(1))),
+        size_bytes: row.get::<_, i64>(0).unsigned_abs(),
+        items: Some(row.get::<_, i64>(2).unsigned_abs()),
+        warnings: Vec::new(),
+    })
+}
+
+/// One view of a database.
+pub(super) struct DatabaseCapture {
+    source: PostgresSource,
+    tools: Tools,
+    /// Its transaction holds the snapshot.
+    client: Client,
+    snapshot: String,
+    content: PostgresContent,
+    migrations: Option<Vec<String>>,
+    consistency_point: String,
+    estimate: u64,
+    texts: Vec<(&'static str, String)>,
+    dumping: Option<JoinHandle<Result<Archive, SourceError>>>,
+}
+
+impl DatabaseCapture {
+    pub(super) async fn begin(cx: &Cx, source: &PostgresSource) -> Result<Self, PostgresError> {
+        let probed = probe(cx, source).await?;
+        let client = source.connection.connect(cx).await?;
+        let major = describe::major_version(&client).await?;
+        let tools = Tools::find(source.options.programs.as_deref(), major).await?;
+        let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
+        let begin = format!(
+            "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = 0;
+             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        );
+        client.batch_execute(&begin).await.map_err(statement("begin to read"))?;
+        let row = client
+            .query_one(
+                "SELECT pg_export_snapshot(), current_setting('server_version'),
+                        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text",
+                &[],
+            )
+            .await
+            .map_err(statement("take a snapshot"))?;
+        // Hashes of passwords are secrets, and parts that are not sealed are open to anybody.
+        let roles = describe::roles(&client, source.options.with_passwords).await?;
+        let memberships = describe::memberships(&client).await?;
+        let properties = describe::properties(&client, major).await?;
+        let migrations = match &source.options.migrations {
+            Some(query) => Some(describe::migrations(&client, query).await?),
+            None => None,
+        };
+        let texts = vec![
+            (PROPERTIES, globals::database_file(&source.connection.database, &properties)),
+            (ROLES, globals::roles_file(&roles, &memberships)),
+        ];
+        let content = PostgresContent {
+            database: source.connection.database.clone(),
+            server_version: row.get(1),
+            properties,
+            roles,
+            memberships,
+            extensions: describe::extensions(&client).await?,
+            tables: Vec::new(),
+            large_objects: 0,
+        };
+        Ok(Self {
+            source: source.clone(),
+            tools,
+            snapshot: row.get(0),
+            consistency_point: row.get(2),
+            client,
+            content,
+            migrations,
+            estimate: probed.size_bytes,
+            texts,
+            dumping: None,
+        })
+    }
+
+    fn dump(&self, cx: &Cx, writer: PartWriter) -> Result<Dumping, PostgresError> {
+        let connection = &self.source.connection;
+        let mut command = connection.program(self.tools.pg_dump());
+        let lock_timeout = self.source.options.lock_timeout;
+        // A session of this name is the dump's; whoever waits for it is found by it.
+        let session = format!("backstay dump {}", self.snapshot);
+        command.env("PGDATABASE", &connection.database).env("PGAPPNAME", &session);
+        command.args(["--format=custom", "--compress=0", "--no-password"]);
+        command.arg(format!("--snapshot={}", self.snapshot));
+        command.arg(format!("--lock-wait-timeout={}", lock_timeout.as_millis()));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut program = Program::start("pg_dump", command)?;
+        let stdout = program.child.stdout.take().and_then(|pipe| pipe.into_owned_fd().ok());
+        let stdout = stdout.ok_or_else(|| PostgresError::Archive {
+            finding: "the output of pg_dump cannot be read".to_owned(),
+        })?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut tee = Tee { input: std::fs::File::from(stdout), output: writer };
+            let read = archive::read(BufReader::with_capacity(CHUNK_BYTES, &mut tee));
+            // The pipe is closed here: a program that still writes must not wait for a reader that gave up.
+            (tee.output, read)
+        });
+        Ok(Dumping { cx: cx.clone(), source: self.source.clone(), session, program, reading })
+    }
+}
+
+#[async_trait]
+impl Capture for DatabaseCapture {
+    async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError> {
+        if let Some((name, text)) = self.texts.pop() {
+            let (mut writer, reader) =
+                part_pipe(fixed_part(name, MediaType::Sql, Some(text.len() as u64)));
+            // Ends by itself when the reader goes away.
+            drop(tokio::spawn(async move {
+                if writer.send(Bytes::from(text)).await.is_ok() {
+                    writer.finish_async().await;
+                }
+            }));
+            return Ok(Some(reader));
+        }
+        if self.dumping.is_some() {
+            return Ok(None);
+        }
+        let spec = fixed_part(DUMP, MediaType::PostgresDump, Some(self.estimate));
+        let (writer, reader) = part_pipe(spec);
+        let dumping = self.dump(cx, writer)?;
+        self.dumping = Some(tokio::spawn(dumping.finish()));
+        Ok(Some(reader))
+    }
+
+    async fn finish(self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
+        let never = || PostgresError::Archive { finding: "the database was not dumped".to_owned() };
+        let archive = self.dumping.ok_or_else(never)?.await.map_err(|_died| never())??;
+        // The snapshot was of use until here.
+        self.client.batch_execute("ROLLBACK").await.map_err(statement("end reading"))?;
+        let engine = format!("PostgreSQL {}", self.content.server_version);
+        let content = PostgresContent {
+            tables: archive.tables,
+            large_objects: archive.large_objects,
+            ..self.content
+        };
+        Ok(CaptureReport {
+            engine: Some(engine),
+            content: Some(Content::Postgres(Box::new(content))),
+            consistency_point: Some(self.consistency_point),
+            schema_version: self.migrations,
+            ..CaptureReport::default()
+        })
+    }
+}
+
+/// A dump that is under way.
+struct Dumping {
+    cx: Cx,
+    source: PostgresSource,
+    session: String,
+    program: Program,
+    reading: JoinHandle<(PartWriter, Result<Archive, ArchiveError>)>,
+}
+
+impl Dumping {
+    /// Waits for the dump. Its part ends well only if the program did and if what it wrote is whole.
+    async fn finish(mut self) -> Result<Archive, SourceError> {
+        let status = tokio::select! {
+            status = self.cx.run(self.program.wait()) => status??,
+            waiting = behind(&self.cx, &self.source, &self.session) => return Err(waiting.into()),
+        };
+        let (writer, read) = self.reading.await.map_err(|_died| PostgresError::Archive {
+            finding: "the thread that reads the dump died".to_owned(),
+        })?;
+        // How the program ended says more than what it left unsaid, unless it ended because nobody read on.
+        if read.is_ok() || status.signal() != Some(rustix::process::Signal::PIPE.as_raw()) {
+            self.program.judge(status).await?;
+        }
+        let archive =
+            read.map_err(|error| PostgresError::Archive { finding: error.to_string() })?;
+        writer.finish_async().await;
+        Ok(archive)
+    }
+}
+
+/// Ends when somebody has waited too long for a lock that the dump holds: the app matters more than its backup.
+async fn behind(cx: &Cx, source: &PostgresSource, session: &str) -> PostgresError {
+    let watch = async {
+        let client = source.connection.connect(cx).await?;
+        let limit = source.options.lock_timeout.as_secs_f64();
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            let row = client
+                .query_opt(
+                    "SELECT w.pid, coalesce(w.relation::regclass::text, w.locktype)
+                       FROM pg_locks w, pg_stat_activity d
+                      WHERE d.application_name = $1 AND d.pid = ANY (pg_blocking_pids(w.pid))
+                        AND NOT w.granted AND now() - w.waitstart > make_interval(secs => $2) LIMIT 1",
+                    &[&session, &limit],
+                )
+                .await
+                .map_err(statement("look who waits behind the dump"))?;
+            if let Some(row) = row {
+                return Ok::<(i32, String), PostgresError>((row.get(0), row.get(1)));
+            }
+        }
+    };
+    match watch.await {
+        Ok((pid, lock)) => PostgresError::Refused {
+            finding: format!(
+                "session {pid} waited longer than {} s behind the dump for a lock on {lock}, so the dump gave way; back up again when it is done, or raise lock_timeout",
+                source.options.lock_timeout.as_secs()
+            ),
+        },
+        // A dump that nobody can watch is still a dump.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Passes on what it reads.
+struct Tee {
+    input: std::fs::File,
+    output: PartWriter,
+}
+
+impl Read for &mut Tee {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.output.write_all(buffer.get(..read).unwrap_or_default())?;
+        Ok(read)
+    }
+}

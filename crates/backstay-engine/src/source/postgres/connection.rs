@@ -1,0 +1,172 @@
+//! How a PostgreSQL server is reached: by ourselves, and by its own programs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::process::Command;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::{Cause, PostgresError};
+use super::tls;
+use crate::cx::Cx;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// What the server's list of sessions calls us.
+const APPLICATION: &str = "backstay";
+
+/// What stands for something else in a URL.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Where a database is, and as whom it is asked.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// A name, an address, or the directory of a Unix socket.
+    pub host: String,
+    /// Usually 5432.
+    pub port: u16,
+    /// The role.
+    pub user: String,
+    /// Left out where the server needs none.
+    pub password: Option<SecretString>,
+    /// The database.
+    pub database: String,
+    /// Whether and how the connection is sealed.
+    pub tls: Tls,
+}
+
+/// Whether and how a connection is sealed; the words are those of `sslmode`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// How much is asked of the server.
+    pub mode: TlsMode,
+    /// Certificates to trust, in PEM; the system's if left out.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate, in PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// The key of our certificate, in PEM.
+    pub key_file: Option<PathBuf>,
+}
+
+/// How much is asked of the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never sealed.
+    Disable,
+    /// Sealed if the server can; nobody is checked.
+    #[default]
+    Prefer,
+    /// Sealed; nobody is checked.
+    Require,
+    /// Sealed, and its certificate is trusted.
+    VerifyCa,
+    /// Sealed, its certificate is trusted, and it is for this host.
+    VerifyFull,
+}
+
+impl TlsMode {
+    /// Returns the word for it in `sslmode`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    /// Returns the mode of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Disable, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull]
+            .into_iter()
+            .find(|mode| mode.as_str() == word)
+    }
+}
+
+impl Connection {
+    /// Returns where the database is, without any secret, as a URL.
+    pub fn location(&self) -> String {
+        let encoded = |text| utf8_percent_encode(text, ENCODED);
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            encoded(&self.host).to_string()
+        };
+        let (user, database) = (encoded(&self.user), encoded(&self.database));
+        format!("postgres://{user}@{host}:{}/{database}", self.port)
+    }
+
+    /// Returns the same server with another database.
+    pub fn with_database(&self, database: &str) -> Self {
+        Self { database: database.to_owned(), ..self.clone() }
+    }
+
+    /// Connects. The returned client's connection runs until the client is dropped.
+    pub async fn connect(&self, cx: &Cx) -> Result<Client, PostgresError> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(&self.host).port(self.port).user(&self.user).dbname(&self.database);
+        config.application_name(APPLICATION).connect_timeout(CONNECT_TIMEOUT);
+        if let Some(password) = &self.password {
+            config.password(password.expose_secret());
+        }
+        let failed = |cause: Cause| PostgresError::Connect { location: self.location(), cause };
+        let is_local = self.host.starts_with('/');
+        config.ssl_mode(match self.tls.mode {
+            TlsMode::Disable => SslMode::Disable,
+            _ if is_local => SslMode::Disable,
+            TlsMode::Prefer => SslMode::Prefer,
+            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
+        });
+        let connecting = async {
+            if config.get_ssl_mode() == SslMode::Disable {
+                let (client, connection) =
+                    config.connect(NoTls).await.map_err(|e| failed(Cause::of(&e)))?;
+                drop(tokio::spawn(connection));
+                return Ok(client);
+            }
+            let tls = tls::client_config(&self.tls).map_err(failed)?;
+            let (client, connection) = config
+                .connect(MakeRustlsConnect::new(tls))
+                .await
+                .map_err(|e| failed(Cause::of(&e)))?;
+            drop(tokio::spawn(connection));
+            Ok(client)
+        };
+        let limited = tokio::time::timeout(CONNECT_TIMEOUT, connecting);
+        cx.run(limited).await?.unwrap_or_else(|_| Err(failed(Cause::Timeout)))
+    }
+
+    /// Prepares one of the server's own programs. What it needs stands in its environment, which only its own user can
+    /// read, and never in its arguments. The database is not among it: each program is told in its own way.
+    pub(super) fn program(&self, program: PathBuf) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().kill_on_drop(true);
+        for name in ["PATH", "HOME", "LD_LIBRARY_PATH"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.envs([("LC_ALL", "C"), ("PGAPPNAME", APPLICATION)]);
+        command.env("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT.as_secs().to_string());
+        command.env("PGHOST", &self.host).env("PGPORT", self.port.to_string());
+        command.env("PGUSER", &self.user).env("PGSSLMODE", self.tls.mode.as_str());
+        let files = [
+            ("PGSSLROOTCERT", &self.tls.ca_file),
+            ("PGSSLCERT", &self.tls.certificate_file),
+            ("PGSSLKEY", &self.tls.key_file),
+        ];
+        for (name, file) in files {
+            if let Some(file) = file {
+                command.env(name, file);
+            }
+        }
+        if let Some(password) = &self.password {
+            command.env("PGPASSWORD", password.expose_secret());
+        }
+        command
+    }
+}

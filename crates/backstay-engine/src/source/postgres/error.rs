@@ -1,0 +1,155 @@
+//! Why a PostgreSQL server could not be reached, read or written.
+
+use std::error::Error as _;
+use std::io;
+
+use tokio_postgres::error::SqlState;
+
+use crate::cx::Cancelled;
+
+/// Why something with a PostgreSQL server failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    /// No session could be had.
+    #[error("cannot connect to {location}: {cause}")]
+    Connect {
+        /// Where, without secrets.
+        location: String,
+        /// Why, and what to do.
+        cause: Cause,
+    },
+    /// A statement failed.
+    #[error("cannot {action}: {finding}")]
+    Statement {
+        /// What was being done, in a verb.
+        action: &'static str,
+        /// What the server said.
+        finding: String,
+    },
+    /// A program of PostgreSQL failed.
+    #[error("{program} failed ({status}): {finding}")]
+    Program {
+        /// Which one.
+        program: &'static str,
+        /// How it ended.
+        status: String,
+        /// What it said; its first complaints.
+        finding: String,
+    },
+    /// What a program wrote is not whole.
+    #[error("{finding}")]
+    Archive {
+        /// What is wrong with it.
+        finding: String,
+    },
+    /// No installed program fits the server.
+    #[error(
+        "no pg_dump fits a server of PostgreSQL {needed} ({found}); install the package postgresql-client-{needed}, or set `programs` to the directory of its programs"
+    )]
+    NoProgram {
+        /// The server's major version.
+        needed: u32,
+        /// What is installed.
+        found: String,
+    },
+    /// The server cannot take the backup as it is.
+    #[error("{finding}")]
+    Refused {
+        /// What stands against it, and what to do.
+        finding: String,
+    },
+    /// Told to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// Why no session could be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// The name is not known.
+    UnknownHost(String),
+    /// Nobody listens.
+    Refused,
+    /// Nobody answers.
+    Timeout,
+    /// The sealed connection failed.
+    Tls(String),
+    /// The server does not know the role, or not by this password.
+    Login(String),
+    /// There is no such database.
+    NoDatabase(String),
+    /// The server says something else.
+    Other(String),
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::UnknownHost(text) => {
+                write!(f, "the host's name is not known ({text}); check `host`, and that this machine can resolve it")
+            }
+            Self::Refused => f.write_str(
+                "connection refused: nobody listens there; check host and port, that the server runs, and its listen_addresses",
+            ),
+            Self::Timeout => f.write_str(
+                "no answer in time: a firewall may drop what is sent; check that this machine may reach the server",
+            ),
+            Self::Tls(text) => write!(f, "TLS failed: {text}; check `tls` and `tls_ca_file`"),
+            Self::Login(text) => {
+                write!(f, "login failed: {text}; check user and password, and the server's pg_hba.conf")
+            }
+            Self::NoDatabase(text) => write!(f, "{text}; check the database's name"),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Cause {
+    /// Finds the cause in what the client says.
+    pub(super) fn of(error: &tokio_postgres::Error) -> Self {
+        if let Some(server) = error.as_db_error() {
+            let text = server.message().to_owned();
+            return match *server.code() {
+                SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                    Self::Login(text)
+                }
+                SqlState::INVALID_CATALOG_NAME => Self::NoDatabase(text),
+                _ => Self::Other(text),
+            };
+        }
+        let text = chain(error);
+        let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        match io.map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Self::Refused,
+            Some(io::ErrorKind::TimedOut) => Self::Timeout,
+            _ if text.contains("lookup") => Self::UnknownHost(text),
+            _ if text.contains("TLS") || text.contains("certificate") => Self::Tls(text),
+            _ if text.contains("password") => Self::Login(text),
+            _ => Self::Other(text),
+        }
+    }
+}
+
+/// Says what a failed statement means.
+pub(super) fn statement(
+    action: &'static str,
+) -> impl FnOnce(tokio_postgres::Error) -> PostgresError {
+    move |error| {
+        let finding = match error.as_db_error() {
+            Some(server) => server.message().to_owned(),
+            None => chain(&error),
+        };
+        PostgresError::Statement { action, finding }
+    }
+}
+
+fn chain(error: &tokio_postgres::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

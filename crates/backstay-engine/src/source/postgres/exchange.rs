@@ -1,0 +1,250 @@
+//! Two databases change their names in one transaction: at every moment the name stands for one that is wholly old or
+//! wholly new.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::connection::Connection;
+use super::error::{PostgresError, statement};
+use super::globals::identifier;
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::source::SourceError;
+use crate::swap::{self, Direction, Swapper, foreign};
+
+/// Databases that are there to be connected to while others are made, renamed and dropped.
+const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
+/// The server waits five seconds for sessions to go before it gives a rename up.
+const RENAME_TRIES: u32 = 6;
+const TERMINATE_EVERY: Duration = Duration::from_millis(50);
+
+/// A database that was loaded, and the one that it replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replacement {
+    /// Host and port.
+    pub server: String,
+    /// The name that is fought for. May be free.
+    pub target: String,
+    /// The name of what was loaded, while it is not in place.
+    pub loaded: String,
+    /// The name of what was replaced, while it is not in place. Nobody can connect to it.
+    pub parked: String,
+}
+
+/// A change of names, worked out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swap {
+    /// Of what.
+    pub replacement: Replacement,
+    direction: Direction,
+}
+
+impl From<Replacement> for swap::Replacement {
+    fn from(database: Replacement) -> Self {
+        Self::Database(database)
+    }
+}
+
+impl Swap {
+    /// Returns the name that comes into place, and the name that what is there gets.
+    fn names(&self) -> (&str, &str) {
+        let Replacement { loaded, parked, .. } = &self.replacement;
+        match self.direction {
+            Direction::Restore => (loaded, parked),
+            Direction::Undo => (parked, loaded),
+        }
+    }
+}
+
+/// Says which server a connection is to.
+pub(super) fn server_of(connection: &Connection) -> String {
+    format!("{}:{}", connection.host, connection.port)
+}
+
+/// Connects to a database that is none of the user's.
+pub(super) async fn maintenance(cx: &Cx, connection: &Connection) -> Result<Client, PostgresError> {
+    let [first, second] = MAINTENANCE;
+    match connection.with_database(first).connect(cx).await {
+        Ok(client) => Ok(client),
+        Err(error) => connection.with_database(second).connect(cx).await.map_err(|_| error),
+    }
+}
+
+pub(super) async fn exists(server: &Client, database: &str) -> Result<bool, PostgresError> {
+    let query = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
+    let row = server.query_one(query, &[&database]).await;
+    Ok(row.map_err(statement("look for a database"))?.get(0))
+}
+
+/// Drops a database that is ours, with whoever is connected to it.
+pub(super) async fn drop_database(server: &Client, database: &str) -> Result<(), PostgresError> {
+    let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", identifier(database));
+    server.batch_execute(&drop).await.map_err(statement("drop a database that was set aside"))
+}
+
+/// Swaps databases.
+pub(super) struct DatabaseSwapper {
+    pub(super) connection: Connection,
+}
+
+impl DatabaseSwapper {
+    /// Connects to the server that the names are on.
+    async fn server(&self, cx: &Cx, replacement: &Replacement) -> Result<Client, PostgresError> {
+        let server = server_of(&self.connection);
+        if server == replacement.server {
+            return maintenance(cx, &self.connection).await;
+        }
+        let finding = format!(
+            "the restore was on the server {}, and the source is on {server} now",
+            replacement.server
+        );
+        Err(PostgresError::Refused { finding })
+    }
+
+    async fn change_names(&self, cx: &Cx, swap: &Swap) -> Result<(), PostgresError> {
+        let Replacement { target, .. } = &swap.replacement;
+        let (arriving, leaving) = swap.names();
+        let server = self.server(cx, &swap.replacement).await?;
+        if !exists(&server, arriving).await? {
+            // It is in place already: both names change in one transaction.
+            return Ok(());
+        }
+        let mut steps = Vec::new();
+        let replaces = exists(&server, target).await?;
+        if replaces {
+            steps.push(rename(target, leaving));
+        }
+        steps.push(rename(arriving, target));
+        steps.push(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", identifier(target)));
+        if replaces {
+            steps.push(format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", identifier(leaving)));
+        }
+        let transaction = format!("BEGIN; {}; COMMIT", steps.join("; "));
+        let helper = self.server(cx, &swap.replacement).await?;
+        for attempt in 1.. {
+            // While the first rename waits for sessions to go, it keeps new ones from coming.
+            let renamed = tokio::select! {
+                renamed = server.batch_execute(&transaction) => renamed,
+                failed = disconnect(&helper, [target, arriving]) => return Err(failed),
+            };
+            let Err(error) = renamed else { return Ok(()) };
+            server.batch_execute("ROLLBACK").await.map_err(statement("end a transaction"))?;
+            let is_busy = error.code() == Some(&SqlState::OBJECT_IN_USE);
+            if !is_busy || attempt == RENAME_TRIES {
+                return Err(statement("change the names of databases")(error));
+            }
+            cx.check()?;
+        }
+        Ok(())
+    }
+}
+
+impl DatabaseSwapper {
+    async fn change_back(&self, cx: &Cx, swap: &Swap) -> Result<(), PostgresError> {
+        let Swap { replacement, direction } = swap;
+        let (arriving, leaving) = swap.names();
+        let server = self.server(cx, replacement).await?;
+        if exists(&server, arriving).await? {
+            // What should have come is still waiting: nothing was changed.
+            return Ok(());
+        }
+        if exists(&server, leaving).await? {
+            let direction = match direction {
+                Direction::Restore => Direction::Undo,
+                Direction::Undo => Direction::Restore,
+            };
+            let back = Swap { replacement: replacement.clone(), direction };
+            return self.change_names(cx, &back).await;
+        }
+        let back = rename(&replacement.target, arriving);
+        server.batch_execute(&back).await.map_err(statement("change the name of a database back"))
+    }
+}
+
+fn rename(from: &str, to: &str) -> String {
+    format!("ALTER DATABASE {} RENAME TO {}", identifier(from), identifier(to))
+}
+
+/// Ends the sessions of databases, again and again. Ends only by a failure.
+async fn disconnect(helper: &Client, databases: [&str; 2]) -> PostgresError {
+    let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                  WHERE datname = ANY ($1) AND pid <> pg_backend_pid()";
+    loop {
+        if let Err(error) = helper.query(query, &[&databases.as_slice()]).await {
+            return statement("end the sessions of the database")(error);
+        }
+        tokio::time::sleep(TERMINATE_EVERY).await;
+    }
+}
+
+fn database_of(replacement: &swap::Replacement) -> Result<&Replacement, EngineError> {
+    match replacement {
+        swap::Replacement::Database(database) => Ok(database),
+        other => Err(foreign(other)),
+    }
+}
+
+fn swap_of(swap: &swap::Swap) -> Result<&Swap, EngineError> {
+    match swap {
+        swap::Swap::Database(swap) => Ok(swap),
+        other => Err(foreign(other)),
+    }
+}
+
+fn failed(error: PostgresError) -> EngineError {
+    EngineError::Source(SourceError::from(error))
+}
+
+#[async_trait]
+impl Swapper for DatabaseSwapper {
+    async fn plan(
+        &self,
+        _cx: &Cx,
+        replacement: &swap::Replacement,
+        direction: Direction,
+    ) -> Result<swap::Swap, EngineError> {
+        let replacement = database_of(replacement)?.clone();
+        Ok(swap::Swap::Database(Swap { replacement, direction }))
+    }
+
+    async fn run(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
+        self.change_names(cx, swap_of(swap)?).await.map_err(failed)
+    }
+
+    async fn roll_back(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
+        self.change_back(cx, swap_of(swap)?).await.map_err(failed)
+    }
+
+    async fn replaced_nothing(
+        &self,
+        cx: &Cx,
+        replacement: &swap::Replacement,
+    ) -> Result<bool, EngineError> {
+        Ok(!self.can_go_back(cx, replacement).await?)
+    }
+
+    async fn can_go_back(
+        &self,
+        cx: &Cx,
+        replacement: &swap::Replacement,
+    ) -> Result<bool, EngineError> {
+        let replacement = database_of(replacement)?;
+        let server = self.server(cx, replacement).await.map_err(failed)?;
+        exists(&server, &replacement.parked).await.map_err(failed)
+    }
+
+    async fn discard(&self, cx: &Cx, replacement: &swap::Replacement) -> Result<(), EngineError> {
+        let replacement = database_of(replacement)?;
+        let server = self.server(cx, replacement).await.map_err(failed)?;
+        for ours in [&replacement.loaded, &replacement.parked] {
+            drop_database(&server, ours).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}

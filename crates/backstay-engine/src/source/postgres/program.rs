@@ -1,0 +1,89 @@
+//! Running a program of PostgreSQL to its end, with what it complains of.
+
+use std::process::{ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use super::error::PostgresError;
+
+/// Of a program's complaints this much is kept.
+const MAX_COMPLAINT_BYTES: u64 = 16 * 1024;
+/// And this many lines of them are shown.
+const SHOWN_LINES: usize = 12;
+
+/// A running program. It is killed when this is dropped, with what it started.
+pub(super) struct Program {
+    name: &'static str,
+    pub(super) child: Child,
+    complaints: JoinHandle<String>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Nothing has this number any more once its end was seen.
+        let running = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        if let Some(group) = running {
+            match kill_process_group(group, Signal::KILL) {
+                // One that ended meanwhile needs no signal.
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Program {
+    /// Starts a program whose standard error is listened to.
+    pub(super) fn start(name: &'static str, mut command: Command) -> Result<Self, PostgresError> {
+        let failed = |finding: String| PostgresError::Program {
+            program: name,
+            status: "could not be started".to_owned(),
+            finding,
+        };
+        // A group of its own: what it starts in turn ends with it.
+        command.stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        let stderr = child.stderr.take();
+        let complaints = tokio::spawn(async move {
+            let mut kept = Vec::new();
+            if let Some(mut stderr) = stderr {
+                // What it says is for people; that it says it must not stop it, so the pipe is read to its end.
+                drop((&mut stderr).take(MAX_COMPLAINT_BYTES).read_to_end(&mut kept).await);
+                drop(tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await);
+            }
+            String::from_utf8_lossy(&kept).into_owned()
+        });
+        Ok(Self { name, child, complaints })
+    }
+
+    /// Waits for its end.
+    pub(super) async fn wait(&mut self) -> Result<ExitStatus, PostgresError> {
+        self.child.wait().await.map_err(|error| PostgresError::Program {
+            program: self.name,
+            status: "cannot be waited for".to_owned(),
+            finding: error.to_string(),
+        })
+    }
+
+    /// Says what a status means, after the program's end.
+    pub(super) async fn judge(mut self, status: ExitStatus) -> Result<(), PostgresError> {
+        if status.success() {
+            return Ok(());
+        }
+        // It was only cut off if the program is gone in a way that nobody foresaw.
+        let said = (&mut self.complaints).await.unwrap_or_default();
+        let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        let more = lines.len().saturating_sub(SHOWN_LINES);
+        let mut shown: Vec<String> =
+            lines.iter().take(SHOWN_LINES).map(|line| (*line).to_owned()).collect();
+        match (shown.is_empty(), more) {
+            (true, _) => shown.push("it said nothing".to_owned()),
+            (false, 0) => {}
+            (false, more) => shown.push(format!("and {more} more lines")),
+        }
+        let finding = shown.join("; ");
+        Err(PostgresError::Program { program: self.name, status: status.to_string(), finding })
+    }
+}

@@ -1,0 +1,107 @@
+//! What a restore loaded, and how it comes into its place: paths change their names, or databases do.
+//!
+//! A [`Swap`] is written down before it begins. Whoever can reach the source finishes it, however far it came.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::replace;
+use crate::source::postgres;
+
+/// What was loaded, and what it replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replacement {
+    /// Of a directory, a file, or some paths.
+    Paths(replace::Replacement),
+    /// Of a database on a server.
+    Database(postgres::Replacement),
+}
+
+/// A swap, worked out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Swap {
+    /// Of paths.
+    Paths(replace::Swap),
+    /// Of databases.
+    Database(postgres::Swap),
+}
+
+/// Which way a swap goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// What was loaded comes, what was there goes.
+    Restore,
+    /// What was there before comes back.
+    Undo,
+}
+
+impl Replacement {
+    /// Returns what is replaced, for a person.
+    pub fn target(&self) -> String {
+        match self {
+            Self::Paths(paths) => paths.target.display().to_string(),
+            Self::Database(database) => database.target.clone(),
+        }
+    }
+
+    /// Returns where the other state lies until it is confirmed, for a person.
+    pub fn beside(&self) -> String {
+        match self {
+            Self::Paths(paths) => paths.beside.display().to_string(),
+            Self::Database(database) => database.parked.clone(),
+        }
+    }
+}
+
+impl Swap {
+    /// Returns what it is a swap of.
+    pub fn replacement(&self) -> Replacement {
+        match self {
+            Self::Paths(swap) => Replacement::Paths(swap.replacement.clone()),
+            Self::Database(swap) => Replacement::Database(swap.replacement.clone()),
+        }
+    }
+}
+
+/// Puts loaded data into its place, and back.
+#[async_trait]
+pub trait Swapper: Send + Sync {
+    /// Works out what is to be done. Changes nothing.
+    async fn plan(
+        &self,
+        cx: &Cx,
+        replacement: &Replacement,
+        direction: Direction,
+    ) -> Result<Swap, EngineError>;
+
+    /// Does what is not done yet, and makes it durable.
+    async fn run(&self, cx: &Cx, swap: &Swap) -> Result<(), EngineError>;
+
+    /// Takes back what was done of it.
+    async fn roll_back(&self, cx: &Cx, swap: &Swap) -> Result<(), EngineError>;
+
+    /// Says whether a finished swap replaced nothing that anybody could miss.
+    async fn replaced_nothing(
+        &self,
+        cx: &Cx,
+        replacement: &Replacement,
+    ) -> Result<bool, EngineError>;
+
+    /// Says whether what was replaced is still there.
+    async fn can_go_back(&self, cx: &Cx, replacement: &Replacement) -> Result<bool, EngineError>;
+
+    /// Removes what is not in place.
+    async fn discard(&self, cx: &Cx, replacement: &Replacement) -> Result<(), EngineError>;
+}
+
+/// The record of a swap is of another kind than the source.
+pub(crate) fn foreign(what: impl fmt::Debug) -> EngineError {
+    EngineError::ForeignSwap { found: format!("{what:?}") }
+}

@@ -1,0 +1,190 @@
+//! What the parts of a backup hold, for people and for the restore.
+
+use serde::{Deserialize, Serialize};
+
+/// What the parts of a backup hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Content {
+    /// A tree of files.
+    Files(FilesContent),
+    /// A SQLite database.
+    Sqlite(SqliteContent),
+    /// A PostgreSQL database.
+    Postgres(Box<PostgresContent>),
+}
+
+impl Content {
+    /// Leaves out what only a restore may see.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        if let Self::Postgres(postgres) = &mut self {
+            for role in &mut postgres.roles {
+                role.password = None;
+            }
+        }
+        self
+    }
+}
+
+/// What a tree of files holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesContent {
+    /// Regular files, hard links not counted again.
+    pub files: u64,
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Further names of files.
+    pub hard_links: u64,
+    /// Apparent bytes of the regular files.
+    pub bytes: u64,
+    /// Sockets, FIFOs and devices that were left out on purpose.
+    pub skipped_special: u64,
+    /// SQLite databases that were taken as snapshots, by path.
+    pub sqlite_databases: Vec<String>,
+}
+
+/// What a SQLite database holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqliteContent {
+    /// `PRAGMA user_version`, which apps use for their schema version.
+    pub user_version: i64,
+    /// `PRAGMA application_id`.
+    pub application_id: i64,
+    /// Bytes of a page.
+    pub page_bytes: u32,
+    /// Pages of the database.
+    pub pages: u64,
+    /// Tables with their rows, by name.
+    pub tables: Vec<TableRows>,
+}
+
+/// A table and its rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableRows {
+    /// Its name.
+    pub table: String,
+    /// How many rows it has.
+    pub rows: u64,
+}
+
+/// What a PostgreSQL database holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresContent {
+    /// Its name.
+    pub database: String,
+    /// The server's version, for example `15.18`.
+    pub server_version: String,
+    /// What belongs to the database and stands outside of its dump.
+    pub properties: DatabaseProperties,
+    /// All roles of the server but its own.
+    pub roles: Vec<DatabaseRole>,
+    /// Who is a member of which role.
+    pub memberships: Vec<Membership>,
+    /// The installed extensions.
+    pub extensions: Vec<String>,
+    /// Tables with their rows as they were dumped, by name with schema, quoted where it must be.
+    pub tables: Vec<TableRows>,
+    /// How many large objects were dumped.
+    pub large_objects: u64,
+}
+
+/// What belongs to a database and stands outside of its dump.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseProperties {
+    /// The role that owns it.
+    pub owner: String,
+    /// For example `UTF8`.
+    pub encoding: String,
+    /// `LC_COLLATE`.
+    pub collate: String,
+    /// `LC_CTYPE`.
+    pub ctype: String,
+    /// `c` of the C library, `i` of ICU, `b` built in.
+    pub locale_provider: String,
+    /// The provider's own name of the locale.
+    pub locale: Option<String>,
+    /// Sessions at once; -1 is no limit.
+    pub connection_limit: i32,
+    /// What `COMMENT ON DATABASE` said.
+    pub comment: Option<String>,
+    /// What `ALTER DATABASE SET` and `ALTER ROLE IN DATABASE SET` said.
+    pub settings: Vec<DatabaseSetting>,
+    /// Rights on the database. Empty means those that every new database has.
+    pub grants: Vec<DatabaseGrant>,
+}
+
+/// A setting of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSetting {
+    /// For which role; nothing is for all.
+    pub role: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Its value, as the server keeps it.
+    pub value: String,
+}
+
+/// A right on a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseGrant {
+    /// Who has it; nothing is everybody.
+    pub grantee: Option<String>,
+    /// For example `CONNECT`.
+    pub privilege: String,
+    /// Whether it may be passed on.
+    pub with_grant_option: bool,
+}
+
+/// A role of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseRole {
+    /// Its name.
+    pub name: String,
+    /// `SUPERUSER`.
+    pub is_superuser: bool,
+    /// `INHERIT`.
+    pub inherits: bool,
+    /// `CREATEROLE`.
+    pub may_create_roles: bool,
+    /// `CREATEDB`.
+    pub may_create_databases: bool,
+    /// `LOGIN`.
+    pub may_log_in: bool,
+    /// `REPLICATION`.
+    pub may_replicate: bool,
+    /// `BYPASSRLS`.
+    pub bypasses_row_security: bool,
+    /// Sessions at once; -1 is no limit.
+    pub connection_limit: i32,
+    /// Until when its password counts.
+    pub valid_until: Option<String>,
+    /// The hash of its password, if we might read it and the backup is sealed.
+    pub password: Option<String>,
+    /// Whether the database needs it: it owns something there, or has a right.
+    pub is_needed: bool,
+    /// What `ALTER ROLE SET` said, as `name=value`.
+    pub settings: Vec<String>,
+}
+
+/// A membership in a role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// The role.
+    pub role: String,
+    /// Who is a member of it.
+    pub member: String,
+    /// `WITH ADMIN OPTION`.
+    pub with_admin_option: bool,
+}

@@ -1,0 +1,177 @@
+//! A private PostgreSQL server in a directory of its own.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+/// The role that may do everything.
+pub const USER: &str = "postgres";
+/// Its password; in no other text of a test.
+pub const PASSWORD: &str = "pg-secret-q8Zr";
+/// How often it is asked whether it is there: for about half a minute.
+const START_TRIES: u32 = 500;
+/// Whom a server runs as where the tests run as root, whom it refuses.
+const NOBODY: u32 = 65534;
+
+/// A running server; ends when it is dropped.
+pub struct PostgresServer {
+    /// Removed with the server.
+    _dir: tempfile::TempDir,
+    programs: PathBuf,
+    child: Child,
+    /// Where it listens, on 127.0.0.1.
+    pub port: u16,
+}
+
+impl PostgresServer {
+    /// Starts a server of the newest version that Debian has installed.
+    pub fn start() -> Self {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").expect("postgresql is installed");
+        let mut programs: Vec<PathBuf> =
+            versions.flatten().map(|version| version.path().join("bin")).collect();
+        programs.retain(|directory| directory.join("initdb").is_file());
+        programs.sort();
+        Self::start_with(programs.last().expect("postgresql is installed"))
+    }
+
+    /// Starts a server of these programs.
+    pub fn start_with(programs: &Path) -> Self {
+        let dir = tempfile::tempdir().expect("a directory for the server");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        drop(listener);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        let (data, secret) = (dir.path().join("data"), dir.path().join("secret"));
+        std::fs::write(&secret, PASSWORD).expect("a file with the password");
+        let made = unprivileged(&programs.join("initdb"))
+            .arg("--pgdata")
+            .arg(&data)
+            .args(["--username", USER, "--auth", "scram-sha-256", "--encoding", "UTF8"])
+            .args(["--locale", "C", "--no-sync", "--pwfile"])
+            .arg(&secret)
+            .output()
+            .expect("initdb runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let child = Self::run(programs, dir.path(), port);
+        let server = Self { _dir: dir, programs: programs.to_owned(), child, port };
+        server.wait();
+        server
+    }
+
+    fn run(programs: &Path, dir: &Path, port: u16) -> Child {
+        unprivileged(&programs.join("postgres"))
+            .arg("-D")
+            .arg(dir.join("data"))
+            .arg("-k")
+            .arg(dir)
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
+            .args(["-c", "fsync=off", "-c", "max_connections=50", "-c", "log_min_messages=fatal"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("postgres runs")
+    }
+
+    fn wait(&self) {
+        let answers = || {
+            std::thread::sleep(Duration::from_millis(50));
+            self.psql("postgres", "SELECT 1").status.success()
+        };
+        assert!((0..START_TRIES).any(|_| answers()), "the server does not answer");
+    }
+
+    /// Returns the URL of a database, with the password.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Returns the directory of the server's programs.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
+    /// Prepares one of the server's programs, connected to a database.
+    pub fn command(&self, program: &str, database: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string());
+        command.env("PGUSER", USER).env("PGPASSWORD", PASSWORD).env("PGDATABASE", database);
+        command.env("PGCONNECT_TIMEOUT", "5").env("LC_ALL", "C").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs statements.
+    pub fn psql(&self, database: &str, statements: &str) -> Output {
+        let words = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statements];
+        self.command("psql", database).args(words).output().expect("psql runs")
+    }
+
+    /// Runs statements that must work. Returns what they print.
+    pub fn sql(&self, database: &str, statements: &str) -> String {
+        let output = self.psql(database, statements);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{statements}\n{error}");
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Returns everything that a database is, as its own tool writes it, with the rows of each table in an order that does
+    /// not depend on where they lie.
+    pub fn digest(&self, database: &str) -> String {
+        let schema = self
+            .command("pg_dump", database)
+            .args(["--schema-only", "--create"])
+            .output()
+            .expect("pg_dump runs");
+        assert!(schema.status.success(), "{}", String::from_utf8_lossy(&schema.stderr));
+        // Newer versions guard their scripts with a random word.
+        let schema = String::from_utf8_lossy(&schema.stdout)
+            .lines()
+            .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>();
+        let tables = self.sql(
+            database,
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+              WHERE relkind IN ('r', 'm') AND nspname !~ '^(pg_|information_schema$)' ORDER BY 1",
+        );
+        let mut digest = schema;
+        for table in tables.lines() {
+            let query = format!(
+                "SELECT count(*), md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM ONLY {table} t"
+            );
+            let line = [table, " ", &self.sql(database, &query), "\n"].concat();
+            digest.push_str(&line);
+        }
+        let objects = "SELECT loid, md5(string_agg(data, '' ORDER BY pageno)) FROM pg_largeobject GROUP BY 1 ORDER BY 1";
+        digest.push_str(&self.sql(database, objects));
+        let sequences =
+            "SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2";
+        digest.push_str(&self.sql(database, sequences));
+        digest
+    }
+}
+
+fn unprivileged(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env("LC_ALL", "C").stdin(Stdio::null()).current_dir("/");
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        // An immediate shutdown: nothing of it is needed any more.
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            match rustix::process::kill_process(pid, rustix::process::Signal::QUIT) {
+                // One that is gone already needs no signal.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,255 @@
+//! `[sources.NAME]` of kind `postgres`: how its server is reached.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backstay_engine::source::postgres::{Connection, PostgresOptions, Tls, TlsMode};
+use jiff::SignedDuration;
+use secrecy::SecretString;
+use toml::Spanned;
+use url::Url;
+
+use super::Env;
+use super::raw::{Faults, RawSource};
+use super::storage::resolve_file;
+
+const DEFAULT_PORT: u16 = 5432;
+/// An app must not wait longer behind a dump for a table than this.
+const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A PostgreSQL database, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct PostgresConfig {
+    pub(crate) connection: Connection,
+    pub(crate) options: PostgresOptions,
+}
+
+impl PostgresConfig {
+    /// Makes a configuration of a URL alone.
+    pub(crate) fn of_url(url: &str) -> Result<Self, String> {
+        Ok(Self { connection: of_url(url)?, options: PostgresOptions::new(DEFAULT_LOCK_TIMEOUT) })
+    }
+}
+
+/// The fields that only this kind has.
+fn own_fields(raw: &RawSource) -> [(&'static str, Option<&Spanned<String>>); 13] {
+    [
+        ("url", raw.url.as_ref()),
+        ("host", raw.host.as_ref()),
+        ("user", raw.user.as_ref()),
+        ("password", raw.password.as_ref()),
+        ("database", raw.database.as_ref()),
+        ("tls", raw.tls.as_ref()),
+        ("tls_ca_file", raw.tls_ca_file.as_ref()),
+        ("tls_certificate_file", raw.tls_certificate_file.as_ref()),
+        ("tls_key_file", raw.tls_key_file.as_ref()),
+        ("lock_timeout", raw.lock_timeout.as_ref()),
+        ("statement_timeout", raw.statement_timeout.as_ref()),
+        ("migrations", raw.migrations.as_ref()),
+        ("programs", raw.programs.as_ref()),
+    ]
+}
+
+/// Refuses what would be ignored.
+pub(super) fn refuse_fields(raw: &RawSource, faults: &mut Faults<'_>) {
+    for (name, value) in own_fields(raw) {
+        if let Some(value) = value {
+            faults.add(name, value.span(), "only a source of kind `postgres` has it");
+        }
+    }
+    if let Some(port) = &raw.port {
+        faults.add("port", port.span(), "only a source of kind `postgres` has it");
+    }
+}
+
+pub(super) fn check(
+    raw: &RawSource,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<PostgresConfig> {
+    if let Some(path) = &raw.path {
+        faults.add("path", path.span(), "a source of kind `postgres` has `url` or `host` instead");
+    }
+    let mut connection = match &raw.url {
+        Some(raw_url) => {
+            let url = text_or_file("url", raw_url, env, faults)?;
+            match of_url(&url) {
+                Ok(connection) => connection,
+                Err(problem) => {
+                    faults.add("url", raw_url.span(), problem);
+                    return None;
+                }
+            }
+        }
+        None => separate_fields(raw, env, faults)?,
+    };
+    if raw.url.is_some() {
+        for (name, value) in
+            own_fields(raw).iter().filter(|(name, _)| ["host", "user", "database"].contains(name))
+        {
+            if let Some(value) = value {
+                faults.add(name, value.span(), "stands in `url` already; give one of both");
+            }
+        }
+    }
+    if let Some(password) = &raw.password {
+        connection.password =
+            Some(SecretString::from(text_or_file("password", password, env, faults)?));
+    }
+    check_tls(raw, &mut connection.tls, env, faults);
+    let lock_timeout = match &raw.lock_timeout {
+        Some(text) => timeout("lock_timeout", text, faults)?,
+        None => DEFAULT_LOCK_TIMEOUT,
+    };
+    let mut options = PostgresOptions::new(lock_timeout);
+    if let Some(text) = &raw.statement_timeout {
+        options.statement_timeout = Some(timeout("statement_timeout", text, faults)?);
+    }
+    if let Some(query) = &raw.migrations {
+        options.migrations = Some(faults.text("migrations", query, env)?);
+    }
+    if let Some(programs) = &raw.programs {
+        options.programs = Some(PathBuf::from(faults.text("programs", programs, env)?));
+    }
+    Some(PostgresConfig { connection, options })
+}
+
+fn separate_fields(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<Connection> {
+    let mut needed = |name: &str, value: &Option<Spanned<String>>| match value {
+        Some(value) => faults.text(name, value, env),
+        None => {
+            let problem = "is missing: give `url`, or `host`, `user` and `database`";
+            faults.add(name, raw.kind.span(), problem);
+            None
+        }
+    };
+    let (host, user, database) =
+        (needed("host", &raw.host), needed("user", &raw.user), needed("database", &raw.database));
+    let port = match &raw.port {
+        None => DEFAULT_PORT,
+        Some(port) => match u16::try_from(*port.get_ref()) {
+            Ok(number) if number > 0 => number,
+            _ => {
+                let problem = format!("found {}, expected a port, 1 to 65535", port.get_ref());
+                faults.add("port", port.span(), problem);
+                return None;
+            }
+        },
+    };
+    Some(Connection {
+        host: host?,
+        port,
+        user: user?,
+        password: None,
+        database: database?,
+        tls: Tls::default(),
+    })
+}
+
+fn check_tls(raw: &RawSource, tls: &mut Tls, env: Env<'_>, faults: &mut Faults<'_>) {
+    if let Some(word) = &raw.tls {
+        match TlsMode::parse(word.get_ref()) {
+            Some(mode) => tls.mode = mode,
+            None => faults.add(
+                "tls",
+                word.span(),
+                format!(
+                    "found `{}`, expected `disable`, `prefer`, `require`, `verify-ca` or `verify-full`",
+                    word.get_ref()
+                ),
+            ),
+        }
+    }
+    let mut file = |name: &str, raw: &Option<Spanned<String>>, file: &mut Option<PathBuf>| {
+        if let Some(raw) = raw
+            && let Some(path) = faults.text(name, raw, env)
+        {
+            *file = Some(PathBuf::from(path));
+        }
+    };
+    file("tls_ca_file", &raw.tls_ca_file, &mut tls.ca_file);
+    file("tls_certificate_file", &raw.tls_certificate_file, &mut tls.certificate_file);
+    file("tls_key_file", &raw.tls_key_file, &mut tls.key_file);
+}
+
+fn timeout(name: &str, text: &Spanned<String>, faults: &mut Faults<'_>) -> Option<Duration> {
+    let parsed = text.get_ref().parse::<SignedDuration>().ok();
+    let timeout = parsed.and_then(|d| Duration::try_from(d).ok()).filter(|d| !d.is_zero());
+    if timeout.is_none() {
+        let found = text.get_ref();
+        faults.add(name, text.span(), format!("found `{found}`, expected a time such as \"30s\""));
+    }
+    timeout
+}
+
+/// Reads a value that may be a reference to the environment, or to a file of its own.
+fn text_or_file(
+    name: &str,
+    value: &Spanned<String>,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<String> {
+    let text = faults.text(name, value, env)?;
+    match resolve_file(&text) {
+        Ok(secret) => Some(secret),
+        Err(problem) => {
+            faults.add(name, value.span(), problem);
+            None
+        }
+    }
+}
+
+/// Reads `postgres://user:password@host:port/database?sslmode=…`.
+fn of_url(text: &str) -> Result<Connection, String> {
+    // Never repeat what was found: a password may stand in it.
+    let url = Url::parse(text).map_err(|error| {
+        format!("is no URL ({error}); expected postgres://user:password@host:5432/database, special characters as %XX")
+    })?;
+    if !["postgres", "postgresql"].contains(&url.scheme()) {
+        return Err(format!("begins with `{}:`, expected `postgres:`", url.scheme()));
+    }
+    let decoded = |what: &str, text: &str| {
+        let bytes = percent_encoding::percent_decode_str(text);
+        bytes.decode_utf8().map(String::from).map_err(|_| format!("has a {what} that is no UTF-8"))
+    };
+    let database = decoded("database", url.path().strip_prefix('/').unwrap_or_default())?;
+    let user = decoded("user", url.username())?;
+    if database.is_empty() || user.is_empty() {
+        let missing = if user.is_empty() { "user" } else { "database" };
+        return Err(format!("names no {missing}; expected postgres://user@host:5432/database"));
+    }
+    let password = url.password().map(|text| decoded("password", text)).transpose()?;
+    let host = url.host_str().unwrap_or_default();
+    let host = decoded("host", host.trim_start_matches('[').trim_end_matches(']'))?;
+    let mut connection = Connection {
+        host,
+        port: url.port().unwrap_or(DEFAULT_PORT),
+        user,
+        password: password.map(SecretString::from),
+        database,
+        tls: Tls::default(),
+    };
+    for (name, value) in url.query_pairs() {
+        let tls = &mut connection.tls;
+        match name.as_ref() {
+            "host" => connection.host = value.into_owned(),
+            "sslmode" => {
+                tls.mode = TlsMode::parse(&value).ok_or_else(|| {
+                    format!("has sslmode `{value}`, expected `disable`, `prefer`, `require`, `verify-ca` or `verify-full`")
+                })?;
+            }
+            "sslrootcert" => tls.ca_file = Some(PathBuf::from(value.as_ref())),
+            "sslcert" => tls.certificate_file = Some(PathBuf::from(value.as_ref())),
+            "sslkey" => tls.key_file = Some(PathBuf::from(value.as_ref())),
+            other => {
+                return Err(format!(
+                    "has the parameter `{other}`, which is not known; known are host, sslmode, sslrootcert, sslcert and sslkey"
+                ));
+            }
+        }
+    }
+    if connection.host.is_empty() {
+        return Err("names no host; expected postgres://user@host:5432/database".to_owned());
+    }
+    Ok(connection)
+}
