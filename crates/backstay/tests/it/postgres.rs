@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use backstay_testkit::postgres::{PASSWORD, PostgresServer, USER};
+use backstay_testkit::postgres::{self, PASSWORD, PostgresServer, USER};
 use serde_json::Value;
 
 use crate::shell::Shell;
@@ -52,11 +52,21 @@ fn made(shell: &Shell) -> Value {
 
 #[test]
 fn nasty_database_returns_equal_and_undo_brings_back_what_was_there() {
-    let server = PostgresServer::start();
+    let installed = postgres::installed();
+    let versions: Vec<u32> = installed.iter().map(|(major, _)| *major).collect();
+    for needed in [15, 16, 18] {
+        assert!(versions.contains(&needed), "{versions:?}: run the tests by `cargo xtask test`");
+    }
+    for (_, programs) in installed {
+        returns_equal_and_undo_works(&PostgresServer::start_with(&programs));
+    }
+}
+
+fn returns_equal_and_undo_works(server: &PostgresServer) {
     // A name that would be a connection string, an option and a quotation, were it not taken as data.
     let name = "-host=x dbname='y' \"z\"";
-    nasty(&server, name);
-    let shell = with_database(&server, "placeholder", "");
+    nasty(server, name);
+    let shell = with_database(server, "placeholder", "");
     let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
     let encoded = "-host%3Dx%20dbname%3D%27y%27%20%22z%22";
     std::fs::write(shell.path("backstay.toml"), config.replace("placeholder", encoded)).unwrap();
@@ -108,6 +118,81 @@ fn database_returns_with_its_roles_on_a_server_that_never_saw_it() {
     assert_eq!(new.digest("shop_copy").replace("shop_copy", "shop"), before);
     let error = shell.complains(1, &["restore", "db", "--to", "shop_copy", "--yes"]);
     assert!(error.contains("is there already"), "{error}");
+}
+
+#[test]
+fn database_moves_to_a_newer_server_and_not_to_an_older() {
+    let installed = postgres::installed();
+    let of = |wanted: u32| &installed.iter().find(|(major, _)| *major == wanted).unwrap().1;
+    let (old, new) = (PostgresServer::start_with(of(15)), PostgresServer::start_with(of(18)));
+    old.sql("postgres", "CREATE DATABASE shop");
+    old.sql("shop", "CREATE TABLE orders (id int PRIMARY KEY, note text); INSERT INTO orders SELECT i, md5(i::text) FROM generate_series(1, 1000) i");
+    let before = old.data_digest("shop");
+    let shell = with_database(&old, "shop", "");
+    made(&shell);
+    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let moved = config.replace(&format!(":{}/", old.port), &format!(":{}/", new.port)).replace(
+        &format!("{}", old.programs().display()),
+        &format!("{}", new.programs().display()),
+    );
+    std::fs::write(shell.path("backstay.toml"), moved).unwrap();
+    let plan = shell.json(&["restore", "db", "--dry-run"]);
+    assert!(
+        plan["warnings"][0].as_str().unwrap().contains("PostgreSQL 15 and the server is 18"),
+        "{plan}"
+    );
+    shell.ends(0, &["restore", "db", "--yes"]);
+    assert_eq!(new.data_digest("shop"), before);
+    made(&shell);
+    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    let error = shell.complains(1, &["restore", "db", "--yes"]);
+    assert!(error.contains("of PostgreSQL 18 and the server is 15"), "{error}");
+    assert_eq!(old.data_digest("shop"), before);
+}
+
+#[test]
+fn killed_restore_leaves_the_database_old_or_new_and_the_next_command_finishes() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql(
+        "shop",
+        "CREATE TABLE state AS SELECT 'backed up' AS what, i FROM generate_series(1, 20000) i",
+    );
+    let shell = with_database(&server, "shop", "");
+    made(&shell);
+    server.sql("shop", "UPDATE state SET what = 'newer'");
+    let state = || server.sql("shop", "SELECT what, count(*) FROM state GROUP BY 1");
+    let mut seen = std::collections::BTreeSet::new();
+    // Steps of a restore that are told on the way; after each, and a little later, the process is killed.
+    for (round, step) in
+        ["loading beside", "backing up what", "swapping", "swapping", "swapping"].iter().enumerate()
+    {
+        let mut restoring = shell
+            .command(&["restore", "db", "--yes", "--json"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines =
+            std::io::BufRead::lines(std::io::BufReader::new(restoring.stderr.take().unwrap()));
+        let reached = lines.map_while(Result::ok).any(|line| line.contains(step));
+        assert!(reached, "{step}");
+        std::thread::sleep(Duration::from_millis(15 * round as u64));
+        restoring.kill().unwrap();
+        restoring.wait().unwrap();
+        let now = state();
+        assert!(["backed up|20000", "newer|20000"].contains(&now.as_str()), "{step}: {now}");
+        seen.insert(now);
+        // The next command finishes what was begun; the lease of the killed process is known to be free.
+        shell.ends(0, &["restore", "db", "--yes"]);
+        assert_eq!(state(), "backed up|20000", "{step}");
+        shell.ends(0, &["undo", "db"]);
+        while shell.run(&["confirm", "db"]).status.success() {}
+        let ours = "SELECT count(*) FROM pg_database WHERE datname ~ '^backstay_'";
+        assert_eq!(server.sql("postgres", ours), "0", "{step}: nothing is left beside");
+        server.sql("shop", "UPDATE state SET what = 'newer'");
+    }
+    assert!(seen.contains("newer|20000"));
 }
 
 #[test]

@@ -278,3 +278,20 @@ fn second_name_of_a_file_can_be_chosen_alone() {
     assert_eq!(read(&shell, "shop/b/third").as_deref(), Some("shared bytes"));
     assert!(!shell.path("shop/b/second").exists());
 }
+
+#[test]
+fn what_a_killed_restore_left_is_swept_and_what_waits_for_undo_is_not() {
+    let shell = with_changes();
+    shell.ends(0, &["restore", "shop", "--yes"]);
+    let waiting = leftovers(&shell);
+    assert_eq!(waiting.len(), 1);
+    write(&shell, ".shop.backstay-0123456789ab/restored/shop/half", "of a killed restore");
+    write(&shell, "shop/.backstay-0123456789ab/restored/half", "of a killed restore");
+    write(&shell, ".shop.backstay-my notes/file", "not ours");
+    shell.ends(0, &["restore", "shop", "--only", "a/one", "--to", "elsewhere", "--yes"]);
+    let mut left = leftovers(&shell);
+    left.sort();
+    let mut expected = vec![waiting[0].clone(), ".shop.backstay-my notes".to_owned()];
+    expected.sort();
+    assert_eq!(left, expected);
+}

@@ -82,7 +82,7 @@ impl Source for FilesSource {
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {
-        Box::new(PathSwapper)
+        Box::new(PathSwapper { own: self.root.clone() })
     }
 }
 

@@ -75,6 +75,7 @@ impl DatabaseTarget {
             target: target.database,
             loaded: format!("backstay_new_{}", self.tag),
             parked: format!("backstay_old_{}", self.tag),
+            comment: self.content.as_ref().and_then(|content| content.properties.comment.clone()),
         })
     }
 
@@ -260,8 +261,11 @@ impl Target for DatabaseTarget {
             let grant = globals::grant_membership(membership);
             server.batch_execute(&grant).await.map_err(statement("make a role a member"))?;
         }
-        let create = globals::create_database(&self.replacement()?.loaded, &content.properties);
+        let loaded = self.replacement()?.loaded;
+        let create = globals::create_database(&loaded, &content.properties);
         server.batch_execute(&create).await.map_err(statement("make a new database"))?;
+        let mark = globals::comment_database(&loaded, Some(&exchange::mark(&target.database)));
+        server.batch_execute(&mark).await.map_err(statement("mark the new database"))?;
         self.content = Some((**content).clone());
         Ok(())
     }

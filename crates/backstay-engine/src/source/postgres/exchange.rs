@@ -10,7 +10,7 @@ use tokio_postgres::error::SqlState;
 
 use super::connection::Connection;
 use super::error::{PostgresError, statement};
-use super::globals::identifier;
+use super::globals::{comment_database, identifier};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::source::SourceError;
@@ -34,6 +34,8 @@ pub struct Replacement {
     pub loaded: String,
     /// The name of what was replaced, while it is not in place. Nobody can connect to it.
     pub parked: String,
+    /// The comment that the loaded database gets in place of our mark.
+    pub comment: Option<String>,
 }
 
 /// A change of names, worked out.
@@ -74,6 +76,11 @@ pub(super) async fn maintenance(cx: &Cx, connection: &Connection) -> Result<Clie
         Ok(client) => Ok(client),
         Err(error) => connection.with_database(second).connect(cx).await.map_err(|_| error),
     }
+}
+
+/// The comment of a database that is being loaded: whose place it will take, if it is finished.
+pub(super) fn mark(target: &str) -> String {
+    format!("Backstay loads this to replace {target}")
 }
 
 pub(super) async fn exists(server: &Client, database: &str) -> Result<bool, PostgresError> {
@@ -125,6 +132,10 @@ impl DatabaseSwapper {
         if replaces {
             steps.push(format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", identifier(leaving)));
         }
+        if swap.direction == Direction::Restore {
+            // Until now it was marked, so that it would be swept if nobody finished it.
+            steps.push(comment_database(target, swap.replacement.comment.as_deref()));
+        }
         let transaction = format!("BEGIN; {}; COMMIT", steps.join("; "));
         let helper = self.server(cx, &swap.replacement).await?;
         for attempt in 1.. {
@@ -146,6 +157,24 @@ impl DatabaseSwapper {
 }
 
 impl DatabaseSwapper {
+    async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
+        let server = maintenance(cx, &self.connection).await?;
+        let query = "SELECT datname::text FROM pg_database
+                      WHERE datname ~ '^backstay_new_' AND shobj_description(oid, 'pg_database') = $1";
+        let mark = mark(&self.connection.database);
+        let found = server.query(query, &[&mark]).await;
+        let found = found.map_err(statement("look for what killed restores left"))?;
+        let mut swept = Vec::new();
+        for row in &found {
+            let left: String = row.get(0);
+            if !known.contains(&left.as_str()) {
+                drop_database(&server, &left).await?;
+                swept.push(left);
+            }
+        }
+        Ok(swept)
+    }
+
     async fn change_back(&self, cx: &Cx, swap: &Swap) -> Result<(), PostgresError> {
         let Swap { replacement, direction } = swap;
         let (arriving, leaving) = swap.names();
@@ -246,5 +275,18 @@ impl Swapper for DatabaseSwapper {
             drop_database(&server, ours).await.map_err(failed)?;
         }
         Ok(())
+    }
+
+    async fn sweep(
+        &self,
+        cx: &Cx,
+        known: &[swap::Replacement],
+    ) -> Result<Vec<String>, EngineError> {
+        let known: Vec<&str> = known
+            .iter()
+            .filter_map(|one| database_of(one).ok())
+            .flat_map(|one| [one.loaded.as_str(), one.parked.as_str()])
+            .collect();
+        self.drop_unknown(cx, &known).await.map_err(failed)
     }
 }

@@ -98,9 +98,15 @@ pub(super) fn create_database(name: &str, properties: &DatabaseProperties) -> St
     )
 }
 
-/// Returns the statements that give a database its properties: owner, limits, settings, rights, comment.
-pub(super) fn dress_database(name: &str, properties: &DatabaseProperties) -> Vec<String> {
-    let name = identifier(name);
+/// Returns the statement that gives a database its comment, or takes it away.
+pub(super) fn comment_database(name: &str, comment: Option<&str>) -> String {
+    let comment = comment.map_or_else(|| "NULL".to_owned(), literal);
+    format!("COMMENT ON DATABASE {} IS {comment}", identifier(name))
+}
+
+/// Returns the statements that give a database its properties: owner, limits, settings, rights.
+pub(super) fn dress_database(database: &str, properties: &DatabaseProperties) -> Vec<String> {
+    let name = identifier(database);
     let mut statements = Vec::new();
     if properties.connection_limit >= 0 {
         let limit = properties.connection_limit;
@@ -122,9 +128,6 @@ pub(super) fn dress_database(name: &str, properties: &DatabaseProperties) -> Vec
         let option = if grant.with_grant_option { " WITH GRANT OPTION" } else { "" };
         statements.push(format!("GRANT {} ON DATABASE {name} TO {to}{option}", grant.privilege));
     }
-    if let Some(comment) = &properties.comment {
-        statements.push(format!("COMMENT ON DATABASE {name} IS {}", literal(comment)));
-    }
     // Last: a role that is not the owner any more may change nothing of the above.
     statements.push(format!("ALTER DATABASE {name} OWNER TO {}", identifier(&properties.owner)));
     statements
@@ -139,7 +142,8 @@ pub(super) fn roles_file(roles: &[DatabaseRole], memberships: &[Membership]) -> 
 /// Writes a database's properties as a file for `psql`.
 pub(super) fn database_file(name: &str, properties: &DatabaseProperties) -> String {
     let create = create_database(name, properties);
-    script(std::iter::once(create).chain(dress_database(name, properties)))
+    let comment = comment_database(name, properties.comment.as_deref());
+    script(std::iter::once(create).chain(dress_database(name, properties)).chain([comment]))
 }
 
 fn script(statements: impl Iterator<Item = String>) -> String {

@@ -93,7 +93,7 @@ impl Source for SqliteSource {
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {
-        Box::new(PathSwapper)
+        Box::new(PathSwapper { own: self.path.clone() })
     }
 }
 
