@@ -39,6 +39,8 @@ enum Task {
 enum Bench {
     /// A tree of files and one large file, to a real S3 server and back; needs restic
     Files(bench::files::Options),
+    /// A PostgreSQL database, to a real S3 server and into a new database; needs restic
+    Postgres(bench::postgres::Options),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         Task::Bench(Bench::Files(options)) => {
             tools::install(&root()).and_then(|tools| bench::files::run(&options, &root(), &tools))
         }
+        Task::Bench(Bench::Postgres(options)) => tools::install(&root())
+            .and_then(|tools| bench::postgres::run(&options, &root(), &tools)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

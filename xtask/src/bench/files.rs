@@ -5,11 +5,12 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 
 use crate::bench::measure::{Cost, measure, medians};
 use crate::bench::server::Server;
 use crate::bench::subject::{Bench, Subject};
+use crate::bench::{Scratch, backstay, print_head, print_rows};
 
 /// How much is measured, and how often.
 #[derive(Debug, clap::Args)]
@@ -30,10 +31,7 @@ pub(crate) struct Options {
 
 /// Measures everything and prints one table in Markdown.
 pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Result<()> {
-    let program = match &options.program {
-        Some(program) => fs::canonicalize(program)?,
-        None => build(root)?,
-    };
+    let program = backstay(options.program.as_deref(), root)?;
     let scratch = Scratch::create(&root.join("target/bench"))?;
     let tree = scratch.0.join("tree");
     make_tree(&tree, options.files)?;
@@ -41,27 +39,18 @@ pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Resul
     fs::create_dir(&large)?;
     write_text(&large.join("large.txt"), options.file_mib << 20, 1)?;
     let server = Server::start(&tools.join("rclone"), &scratch.0.join("server"))?;
-    println!(
-        "| what | how | wall s | ratio to the best other | client CPU s | server CPU s | peak MiB | stored MiB |"
-    );
-    println!("|---|---|---:|---:|---:|---:|---:|---:|");
+    print_head();
     for (what, data) in [("tree", &tree), ("large file", &large)] {
         let course =
             Course { server: &server, program: &program, tools, data, scratch: &scratch.0 };
         let results = course.run(what, options.runs)?;
-        print_rows(&format!("{what}, backup"), results.map(|r| r.0));
-        print_rows(&format!("{what}, restore"), results.map(|r| r.1));
+        let named = |cost: fn(&(Cost, Cost)) -> Cost| -> Vec<(&str, Cost)> {
+            Subject::ALL.into_iter().map(Subject::name).zip(results.iter().map(cost)).collect()
+        };
+        print_rows(&format!("{what}, backup"), &named(|result| result.0));
+        print_rows(&format!("{what}, restore"), &named(|result| result.1));
     }
     Ok(())
-}
-
-fn build(root: &Path) -> anyhow::Result<PathBuf> {
-    let arguments = ["build", "--release", "--package", "backstay"];
-    let status = Command::new("cargo").args(arguments).current_dir(root).status()?;
-    ensure!(status.success(), "cargo build failed: {status}");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    fs::canonicalize(target.join("release/backstay")).context("cargo built no backstay")
 }
 
 /// What all runs over one directory share.
@@ -121,44 +110,6 @@ impl Course<'_> {
 fn settle() -> anyhow::Result<()> {
     ensure!(Command::new("sync").status()?.success(), "sync failed");
     Ok(())
-}
-
-fn print_rows(what: &str, costs: [Cost; 3]) {
-    for (subject, cost) in Subject::ALL.into_iter().zip(&costs) {
-        let others = Subject::ALL.into_iter().zip(&costs).filter(|(other, _)| *other != subject);
-        let best = others.map(|(_, other)| other.wall_secs).fold(f64::INFINITY, f64::min);
-        println!(
-            "| {what} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.1} |",
-            subject.name(),
-            cost.wall_secs,
-            cost.wall_secs / best,
-            cost.client_cpu_secs,
-            cost.server_cpu_secs,
-            cost.peak_mib,
-            cost.stored_mib
-        );
-    }
-}
-
-/// A directory that is removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes the directory, without what an interrupted run left in it.
-    fn create(path: &Path) -> anyhow::Result<Self> {
-        if path.exists() {
-            fs::remove_dir_all(path)?;
-        }
-        fs::create_dir_all(path)?;
-        Ok(Self(path.to_owned()))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays behind is removed by the next run.
-        drop(fs::remove_dir_all(&self.0));
-    }
 }
 
 /// Makes a tree of files of 0 to 60 KiB, a hundred in each directory.

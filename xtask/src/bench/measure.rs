@@ -42,7 +42,7 @@ pub(crate) fn measure(command: &mut Command, server: u32) -> anyhow::Result<Cost
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        peak_kib = peak_kib.max(group_kib(child.id())?);
+        peak_kib = peak_kib.max(family_kib(child.id())?);
         thread::sleep(SAMPLE_EVERY);
     };
     let wall_secs = begun.elapsed().as_secs_f64();
@@ -94,16 +94,30 @@ fn process_secs(pid: u32) -> anyhow::Result<f64> {
     Ok(secs(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?, 14))
 }
 
-/// Returns the resident memory of a process group. Processes that end meanwhile count as nothing.
-fn group_kib(group: u32) -> anyhow::Result<u64> {
-    let mut pages = 0;
+/// Returns the resident memory of a process and of all that it started. Processes that end meanwhile count as nothing.
+fn family_kib(first: u32) -> anyhow::Result<u64> {
+    // Process, its parent, its pages.
+    let mut processes = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
-        let Ok(text) = std::fs::read_to_string(entry?.path().join("stat")) else { continue };
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) else {
+            continue;
+        };
+        let Ok(text) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
         let fields = stat_fields(&text);
-        if fields.get(2) == Some(&u64::from(group)) {
-            pages += fields.get(21).copied().unwrap_or_default();
+        if let (Some(parent), Some(pages)) = (fields.get(1), fields.get(21)) {
+            processes.push((pid, *parent, *pages));
         }
     }
+    let (mut family, mut at) = (vec![u64::from(first)], 0);
+    while let Some(member) = family.get(at).copied() {
+        family.extend(
+            processes.iter().filter(|(_, parent, _)| *parent == member).map(|(pid, ..)| *pid),
+        );
+        at += 1;
+    }
+    let pages: u64 =
+        processes.iter().filter(|(pid, ..)| family.contains(pid)).map(|(.., pages)| pages).sum();
     Ok(pages * PAGE_KIB)
 }
 

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::ensure;
 
-use crate::bench::server::{BUCKET, KEY_ID, SECRET, Server};
+use crate::bench::server::{BUCKET, Server};
+use crate::bench::{s3_environment, with_tools};
 
 /// One way to back up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,21 +118,9 @@ impl Bench<'_> {
     /// Starts with all that any of them reads from its environment.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let paths = std::iter::once(self.tools.to_owned()).chain(std::env::split_paths(&path));
-        command.env("PATH", std::env::join_paths(paths).unwrap_or(path.clone()));
-        let endpoint = &self.server.endpoint;
-        let repository = format!("s3:{endpoint}/{BUCKET}/{}", self.prefix);
-        command.envs([("AWS_ACCESS_KEY_ID", KEY_ID), ("AWS_SECRET_ACCESS_KEY", SECRET)]);
-        command.envs([("RESTIC_REPOSITORY", repository.as_str()), ("RESTIC_PASSWORD", "bench")]);
-        command.env("RESTIC_CACHE_DIR", self.scratch.join("restic-cache"));
-        command
-            .envs([("RCLONE_CONFIG_BENCH_TYPE", "s3"), ("RCLONE_CONFIG_BENCH_PROVIDER", "Other")]);
-        command.env("RCLONE_CONFIG_BENCH_ENDPOINT", endpoint);
-        command.env("RCLONE_CONFIG_BENCH_ACCESS_KEY_ID", KEY_ID);
-        command.env("RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY", SECRET);
-        command.env("RCLONE_CONFIG_BENCH_FORCE_PATH_STYLE", "true");
-        command.env("DATA", self.data).env("RCLONE_LOG_LEVEL", "ERROR");
+        with_tools(&mut command, &[self.tools]);
+        s3_environment(&mut command, self.server, self.prefix, self.scratch);
+        command.env("DATA", self.data);
         command
     }
 
