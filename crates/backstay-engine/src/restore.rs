@@ -9,7 +9,7 @@ use crate::error::EngineError;
 use crate::event::Event;
 use crate::hook::{Hook, run_hook};
 use crate::source::{Applied, ApplyReport, Loaded, Outlook, Source, Target, TargetOptions};
-use crate::swap::{Direction, Replacement, Swap};
+use crate::swap::{Direction, Replacement, Swap, Swapper};
 use crate::vault::{BackupPlace, Draft, Vault};
 use crate::verify::settle;
 
@@ -125,27 +125,29 @@ pub async fn restore(
 ) -> Result<Restored, EngineError> {
     cx.event(Event::Step { what: "loading beside the target, and proving every byte".to_owned() });
     let loaded = load(cx, vault, plan, source.target(plan.options.clone())).await?;
-    let replaced = put_in_place(cx, vault, source, plan, &around, &loaded).await;
+    let swapper = source.swapper();
+    let replaced =
+        put_in_place(cx, vault, (source, swapper.as_ref()), plan, &around, &loaded).await;
     let Loaded { report, replacement } = loaded;
     match replaced {
         Ok(safety) => {
-            let can_be_undone = !source.swapper().replaced_nothing(cx, &replacement).await?;
+            let can_be_undone = !swapper.replaced_nothing(cx, &replacement).await?;
             if !can_be_undone {
-                discard(cx, source, &replacement).await;
+                discard(cx, swapper.as_ref(), &replacement).await;
             }
             Ok(Restored { report, replacement, can_be_undone, safety })
         }
         Err(Failure { error, swapped: true }) => Err(error),
         Err(Failure { error, swapped: false }) => {
             // The target is as it was: what was loaded beside it is of no use.
-            discard(cx, source, &replacement).await;
+            discard(cx, swapper.as_ref(), &replacement).await;
             Err(error)
         }
     }
 }
 
-async fn discard(cx: &Cx, source: &dyn Source, replacement: &Replacement) {
-    if let Err(left) = source.swapper().discard(&cx.for_cleanup(), replacement).await {
+async fn discard(cx: &Cx, swapper: &dyn Swapper, replacement: &Replacement) {
+    if let Err(left) = swapper.discard(&cx.for_cleanup(), replacement).await {
         let text = format!("{} could not be removed: {left}", replacement.beside());
         cx.event(Event::Warning { text });
     }
@@ -166,7 +168,7 @@ impl<E: Into<EngineError>> From<E> for Failure {
 async fn put_in_place(
     cx: &Cx,
     vault: &Vault,
-    source: &dyn Source,
+    (source, swapper): (&dyn Source, &dyn Swapper),
     plan: &RestorePlan,
     around: &Around<'_>,
     loaded: &Loaded,
@@ -183,7 +185,7 @@ async fn put_in_place(
         None => Ok(()),
     };
     let swapped = match swapped {
-        Ok(()) => swap_journaled(cx, source, around, loaded, safety.as_ref()).await,
+        Ok(()) => swap_journaled(cx, (source, swapper), around, loaded, safety.as_ref()).await,
         failed => failed,
     };
     if let Some(hook) = around.after {
@@ -198,14 +200,13 @@ async fn put_in_place(
 
 async fn swap_journaled(
     cx: &Cx,
-    source: &dyn Source,
+    (source, swapper): (&dyn Source, &dyn Swapper),
     around: &Around<'_>,
     loaded: &Loaded,
     safety: Option<&BackupId>,
 ) -> Result<(), Failure> {
     cx.event(Event::Step { what: "swapping".to_owned() });
     source.check_free(&loaded.replacement).map_err(EngineError::from)?;
-    let swapper = source.swapper();
     let swap = swapper.plan(cx, &loaded.replacement, Direction::Restore).await?;
     around.journal.before_swap(&swap, safety).await.map_err(EngineError::Journal)?;
     let after_swap = |error| Failure { error, swapped: true };

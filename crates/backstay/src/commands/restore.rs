@@ -121,7 +121,9 @@ async fn restore_leased(
     };
     finish_interrupted(app, source).await?;
     let_go_of_expired(app, source).await;
-    sweep(app, source).await?;
+    if own_place {
+        sweep(app, source).await?;
+    }
     let journal = CatalogJournal {
         catalog: app.catalog.clone(),
         source: source.clone(),

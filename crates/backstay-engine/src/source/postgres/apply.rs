@@ -41,6 +41,8 @@ pub(super) struct DatabaseTarget {
     tag: String,
     /// What the backup says of itself; known from the preparation on.
     content: Option<PostgresContent>,
+    /// A session with a database that is none of the user's; there from the preparation on.
+    server: Option<Client>,
     report: ApplyReport,
 }
 
@@ -64,6 +66,7 @@ impl DatabaseTarget {
             in_place: options.in_place,
             tag: options.tag,
             content: None,
+            server: None,
             report: ApplyReport::default(),
         }
     }
@@ -172,10 +175,13 @@ impl DatabaseTarget {
         Ok(())
     }
 
+    fn server(&self) -> Result<&Client, PostgresError> {
+        self.server.as_ref().ok_or_else(|| refused("the restore was not prepared"))
+    }
+
     async fn load(&mut self, cx: &Cx, mut data: PartReader) -> Result<(), SourceError> {
         let target = self.target.clone().map_err(refused)?;
-        let server = exchange::maintenance(cx, &target).await?;
-        let major = describe::major_version(&server).await?;
+        let major = describe::major_version(self.server()?).await?;
         let tools = Tools::find(self.source.options.programs.as_deref(), major).await?;
         let loaded = self.replacement()?.loaded;
         let mut command = target.program(tools.pg_restore());
@@ -204,9 +210,8 @@ impl DatabaseTarget {
     async fn complete(&mut self, cx: &Cx) -> Result<(), PostgresError> {
         self.compare_rows(cx).await?;
         let (loaded, properties) = (self.replacement()?.loaded, self.content()?.properties);
-        let server = exchange::maintenance(cx, &self.target.clone().map_err(refused)?).await?;
         for dressing in globals::dress_database(&loaded, &properties) {
-            let given = server.batch_execute(&dressing).await;
+            let given = self.server()?.batch_execute(&dressing).await;
             given.map_err(statement("give the new database its properties"))?;
         }
         Ok(())
@@ -267,6 +272,7 @@ impl Target for DatabaseTarget {
         let mark = globals::comment_database(&loaded, Some(&exchange::mark(&target.database)));
         server.batch_execute(&mark).await.map_err(statement("mark the new database"))?;
         self.content = Some((**content).clone());
+        self.server = Some(server);
         Ok(())
     }
 

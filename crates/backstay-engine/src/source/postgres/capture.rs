@@ -26,11 +26,19 @@ pub(super) const DUMP: &str = "database.dump";
 /// How often it is looked whether somebody waits behind the dump.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Asks what a backup would find.
-pub(super) async fn probe(cx: &Cx, source: &PostgresSource) -> Result<Probe, PostgresError> {
+/// A session with the database, and what fits its server.
+pub(super) struct Opened {
+    client: Client,
+    major: u32,
+    tools: Tools,
+    pub(super) probe: Probe,
+}
+
+/// Connects, and asks what a backup would find.
+pub(super) async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, PostgresError> {
     let client = source.connection.connect(cx).await?;
     let major = describe::major_version(&client).await?;
-    Tools::find(source.options.programs.as_deref(), major).await?;
+    let tools = Tools::find(source.options.programs.as_deref(), major).await?;
     let row = client
         .query_one(
             "SELECT pg_database_size(current_database()), current_setting('server_version'),
@@ -54,35 +62,32 @@ pub(super) async fn probe(cx: &Cx, source: &PostgresSource) -> Result<Probe, Pos
         );
         return Err(PostgresError::Refused { finding });
     }
-    Ok(Probe {
+    let probe = Probe {
         engine: Some(format!("PostgreSQL {}", row.get::<_, String>(1))),
         size_bytes: row.get::<_, i64>(0).unsigned_abs(),
         items: Some(row.get::<_, i64>(2).unsigned_abs()),
         warnings: Vec::new(),
-    })
+    };
+    Ok(Opened { client, major, tools, probe })
 }
 
 /// One view of a database.
 pub(super) struct DatabaseCapture {
-    source: PostgresSource,
-    tools: Tools,
     /// Its transaction holds the snapshot.
     client: Client,
-    snapshot: String,
     content: PostgresContent,
     migrations: Option<Vec<String>>,
     consistency_point: String,
-    estimate: u64,
+    /// Parts that are there already, the last first.
     texts: Vec<(&'static str, String)>,
-    dumping: Option<JoinHandle<Result<Archive, SourceError>>>,
+    /// The part that the dump is written into, until it is taken.
+    dump: Option<PartReader>,
+    dumping: JoinHandle<Result<Archive, SourceError>>,
 }
 
 impl DatabaseCapture {
     pub(super) async fn begin(cx: &Cx, source: &PostgresSource) -> Result<Self, PostgresError> {
-        let probed = probe(cx, source).await?;
-        let client = source.connection.connect(cx).await?;
-        let major = describe::major_version(&client).await?;
-        let tools = Tools::find(source.options.programs.as_deref(), major).await?;
+        let Opened { client, major, tools, probe } = open(cx, source).await?;
         let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
         let begin = format!(
             "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = 0;
@@ -97,6 +102,12 @@ impl DatabaseCapture {
             )
             .await
             .map_err(statement("take a snapshot"))?;
+        // It connects and looks around while we do.
+        let spec = fixed_part(DUMP, MediaType::PostgresDump, Some(probe.size_bytes));
+        let (writer, dump) = part_pipe(spec);
+        let snapshot: String = row.get(0);
+        let dumping = start_dump(cx, source, &tools, &snapshot, writer)?;
+        let dumping = tokio::spawn(dumping.finish());
         // Hashes of passwords are secrets, and parts that are not sealed are open to anybody.
         let roles = describe::roles(&client, source.options.with_passwords).await?;
         let memberships = describe::memberships(&client).await?;
@@ -120,48 +131,51 @@ impl DatabaseCapture {
             large_objects: 0,
         };
         Ok(Self {
-            source: source.clone(),
-            tools,
-            snapshot: row.get(0),
             consistency_point: row.get(2),
             client,
             content,
             migrations,
-            estimate: probed.size_bytes,
             texts,
-            dumping: None,
+            dump: Some(dump),
+            dumping,
         })
     }
+}
 
-    fn dump(&self, cx: &Cx, writer: PartWriter) -> Result<Dumping, PostgresError> {
-        let connection = &self.source.connection;
-        let mut command = connection.program(self.tools.pg_dump());
-        let lock_timeout = self.source.options.lock_timeout;
-        // A session of this name is the dump's; whoever waits for it is found by it.
-        let session = format!("backstay dump {}", self.snapshot);
-        command.env("PGDATABASE", &connection.database).env("PGAPPNAME", &session);
-        command.args(["--format=custom", "--compress=0", "--no-password"]);
-        command.arg(format!("--snapshot={}", self.snapshot));
-        command.arg(format!("--lock-wait-timeout={}", lock_timeout.as_millis()));
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut program = Program::start("pg_dump", command)?;
-        let stdout = program.child.stdout.take().and_then(|pipe| pipe.into_owned_fd().ok());
-        let stdout = stdout.ok_or_else(|| PostgresError::Archive {
-            finding: "the output of pg_dump cannot be read".to_owned(),
-        })?;
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut tee = Tee { input: std::fs::File::from(stdout), output: writer };
-            let read = archive::read(BufReader::with_capacity(CHUNK_BYTES, &mut tee));
-            // The pipe is closed here: a program that still writes must not wait for a reader that gave up.
-            (tee.output, read)
-        });
-        Ok(Dumping { cx: cx.clone(), source: self.source.clone(), session, program, reading })
-    }
+/// Starts to dump what a snapshot shows.
+fn start_dump(
+    cx: &Cx,
+    source: &PostgresSource,
+    tools: &Tools,
+    snapshot: &str,
+    writer: PartWriter,
+) -> Result<Dumping, PostgresError> {
+    let mut command = source.connection.program(tools.pg_dump());
+    // A session of this name is the dump's; whoever waits for it is found by it.
+    let session = format!("backstay dump {snapshot}");
+    command.env("PGDATABASE", &source.connection.database).env("PGAPPNAME", &session);
+    command.args(["--format=custom", "--compress=0", "--no-password"]);
+    command.arg(format!("--snapshot={snapshot}"));
+    let lock_timeout = source.options.lock_timeout.as_millis();
+    command.arg(format!("--lock-wait-timeout={lock_timeout}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut program = Program::start("pg_dump", command)?;
+    let stdout = program.child.stdout.take().and_then(|pipe| pipe.into_owned_fd().ok());
+    let stdout = stdout.ok_or_else(|| PostgresError::Archive {
+        finding: "the output of pg_dump cannot be read".to_owned(),
+    })?;
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut tee = Tee { input: std::fs::File::from(stdout), output: writer };
+        let read = archive::read(BufReader::with_capacity(CHUNK_BYTES, &mut tee));
+        // The pipe is closed here: a program that still writes must not wait for a reader that gave up.
+        (tee.output, read)
+    });
+    Ok(Dumping { cx: cx.clone(), source: source.clone(), session, program, reading })
 }
 
 #[async_trait]
 impl Capture for DatabaseCapture {
-    async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError> {
+    async fn next_part(&mut self, _cx: &Cx) -> Result<Option<PartReader>, SourceError> {
         if let Some((name, text)) = self.texts.pop() {
             let (mut writer, reader) =
                 part_pipe(fixed_part(name, MediaType::Sql, Some(text.len() as u64)));
@@ -173,19 +187,14 @@ impl Capture for DatabaseCapture {
             }));
             return Ok(Some(reader));
         }
-        if self.dumping.is_some() {
-            return Ok(None);
-        }
-        let spec = fixed_part(DUMP, MediaType::PostgresDump, Some(self.estimate));
-        let (writer, reader) = part_pipe(spec);
-        let dumping = self.dump(cx, writer)?;
-        self.dumping = Some(tokio::spawn(dumping.finish()));
-        Ok(Some(reader))
+        Ok(self.dump.take())
     }
 
     async fn finish(self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
         let never = || PostgresError::Archive { finding: "the database was not dumped".to_owned() };
-        let archive = self.dumping.ok_or_else(never)?.await.map_err(|_died| never())??;
+        // A dump that nobody took ends now.
+        drop(self.dump);
+        let archive = self.dumping.await.map_err(|_died| never())??;
         // The snapshot was of use until here.
         self.client.batch_execute("ROLLBACK").await.map_err(statement("end reading"))?;
         let engine = format!("PostgreSQL {}", self.content.server_version);
@@ -237,10 +246,11 @@ impl Dumping {
 /// Ends when somebody has waited too long for a lock that the dump holds: the app matters more than its backup.
 async fn behind(cx: &Cx, source: &PostgresSource, session: &str) -> PostgresError {
     let watch = async {
+        // Most dumps are over before anybody could have waited long.
+        tokio::time::sleep(WATCH_EVERY).await;
         let client = source.connection.connect(cx).await?;
         let limit = source.options.lock_timeout.as_secs_f64();
         loop {
-            tokio::time::sleep(WATCH_EVERY).await;
             let row = client
                 .query_opt(
                     "SELECT w.pid, coalesce(w.relation::regclass::text, w.locktype)
@@ -254,6 +264,7 @@ async fn behind(cx: &Cx, source: &PostgresSource, session: &str) -> PostgresErro
             if let Some(row) = row {
                 return Ok::<(i32, String), PostgresError>((row.get(0), row.get(1)));
             }
+            tokio::time::sleep(WATCH_EVERY).await;
         }
     };
     match watch.await {

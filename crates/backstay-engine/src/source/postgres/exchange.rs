@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -97,15 +98,20 @@ pub(super) async fn drop_database(server: &Client, database: &str) -> Result<(),
 
 /// Swaps databases.
 pub(super) struct DatabaseSwapper {
-    pub(super) connection: Connection,
+    connection: Connection,
+    session: OnceCell<Client>,
 }
 
 impl DatabaseSwapper {
-    /// Connects to the server that the names are on.
-    async fn server(&self, cx: &Cx, replacement: &Replacement) -> Result<Client, PostgresError> {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection, session: OnceCell::new() }
+    }
+
+    /// Returns a session with the server that the names are on.
+    async fn server(&self, cx: &Cx, replacement: &Replacement) -> Result<&Client, PostgresError> {
         let server = server_of(&self.connection);
         if server == replacement.server {
-            return maintenance(cx, &self.connection).await;
+            return self.session.get_or_try_init(|| maintenance(cx, &self.connection)).await;
         }
         let finding = format!(
             "the restore was on the server {}, and the source is on {server} now",
@@ -118,12 +124,12 @@ impl DatabaseSwapper {
         let Replacement { target, .. } = &swap.replacement;
         let (arriving, leaving) = swap.names();
         let server = self.server(cx, &swap.replacement).await?;
-        if !exists(&server, arriving).await? {
+        if !exists(server, arriving).await? {
             // It is in place already: both names change in one transaction.
             return Ok(());
         }
         let mut steps = Vec::new();
-        let replaces = exists(&server, target).await?;
+        let replaces = exists(server, target).await?;
         if replaces {
             steps.push(rename(target, leaving));
         }
@@ -137,12 +143,12 @@ impl DatabaseSwapper {
             steps.push(comment_database(target, swap.replacement.comment.as_deref()));
         }
         let transaction = format!("BEGIN; {}; COMMIT", steps.join("; "));
-        let helper = self.server(cx, &swap.replacement).await?;
         for attempt in 1.. {
             // While the first rename waits for sessions to go, it keeps new ones from coming.
             let renamed = tokio::select! {
+                biased;
                 renamed = server.batch_execute(&transaction) => renamed,
-                failed = disconnect(&helper, [target, arriving]) => return Err(failed),
+                failed = self.disconnect(cx, swap) => return Err(failed),
             };
             let Err(error) = renamed else { return Ok(()) };
             server.batch_execute("ROLLBACK").await.map_err(statement("end a transaction"))?;
@@ -157,6 +163,26 @@ impl DatabaseSwapper {
 }
 
 impl DatabaseSwapper {
+    /// Ends the sessions of the databases that change their names, again and again. Ends only by a failure.
+    async fn disconnect(&self, cx: &Cx, swap: &Swap) -> PostgresError {
+        let Replacement { target, .. } = &swap.replacement;
+        let databases = [target.as_str(), swap.names().0];
+        let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                      WHERE datname = ANY ($1) AND pid <> pg_backend_pid()";
+        // Where nobody is connected, the names have changed by then.
+        tokio::time::sleep(TERMINATE_EVERY).await;
+        let helper = match maintenance(cx, &self.connection).await {
+            Ok(helper) => helper,
+            Err(error) => return error,
+        };
+        loop {
+            if let Err(error) = helper.query(query, &[&databases.as_slice()]).await {
+                return statement("end the sessions of the database")(error);
+            }
+            tokio::time::sleep(TERMINATE_EVERY).await;
+        }
+    }
+
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
         let server = maintenance(cx, &self.connection).await?;
         let query = "SELECT datname::text FROM pg_database
@@ -179,11 +205,11 @@ impl DatabaseSwapper {
         let Swap { replacement, direction } = swap;
         let (arriving, leaving) = swap.names();
         let server = self.server(cx, replacement).await?;
-        if exists(&server, arriving).await? {
+        if exists(server, arriving).await? {
             // What should have come is still waiting: nothing was changed.
             return Ok(());
         }
-        if exists(&server, leaving).await? {
+        if exists(server, leaving).await? {
             let direction = match direction {
                 Direction::Restore => Direction::Undo,
                 Direction::Undo => Direction::Restore,
@@ -198,18 +224,6 @@ impl DatabaseSwapper {
 
 fn rename(from: &str, to: &str) -> String {
     format!("ALTER DATABASE {} RENAME TO {}", identifier(from), identifier(to))
-}
-
-/// Ends the sessions of databases, again and again. Ends only by a failure.
-async fn disconnect(helper: &Client, databases: [&str; 2]) -> PostgresError {
-    let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                  WHERE datname = ANY ($1) AND pid <> pg_backend_pid()";
-    loop {
-        if let Err(error) = helper.query(query, &[&databases.as_slice()]).await {
-            return statement("end the sessions of the database")(error);
-        }
-        tokio::time::sleep(TERMINATE_EVERY).await;
-    }
 }
 
 fn database_of(replacement: &swap::Replacement) -> Result<&Replacement, EngineError> {
@@ -265,14 +279,14 @@ impl Swapper for DatabaseSwapper {
     ) -> Result<bool, EngineError> {
         let replacement = database_of(replacement)?;
         let server = self.server(cx, replacement).await.map_err(failed)?;
-        exists(&server, &replacement.parked).await.map_err(failed)
+        exists(server, &replacement.parked).await.map_err(failed)
     }
 
     async fn discard(&self, cx: &Cx, replacement: &swap::Replacement) -> Result<(), EngineError> {
         let replacement = database_of(replacement)?;
         let server = self.server(cx, replacement).await.map_err(failed)?;
         for ours in [&replacement.loaded, &replacement.parked] {
-            drop_database(&server, ours).await.map_err(failed)?;
+            drop_database(server, ours).await.map_err(failed)?;
         }
         Ok(())
     }

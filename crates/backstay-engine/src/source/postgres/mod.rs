@@ -66,7 +66,7 @@ impl PostgresOptions {
 #[async_trait]
 impl Source for PostgresSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
-        Ok(capture::probe(cx, self).await?)
+        Ok(capture::open(cx, self).await?.probe)
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
@@ -83,6 +83,6 @@ impl Source for PostgresSource {
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
-        Box::new(exchange::DatabaseSwapper { connection: self.connection.clone() })
+        Box::new(exchange::DatabaseSwapper::new(self.connection.clone()))
     }
 }
