@@ -15,6 +15,8 @@ pub enum JobKind {
     Backup,
     /// A restore.
     Restore,
+    /// A restore into a scratch place.
+    Drill,
 }
 
 /// How far a job is.
@@ -42,6 +44,7 @@ impl JobKind {
         match self {
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Drill => "drill",
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod backup;
 pub mod cx;
+pub mod drill;
 pub mod error;
 pub mod event;
 pub mod forget;

@@ -219,7 +219,7 @@ async fn swap_journaled(
     around.journal.after_swap().await.map_err(|error| after_swap(EngineError::Journal(error)))
 }
 
-async fn load(
+pub(crate) async fn load(
     cx: &Cx,
     vault: &Vault,
     plan: &RestorePlan,

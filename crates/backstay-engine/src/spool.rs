@@ -27,6 +27,11 @@ impl Spool {
         Ok(Self { path })
     }
 
+    /// Returns the folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the path of a file in it, after checking that there is room for it.
     pub(crate) fn file(&self, name: &str, needed_bytes: u64) -> Result<PathBuf, SourceError> {
         check_space(&self.path, needed_bytes)?;

@@ -102,6 +102,15 @@ pub(crate) enum Command {
     /// Restore a source: preview, confirm, load beside, swap
     #[command(after_help = EXIT_CODES)]
     Restore(RestoreArgs),
+    /// Restore the newest good backup into a scratch place, ask the configured checks, and say how long it took
+    #[command(after_help = EXIT_CODES)]
+    Drill {
+        /// Which source
+        source: String,
+        /// This backup instead: its id, or the beginning of it
+        #[arg(long)]
+        id: Option<String>,
+    },
     /// Put back what the last restore replaced
     #[command(after_help = EXIT_CODES)]
     Undo {

@@ -9,7 +9,7 @@ pub mod sqlite;
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use backstay_format::{Content, Details, Manifest, PartName};
@@ -32,6 +32,12 @@ pub trait Source: Send + Sync {
 
     /// Fails if a program holds the target open: it would go on writing to what was swapped out.
     fn check_free(&self, replacement: &Replacement) -> Result<(), SourceError>;
+
+    /// Returns a place to try a restore in, which is there only for that; paths lie in `folder`.
+    fn scratch(&self, folder: &Path, tag: &str) -> OsString;
+
+    /// Asks loaded data that was not swapped in. Returns the first row as text, its columns divided by `|`.
+    async fn ask(&self, cx: &Cx, loaded: &Replacement, query: &str) -> Result<String, SourceError>;
 
     /// Returns what puts loaded data of this source into its place.
     fn swapper(&self) -> Box<dyn Swapper>;
@@ -264,7 +270,7 @@ pub(crate) fn fixed_part(
 }
 
 /// Returns where a restore is loaded before it replaces `target`: a hidden sibling.
-pub(crate) fn beside(target: &std::path::Path, tag: &str) -> PathBuf {
+pub(crate) fn beside(target: &Path, tag: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
     name.push(format!(".backstay-{tag}"));

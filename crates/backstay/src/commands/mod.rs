@@ -4,6 +4,7 @@ mod add;
 mod backup;
 mod config;
 mod doctor;
+mod drill;
 mod files;
 mod keys;
 mod list;
@@ -73,6 +74,9 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Release { id } => list::release(app, &id).await,
         Command::Delete { id, yes } => list::delete(app, &id, yes).await,
         Command::Restore(args) => restore::restore(app, args, json).await,
+        Command::Drill { source, id } => {
+            drill::drill_source(app, &source, id.as_deref(), json).await
+        }
         Command::Undo { source } => undo::undo(app, source.as_deref()).await,
         Command::Confirm { source } => undo::confirm(app, source.as_deref()).await,
         Command::Verify { what, all } => files::verify(app, what.as_deref(), all, json).await,

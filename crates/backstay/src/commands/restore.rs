@@ -29,7 +29,8 @@ pub(super) async fn restore(
 ) -> anyhow::Result<Exit> {
     let source = app.source(&args.source).await?;
     let vault = app.vault(app.storage(&source.storage)?).await?;
-    let id = choose(app, &vault, &source, &args).await?;
+    let wanted = Wanted { id: args.id.as_deref(), at: args.at };
+    let id = choose(app, &vault, &source, &wanted).await?;
     if let Some(file) = &args.to_file {
         return super::files::download_part(
             app,
@@ -149,21 +150,26 @@ async fn restore_leased(
         .await?)
 }
 
+/// Which backup is meant; the newest if nothing is said.
+pub(super) struct Wanted<'a> {
+    pub(super) id: Option<&'a str>,
+    pub(super) at: Option<jiff::Timestamp>,
+}
+
 /// Finds the backup that is meant: by id, by time, or the newest complete one (H17, H23).
-async fn choose(
+pub(super) async fn choose(
     app: &Installation,
     vault: &Vault,
     source: &SourceConfig,
-    args: &RestoreArgs,
+    wanted: &Wanted<'_>,
 ) -> anyhow::Result<BackupId> {
     let listing = vault.list(&app.cx, &app.config.organisation, &source.name).await?;
-    if let Some(id) = &args.id {
-        let mut found = listing.backups.iter().filter(|b| b.id.as_str().starts_with(id.as_str()));
+    if let Some(id) = wanted.id {
+        let mut found = listing.backups.iter().filter(|b| b.id.as_str().starts_with(id));
         return match (found.next(), found.next()) {
             (Some(one), None) => Ok(one.id.clone()),
             (None, _) => {
-                match listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id.as_str()))
-                {
+                match listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id)) {
                     Some(unusable) => Err(unusable.error.into()),
                     None => {
                         Err(UsageError(format!("source {} has no backup {id:?}", source.name))
@@ -185,7 +191,7 @@ async fn choose(
     let newest = listing.backups.iter().find(|backup| {
         backup.status == Status::Complete
             && backup.trigger != Trigger::PreRestore
-            && args.at.is_none_or(|at| backup.started_at <= at)
+            && wanted.at.is_none_or(|at| backup.started_at <= at)
     });
     let none = || {
         let text = format!(
@@ -341,6 +347,6 @@ pub(super) fn ask(what: &str, word: &str, yes: bool) -> anyhow::Result<()> {
     Err(UsageError("nothing was done".to_owned()).into())
 }
 
-fn hex_tag() -> String {
+pub(super) fn hex_tag() -> String {
     random::<6>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

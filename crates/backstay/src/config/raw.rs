@@ -168,6 +168,10 @@ pub(super) struct RawSource {
     /// How long a restore can be undone; `7d` if left out.
     #[schemars(with = "Option<String>")]
     pub(super) undo_for: Option<Spanned<String>>,
+    /// What a drill asks the restored database.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawCheck>")]
+    pub(super) checks: Vec<Spanned<RawCheck>>,
     /// Runs before a backup is read.
     #[schemars(with = "Option<RawHook>")]
     pub(super) before_backup: Option<Spanned<RawHook>>,
@@ -180,6 +184,18 @@ pub(super) struct RawSource {
     /// Runs after a restore, whatever came of it: starts the app again.
     #[schemars(with = "Option<RawHook>")]
     pub(super) after_restore: Option<Spanned<RawHook>>,
+}
+
+/// A question to a restored database.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCheck {
+    /// What it is called.
+    pub(super) name: String,
+    /// A query; its first row counts.
+    pub(super) query: String,
+    /// That row as text, its columns divided by `|`; `t` if left out.
+    pub(super) expect: Option<String>,
 }
 
 /// A program that runs before or after.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use backstay_control::{Schedule, ScheduleError};
+use backstay_engine::drill::Check;
 use backstay_engine::hook::Hook;
 use backstay_engine::source::files::Pattern;
 use backstay_format::Slug;
@@ -15,10 +16,12 @@ use toml::Spanned;
 
 use super::Env;
 use super::postgres::{self, PostgresConfig};
-use super::raw::{Faults, RawHook, RawSource};
+use super::raw::{Faults, RawCheck, RawHook, RawSource};
 
 const DEFAULT_LEVEL: i32 = 3;
 const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_mins(5);
+/// What a check answers if nothing else is expected: true, as PostgreSQL writes it.
+const DEFAULT_ANSWER: &str = "t";
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Kinds that the design names and this version does not have.
 const LATER_KINDS: [&str; 4] = ["mysql", "duckdb", "redis", "command"];
@@ -37,6 +40,7 @@ pub(crate) struct SourceConfig {
     pub(crate) sealed: bool,
     pub(crate) compression_level: i32,
     pub(crate) undo_for: SignedDuration,
+    pub(crate) checks: Vec<Check>,
     pub(crate) before_backup: Option<Hook>,
     pub(crate) after_backup: Option<Hook>,
     pub(crate) before_restore: Option<Hook>,
@@ -115,6 +119,7 @@ impl SourceConfig {
             sealed: true,
             compression_level: DEFAULT_LEVEL,
             undo_for: DEFAULT_UNDO,
+            checks: Vec::new(),
             before_backup: None,
             after_backup: None,
             before_restore: None,
@@ -186,6 +191,7 @@ pub(super) fn check(
         before_restore: hook("before_restore", &raw.before_restore),
         after_restore: hook("after_restore", &raw.after_restore),
         name: slug?,
+        checks: check_checks(raw, env, faults),
         kind: kind?,
         storage,
         app,
@@ -197,6 +203,24 @@ pub(super) fn check(
         compression_level: level,
         undo_for: undo_for?,
     })
+}
+
+fn check_checks(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Vec<Check> {
+    if raw.kind.get_ref() == "files"
+        && let Some(first) = raw.checks.first()
+    {
+        faults.add("checks", first.span(), "a tree answers no queries; only a database has checks");
+    }
+    let checks = raw.checks.iter().filter_map(|check| {
+        let RawCheck { name, query, expect } = check.get_ref();
+        let mut text = |value: &str| {
+            let value = Spanned::new(check.span(), value.to_owned());
+            faults.text("checks", &value, env)
+        };
+        let expected = expect.as_deref().unwrap_or(DEFAULT_ANSWER);
+        Some(Check { name: name.clone(), query: text(query)?, expected: text(expected)? })
+    });
+    checks.collect()
 }
 
 fn check_timezone(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<TimeZone> {

@@ -9,6 +9,7 @@
 mod backups;
 mod configure;
 mod doctor;
+mod drills;
 mod faults;
 mod golden;
 mod manual;

@@ -15,7 +15,7 @@ const NASTY: &str = include_str!("nasty.sql");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine that backs up a database of a server to a directory.
-fn with_database(server: &PostgresServer, database: &str, more: &str) -> Shell {
+pub(crate) fn with_database(server: &PostgresServer, database: &str, more: &str) -> Shell {
     let shell = Shell::bare();
     let url = server.url(database).replace(&format!(":{PASSWORD}"), "");
     let text = format!(

@@ -11,7 +11,8 @@ mod tar_write;
 mod unpack;
 mod walk;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use backstay_format::{Content, FilesContent, ItemError, MediaType};
@@ -79,6 +80,20 @@ impl Source for FilesSource {
     /// Open files in a tree are usual (logs), and harmless to the new tree: hooks are the user's means to stop an app.
     fn check_free(&self, _replacement: &Replacement) -> Result<(), SourceError> {
         Ok(())
+    }
+
+    fn scratch(&self, folder: &Path, _tag: &str) -> OsString {
+        folder.join("data").into()
+    }
+
+    async fn ask(
+        &self,
+        _cx: &Cx,
+        _loaded: &Replacement,
+        _query: &str,
+    ) -> Result<String, SourceError> {
+        let path = self.root.clone();
+        Err(SourceError::WrongKind { path, expected: "a database, so it answers no queries" })
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {

@@ -269,7 +269,10 @@ impl Target for DatabaseTarget {
         let loaded = self.replacement()?.loaded;
         let create = globals::create_database(&loaded, &content.properties);
         server.batch_execute(&create).await.map_err(statement("make a new database"))?;
-        let mark = globals::comment_database(&loaded, Some(&exchange::mark(&target.database)));
+        let mark = globals::comment_database(
+            &loaded,
+            Some(&exchange::mark(&self.source.connection.database)),
+        );
         server.batch_execute(&mark).await.map_err(statement("mark the new database"))?;
         self.content = Some((**content).clone());
         self.server = Some(server);

@@ -23,7 +23,7 @@ const FORMAT_CUSTOM: u8 = 1;
 const BLOCK_DATA: u8 = 1;
 const BLOCK_LARGE_OBJECTS: u8 = 3;
 /// How COPY data ends in an archive.
-const END_OF_ROWS: &[u8] = b"\\.\n\n\n";
+const END_OF_ROWS: &[u8; 5] = b"\\.\n\n\n";
 const NEWLINES_AT_END: u64 = 3;
 /// Strings of a table of contents are statements and names; longer ones are no archive.
 const MAX_STRING_BYTES: usize = 64 << 20;
@@ -170,15 +170,19 @@ impl<R: BufRead> Reader<R> {
     /// Counts the rows of a table.
     fn rows(&mut self, table: &str) -> Result<u64> {
         let mut newlines = 0;
-        let mut end = Vec::new();
+        let mut end = [0; END_OF_ROWS.len()];
         self.chunks(|bytes| {
             newlines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-            let kept = bytes.len().saturating_sub(END_OF_ROWS.len());
-            end.extend_from_slice(bytes.get(kept..).unwrap_or_default());
-            let surplus = end.len().saturating_sub(END_OF_ROWS.len());
-            end.drain(..surplus);
+            match bytes.last_chunk() {
+                Some(last) => end = *last,
+                None => {
+                    end.rotate_left(bytes.len());
+                    let kept = end.len() - bytes.len();
+                    end[kept..].copy_from_slice(bytes);
+                }
+            }
         })?;
-        if end != END_OF_ROWS {
+        if end != *END_OF_ROWS {
             return bad(format!("the rows of {table} have no end"));
         }
         Ok(newlines - NEWLINES_AT_END)
@@ -224,10 +228,12 @@ impl<R: BufRead> Reader<R> {
 
     /// A sign, and then the bytes of the number, the lowest first.
     fn int(&mut self) -> Result<i64> {
-        let is_negative = self.byte()? != 0;
-        let mut bytes = [0; 8];
         let used = self.int_bytes;
-        self.exactly(&mut bytes[..used])?;
+        let (mut sign_and_bytes, mut bytes) = ([0; 9], [0; 8]);
+        // At once: every row of a table has one.
+        self.exactly(&mut sign_and_bytes[..=used])?;
+        let is_negative = sign_and_bytes[0] != 0;
+        bytes[..used].copy_from_slice(&sign_and_bytes[1..=used]);
         let Ok(number) = i64::try_from(u64::from_le_bytes(bytes)) else {
             return bad("a number that is too large");
         };

@@ -3,7 +3,7 @@
 use backstay_format::{
     DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting, Membership,
 };
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::error::{PostgresError, statement};
 
@@ -157,13 +157,28 @@ pub(super) async fn names(
 
 /// Runs the user's query for applied migrations. Whatever its first column is, it is taken as text.
 pub(super) async fn migrations(client: &Client, query: &str) -> Result<Vec<String>, PostgresError> {
+    let rows = texts(client, query, "run the query `migrations` of the configuration").await?;
+    Ok(rows.into_iter().filter_map(|mut row| row.drain(..).next().flatten()).collect())
+}
+
+/// Runs a query of the user's. Returns its first row as text, its columns divided by `|`.
+pub(super) async fn first_row(client: &Client, query: &str) -> Result<String, PostgresError> {
+    let rows = texts(client, query, "run a check of the configuration").await?;
+    let row = rows.into_iter().next().unwrap_or_default();
+    Ok(row.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>().join("|"))
+}
+
+async fn texts(
+    client: &Client,
+    query: &str,
+    action: &'static str,
+) -> Result<Vec<Vec<Option<String>>>, PostgresError> {
     let query = query.trim().trim_end_matches(';');
-    let messages = client
-        .simple_query(query)
-        .await
-        .map_err(statement("run the query `migrations` of the configuration"))?;
+    let messages = client.simple_query(query).await.map_err(statement(action))?;
     let rows = messages.iter().filter_map(|message| match message {
-        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+        }
         _ => None,
     });
     Ok(rows.collect())

@@ -13,7 +13,8 @@ mod program;
 mod tls;
 mod tools;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -80,6 +81,21 @@ impl Source for PostgresSource {
     /// Whoever is connected is disconnected by the swap.
     fn check_free(&self, _replacement: &swap::Replacement) -> Result<(), SourceError> {
         Ok(())
+    }
+
+    fn scratch(&self, _folder: &Path, tag: &str) -> OsString {
+        format!("backstay_drill_{tag}").into()
+    }
+
+    async fn ask(
+        &self,
+        cx: &Cx,
+        loaded: &swap::Replacement,
+        query: &str,
+    ) -> Result<String, SourceError> {
+        let swap::Replacement::Database(database) = loaded else { return Ok(String::new()) };
+        let client = self.connection.with_database(&database.loaded).connect(cx).await?;
+        Ok(describe::first_row(&client, query).await?)
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {

@@ -26,6 +26,11 @@ impl Tools {
         configured: Option<&Path>,
         server: u32,
     ) -> Result<Self, PostgresError> {
+        Self::fitting(Self::installed(configured).await, server)
+    }
+
+    /// Finds all programs, whatever server they fit.
+    pub(super) async fn installed(configured: Option<&Path>) -> Vec<Self> {
         let directories = configured.map_or_else(installed, |given| vec![given.to_owned()]);
         let mut found = Vec::new();
         for directory in directories {
@@ -35,6 +40,11 @@ impl Tools {
         }
         // The order of directories stays within a version: packages before the path, where Debian has a wrapper.
         found.sort_by_key(|tools| tools.major);
+        found
+    }
+
+    /// Chooses those that fit a server.
+    pub(super) fn fitting(found: Vec<Self>, server: u32) -> Result<Self, PostgresError> {
         let newest = found.last().map_or_else(
             || "none is installed".to_owned(),
             |newest| format!("the newest that is installed is of {}", newest.major),

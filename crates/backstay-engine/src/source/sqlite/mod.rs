@@ -3,6 +3,7 @@
 mod apply;
 pub(crate) mod snapshot;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -90,6 +91,21 @@ impl Source for SqliteSource {
             Some(holder) => Err(SourceError::InUse { path: paths.target.clone(), holder }),
             None => Ok(()),
         }
+    }
+
+    fn scratch(&self, folder: &Path, _tag: &str) -> OsString {
+        folder.join("data").into()
+    }
+
+    async fn ask(
+        &self,
+        _cx: &Cx,
+        loaded: &Replacement,
+        query: &str,
+    ) -> Result<String, SourceError> {
+        let Replacement::Paths(paths) = loaded else { return Ok(String::new()) };
+        let (path, query) = (paths.loaded(), query.to_owned());
+        blocking(move || snapshot::first_row(&path, &query)).await
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {
