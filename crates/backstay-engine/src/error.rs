@@ -110,6 +110,11 @@ pub enum EngineError {
         /// What was written down.
         found: String,
     },
+    /// What is there cannot be saved, so it was not replaced.
+    #[error(
+        "what would be replaced cannot be backed up first, so nothing was replaced; if it is broken beyond saving, restore with --no-safety-backup"
+    )]
+    SafetyBackup(#[source] Box<EngineError>),
     /// A hook failed.
     #[error("hook {hook} failed: {finding}")]
     Hook {
@@ -174,6 +179,7 @@ impl EngineError {
             Self::Part(error) => part_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Swap { cause, .. } => io_kind(cause),
+            Self::SafetyBackup(cause) => cause.kind(),
             Self::UnusableVault { .. }
             | Self::NoSuchBackup { .. }
             | Self::Unsealed { .. }

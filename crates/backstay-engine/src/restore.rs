@@ -175,7 +175,8 @@ async fn put_in_place(
 ) -> Result<Option<BackupId>, Failure> {
     let safety = match &around.safety {
         Some(draft) if plan.outlook.replaces => {
-            Some(save_present(cx, vault, source, draft.clone(), plan).await?)
+            let saved = save_present(cx, vault, source, draft.clone(), plan).await;
+            Some(saved.map_err(|cause| EngineError::SafetyBackup(Box::new(cause)))?)
         }
         _ => None,
     };

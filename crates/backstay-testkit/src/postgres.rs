@@ -42,8 +42,7 @@ pub fn installed() -> Vec<(u32, PathBuf)> {
 
 /// A running server; ends when it is dropped.
 pub struct PostgresServer {
-    /// Removed with the server.
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     programs: PathBuf,
     child: Child,
     /// Where it listens, on 127.0.0.1.
@@ -78,7 +77,7 @@ impl PostgresServer {
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let child = Self::run(programs, dir.path(), port);
-        let server = Self { _dir: dir, programs: programs.to_owned(), child, port };
+        let server = Self { dir, programs: programs.to_owned(), child, port };
         server.wait();
         server
     }
@@ -103,6 +102,18 @@ impl PostgresServer {
             self.psql("postgres", "SELECT 1").status.success()
         };
         assert!((0..START_TRIES).any(|_| answers()), "the server does not answer");
+    }
+
+    /// Returns the number of the server's first process, for whoever wants to end it.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the server is dead, and starts it again.
+    pub fn revive(&mut self) {
+        self.child.wait().expect("the server's end");
+        self.child = Self::run(&self.programs, self.dir.path(), self.port);
+        self.wait();
     }
 
     /// Returns the URL of a database, with the password.

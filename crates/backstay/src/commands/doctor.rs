@@ -27,7 +27,13 @@ pub(super) async fn doctor(app: &Installation, json: bool) -> anyhow::Result<Exi
     let mut findings = vec![home(app), keys(app).await?];
     findings.push(room("room for snapshots", app.home.path()));
     // Trees and SQLite are read by this program itself.
-    findings.push(finding("tools", Ok("none are needed for these sources".to_owned())));
+    let is_postgres = |source: &SourceConfig| matches!(source.kind, SourceKind::Postgres(_));
+    let tools = if app.config.sources.values().any(is_postgres) {
+        "those of PostgreSQL are looked for with each of its sources"
+    } else {
+        "none are needed for these sources"
+    };
+    findings.push(finding("tools", Ok(tools.to_owned())));
     for storage in app.config.storages.values() {
         storage_findings(app, storage, &mut findings).await;
     }

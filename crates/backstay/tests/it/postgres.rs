@@ -406,3 +406,119 @@ fn backups_under_load_hold_one_consistent_state() {
     });
     assert!(transfers > 0);
 }
+
+#[test]
+fn backup_ahead_of_the_app_is_refused_one_behind_is_warned_of_and_a_broken_database_is_restored() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql(
+        "shop",
+        "CREATE TABLE migrations (version text); INSERT INTO migrations VALUES ('001'), ('002')",
+    );
+    let shell =
+        with_database(&server, "shop", "migrations = 'SELECT version FROM migrations ORDER BY 1'");
+    made(&shell);
+    server.sql("shop", "INSERT INTO migrations VALUES ('003')");
+    let plan = shell.json(&["restore", "db", "--dry-run"]);
+    assert!(plan["warnings"][0].as_str().unwrap().contains("1 migrations behind"), "{plan}");
+    server.sql("shop", "DELETE FROM migrations WHERE version > '001'");
+    let error = shell.complains(1, &["restore", "db", "--yes"]);
+    assert!(error.contains("1 migrations ahead of the app that is there, up to 002"), "{error}");
+    // Beside it, nothing stands against it.
+    shell.ends(0, &["restore", "db", "--to", "beside", "--yes"]);
+    assert_eq!(server.sql("beside", "SELECT count(*) FROM migrations"), "2");
+    // Somebody dropped everything: then of all times it must work.
+    server.sql("shop", "DROP TABLE migrations");
+    let plan = shell.json(&["restore", "db", "--dry-run"]);
+    assert!(plan["warnings"][0].as_str().unwrap().contains("cannot be looked at"), "{plan}");
+    shell.ends(0, &["restore", "db", "--yes"]);
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM migrations"), "2");
+}
+
+#[test]
+fn server_that_dies_during_backup_or_restore_makes_no_false_success() {
+    let mut server = PostgresServer::start();
+    nasty(&server, "shop");
+    server.sql(
+        "shop",
+        "CREATE TABLE public.large AS SELECT i, md5(i::text) FROM generate_series(1, 50000) i",
+    );
+    // Sequences jump ahead when a server recovers what no checkpoint has.
+    server.sql("shop", "CHECKPOINT");
+    let before = server.digest("shop");
+    let shell = with_database(&server, "shop", "");
+    let id = made(&shell)["id"].as_str().unwrap().to_owned();
+    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let die = format!("kill -QUIT {}", server.pid());
+    with_program(
+        &server,
+        &shell,
+        "pg_dump",
+        &format!("\"$REAL\" \"$@\" | {{ head -c 300000; {die}; cat; }}"),
+    );
+    shell.complains(1, &["backup", "db"]);
+    assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 1);
+    server.revive();
+    assert_eq!(server.digest("shop"), before);
+    for script in
+        ["{die}; exec \"$REAL\" \"$@\"", "{ head -c 300000; {die}; cat; } | \"$REAL\" \"$@\""]
+    {
+        std::fs::write(shell.path("backstay.toml"), &config).unwrap();
+        std::fs::remove_dir_all(shell.path("programs")).unwrap();
+        let script = script.replace("{die}", &format!("kill -QUIT {}", server.pid()));
+        with_program(&server, &shell, "pg_restore", &script);
+        shell.complains(1, &["restore", "db", "--id", &id, "--yes"]);
+        server.revive();
+        assert_eq!(server.digest("shop"), before, "{script}");
+    }
+    std::fs::write(shell.path("backstay.toml"), &config).unwrap();
+    made(&shell);
+    shell.ends(0, &["restore", "db", "--id", &id, "--yes"]);
+    assert_eq!(server.digest("shop"), before);
+    shell.ends(0, &["confirm", "db"]);
+    let ours = "SELECT count(*) FROM pg_database WHERE datname ~ '^backstay_'";
+    assert_eq!(server.sql("postgres", ours), "0", "what the failed restores left is swept");
+}
+
+#[test]
+fn password_is_seen_in_no_argument_no_output_and_no_part() {
+    let server = PostgresServer::start();
+    nasty(&server, "shop");
+    let shell = with_database(&server, "shop", "encryption = 'none'");
+    // Long enough for several looks.
+    with_program(&server, &shell, "pg_dump", "\"$REAL\" \"$@\" | { sleep 1; cat; }");
+    let mut child = shell
+        .command(&["backup", "db", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut seen_dump = false;
+    while child.try_wait().unwrap().is_none() {
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let arguments = String::from_utf8_lossy(&arguments).into_owned();
+            assert!(!arguments.contains(PASSWORD), "{arguments}");
+            let is_dump = arguments.contains("--format=custom");
+            seen_dump |= is_dump;
+            if is_dump && let Ok(meta) = process.path().join("environ").metadata() {
+                assert_eq!(meta.permissions().mode() & 0o077, 0, "others can read its environment");
+            }
+        }
+    }
+    assert!(seen_dump);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    for text in [output.stdout, output.stderr] {
+        assert!(!String::from_utf8_lossy(&text).contains(PASSWORD));
+    }
+    assert!(!crate::shell::contains(&shell.path("storage"), PASSWORD.as_bytes()));
+    let zstd = "find \"$1\" -name '*.zst' -exec zstd -dc {} + | grep -c \"$2\"";
+    let found = std::process::Command::new("sh")
+        .args(["-c", zstd, "sh"])
+        .arg(shell.path("storage"))
+        .arg(PASSWORD)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), "0");
+}

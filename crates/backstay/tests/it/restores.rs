@@ -293,3 +293,26 @@ fn what_a_killed_restore_left_is_swept_and_what_waits_for_undo_is_not() {
     assert!(left.contains(&waiting[0]) && left.contains(&".shop.backstay-my notes".to_owned()));
     assert!(!left.iter().any(|name| name.contains("0123456789ab")), "{left:?}");
 }
+
+#[test]
+fn broken_database_is_replaced_once_it_is_said_that_it_need_not_be_saved() {
+    let shell = Shell::with_directory();
+    let crm = shell.path("crm.db");
+    let database = rusqlite::Connection::open(&crm).unwrap();
+    database.execute_batch("CREATE TABLE t (n); INSERT INTO t VALUES (1)").unwrap();
+    drop(database);
+    shell.ends(0, &["backup", "crm"]);
+    let mut bytes = std::fs::read(&crm).unwrap();
+    bytes[4096..].fill(0x55);
+    std::fs::write(&crm, &bytes).unwrap();
+    let error = shell.complains(13, &["restore", "crm", "--yes"]);
+    assert!(
+        error.contains("nothing was replaced") && error.contains("--no-safety-backup"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&crm).unwrap(), bytes);
+    shell.ends(0, &["restore", "crm", "--yes", "--no-safety-backup"]);
+    let database = rusqlite::Connection::open(&crm).unwrap();
+    let sum: i64 = database.query_row("SELECT sum(n) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(sum, 1);
+}

@@ -131,15 +131,18 @@ impl DatabaseTarget {
         missing_extensions(&server, content).await?;
         let mut present = None;
         if replaces {
-            let client = target.connect(cx).await?;
-            self.compare_migrations(&client, details, &mut warnings).await?;
-            match tokio::time::timeout(COUNTING, count_all(&client)).await {
-                Ok(tables) => present = Some(tables?),
-                Err(_) => warnings
-                    .push("what is there now is too large to be counted for a preview".to_owned()),
+            match self.look_at_present(cx, &target).await {
+                Ok(found) => {
+                    compare_migrations(details, found.migrations.as_deref(), &mut warnings)?;
+                    present = Some(found);
+                }
+                // What is broken is what restores are for.
+                Err(error) => {
+                    warnings.push(format!("what is there now cannot be looked at: {error}"));
+                }
             }
         }
-        let present = present.map(|tables| {
+        let present = present.and_then(|present| present.tables).map(|tables| {
             let now = PostgresContent { tables, ..PostgresContent::default() };
             Content::Postgres(Box::new(now))
         });
@@ -147,32 +150,22 @@ impl DatabaseTarget {
         Ok(Outlook { target, replaces, how: How::Databases, present, warnings })
     }
 
-    /// The app that is there must be able to work with what comes back (V54).
-    async fn compare_migrations(
+    async fn look_at_present(
         &self,
-        client: &Client,
-        details: &Details,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), PostgresError> {
-        let (Some(query), Some(then)) = (&self.source.options.migrations, &details.schema_version)
-        else {
-            return Ok(());
+        cx: &Cx,
+        target: &Connection,
+    ) -> Result<Present, PostgresError> {
+        let client = target.connect(cx).await?;
+        let limit = format!("SET statement_timeout = {}", COUNTING.as_millis());
+        client.batch_execute(&limit).await.map_err(statement("look at what is there"))?;
+        let migrations = match &self.source.options.migrations {
+            Some(query) => Some(describe::migrations(&client, query).await?),
+            None => None,
         };
-        let now = describe::migrations(client, query).await?;
-        let ahead: Vec<&String> = then.iter().filter(|one| !now.contains(one)).collect();
-        if let Some(last) = ahead.last() {
-            return Err(refused(format!(
-                "the backup is {} migrations ahead of the app that is there, up to {last}; upgrade the app first, or restore to another database with --to",
-                ahead.len()
-            )));
-        }
-        let behind = now.iter().filter(|one| !then.contains(one)).count();
-        if behind > 0 {
-            warnings.push(format!(
-                "the backup is {behind} migrations behind what is there; the app has to run them again"
-            ));
-        }
-        Ok(())
+        let counted = tokio::time::timeout(COUNTING, count_all(&client)).await;
+        // A database that is too large to be counted for a preview is one all the same.
+        let tables = counted.ok().and_then(Result::ok);
+        Ok(Present { migrations, tables })
     }
 
     fn server(&self) -> Result<&Client, PostgresError> {
@@ -303,6 +296,35 @@ impl Target for DatabaseTarget {
         let server = exchange::maintenance(cx, &target).await?;
         Ok(exchange::drop_database(&server, &self.replacement()?.loaded).await?)
     }
+}
+
+/// What is there now.
+struct Present {
+    migrations: Option<Vec<String>>,
+    tables: Option<Vec<TableRows>>,
+}
+
+/// The app that is there must be able to work with what comes back (V54).
+fn compare_migrations(
+    details: &Details,
+    now: Option<&[String]>,
+    warnings: &mut Vec<String>,
+) -> Result<(), PostgresError> {
+    let (Some(then), Some(now)) = (&details.schema_version, now) else { return Ok(()) };
+    let ahead: Vec<&String> = then.iter().filter(|one| !now.contains(one)).collect();
+    if let Some(last) = ahead.last() {
+        return Err(refused(format!(
+            "the backup is {} migrations ahead of the app that is there, up to {last}; upgrade the app first, or restore to another database with --to",
+            ahead.len()
+        )));
+    }
+    let behind = now.iter().filter(|one| !then.contains(one)).count();
+    if behind > 0 {
+        warnings.push(format!(
+            "the backup is {behind} migrations behind what is there; the app has to run them again"
+        ));
+    }
+    Ok(())
 }
 
 fn refused(finding: impl Into<String>) -> PostgresError {

@@ -82,6 +82,7 @@ pub(super) struct DatabaseCapture {
     client: Client,
     content: PostgresContent,
     migrations: Option<Vec<String>>,
+    warnings: Vec<String>,
     consistency_point: String,
     /// Parts that are there already, the last first.
     texts: Vec<(&'static str, String)>,
@@ -117,8 +118,9 @@ impl DatabaseCapture {
         let roles = describe::roles(&client, source.options.with_passwords).await?;
         let memberships = describe::memberships(&client).await?;
         let properties = describe::properties(&client, major).await?;
+        let mut warnings = Vec::new();
         let migrations = match &source.options.migrations {
-            Some(query) => Some(describe::migrations(&client, query).await?),
+            Some(query) => applied_migrations(&client, query, &mut warnings).await?,
             None => None,
         };
         let texts = vec![
@@ -140,10 +142,31 @@ impl DatabaseCapture {
             client,
             content,
             migrations,
+            warnings,
             texts,
             dump: Some(dump),
             dumping,
         })
+    }
+}
+
+/// Reads the applied migrations. That they cannot be read makes the dump no worse.
+async fn applied_migrations(
+    client: &Client,
+    query: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Vec<String>>, PostgresError> {
+    let guard = |text: &'static str| async move {
+        client.batch_execute(text).await.map_err(statement("guard the query for migrations"))
+    };
+    guard("SAVEPOINT migrations").await?;
+    match describe::migrations(client, query).await {
+        Ok(migrations) => Ok(Some(migrations)),
+        Err(error) => {
+            warnings.push(error.to_string());
+            guard("ROLLBACK TO migrations").await?;
+            Ok(None)
+        }
     }
 }
 
@@ -217,6 +240,7 @@ impl Capture for DatabaseCapture {
             content: Some(Content::Postgres(Box::new(content))),
             consistency_point: Some(self.consistency_point),
             schema_version: self.migrations,
+            warnings: self.warnings,
             ..CaptureReport::default()
         })
     }
