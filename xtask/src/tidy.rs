@@ -145,7 +145,8 @@ fn faults(name: &str, text: &str) -> Vec<String> {
 fn is_reachable(file: &Path) -> bool {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let (Some(parent), name) = (file.parent(), stem.as_str()) else { return false };
-    if matches!(name, "main" | "lib" | "build") {
+    // Each file of `src/bin` is a program of its own.
+    if matches!(name, "main" | "lib" | "build") || parent.ends_with("src/bin") {
         return true;
     }
     let (module, above) = if name == "mod" {

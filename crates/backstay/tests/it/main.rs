@@ -14,6 +14,7 @@ mod faults;
 mod golden;
 mod manual;
 mod postgres;
+mod postgres_faults;
 mod restores;
 mod s3;
 mod servers;
