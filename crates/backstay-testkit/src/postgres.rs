@@ -1,6 +1,7 @@
 //! A private PostgreSQL server in a directory of its own.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -114,6 +115,39 @@ impl PostgresServer {
         self.child.wait().expect("the server's end");
         self.child = Self::run(&self.programs, self.dir.path(), self.port);
         self.wait();
+    }
+
+    /// Lets the server seal connections, with a certificate for these names that it signed itself. Returns its file.
+    pub fn seal(&self, names: &[&str]) -> PathBuf {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let (certificate, key) =
+            (self.dir.path().join("server.crt"), self.dir.path().join("server.key"));
+        std::fs::write(&certificate, made.cert.pem()).expect("its file");
+        std::fs::write(&key, made.signing_key.serialize_pem()).expect("its key's file");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&key, Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        for (name, value) in [
+            ("ssl_cert_file", certificate.display().to_string()),
+            ("ssl_key_file", key.display().to_string()),
+            ("ssl", "on".to_owned()),
+        ] {
+            self.sql("postgres", &format!("ALTER SYSTEM SET {name} TO '{value}'"));
+        }
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        // Read by whoever connects, once the first process has passed it on.
+        let is_sealed = || {
+            std::thread::sleep(Duration::from_millis(50));
+            self.command("psql", "postgres")
+                .env("PGSSLMODE", "require")
+                .args(["-c", ""])
+                .status()
+                .is_ok_and(|status| status.success())
+        };
+        assert!((0..START_TRIES).any(|_| is_sealed()), "the server does not seal");
+        certificate
     }
 
     /// Returns the URL of a database, with the password.

@@ -259,6 +259,18 @@ impl SourceError {
     }
 }
 
+/// Writes an error with its causes, for a line that a person reads.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 /// Makes the spec of a part whose name is fixed in the code.
 pub(crate) fn fixed_part(
     name: &str,

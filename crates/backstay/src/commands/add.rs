@@ -104,10 +104,24 @@ async fn add_source(
     put(&mut table, "url", args.url.as_deref());
     put(&mut table, "storage", Some(&args.storage));
     put(&mut table, "schedule", args.schedule.as_deref());
+    refuse_open_secrets(&table)?;
     let mut additions = app.additions.clone();
     additions.sources.insert(args.name.clone(), table);
     app.set_additions(global, additions).await?;
     render::print(&format!("source {0} is kept; `backstay backup {0}` backs it up", args.name))
+}
+
+/// What is added lies readable in the catalog, so secrets stand elsewhere.
+fn refuse_open_secrets(table: &Table) -> anyhow::Result<()> {
+    let text = |field| table.get(field).and_then(Value::as_str).unwrap_or_default();
+    let is_reference =
+        |text: &str| text.is_empty() || text.starts_with("file:") || text.contains("${");
+    let has_password = url::Url::parse(text("url")).is_ok_and(|url| url.password().is_some());
+    if is_reference(text("password")) && !has_password {
+        return Ok(());
+    }
+    let text = "a password is kept by reference: --set 'password = \"file:/path\"' or --set 'password = \"${NAME}\"'";
+    Err(UsageError(text.to_owned()).into())
 }
 
 /// Lets go of a source; its backups stay.

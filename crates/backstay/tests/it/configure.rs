@@ -183,3 +183,21 @@ fn credentials_that_end_soon_are_warned_of_and_ended_ones_are_not_used() {
     let refused = shell.complains(1, &["backup", "shop"]);
     assert!(refused.contains("expired on") && refused.contains("set new ones"), "{refused}");
 }
+
+#[test]
+fn passwords_are_added_by_reference_only() {
+    let shell = Shell::bare();
+    shell.ends(0, &["storage", "add", "disk", "--path", shell.path("disk").to_str().unwrap()]);
+    let add = ["source", "add", "db", "--kind", "postgres", "--storage", "disk", "--url"];
+    let with = |more: &[&'static str]| [&add[..], more].concat();
+    for more in [
+        ["postgres://me:hunter2@localhost/shop", "--set", "app = 'x'"],
+        ["postgres://me@localhost/shop", "--set", "password = 'hunter2'"],
+    ] {
+        let error = shell.complains(2, &with(&more));
+        assert!(error.contains("kept by reference") && !error.contains("hunter2"), "{error}");
+    }
+    assert!(!crate::shell::contains(&shell.path("home"), b"hunter2"));
+    shell.ends(0, &with(&["postgres://me@localhost/shop", "--set", "password = '${SECRET}'"]));
+    assert_eq!(shell.json(&["source", "list"])[0]["location"], "postgres://me@localhost:5432/shop");
+}

@@ -330,3 +330,46 @@ fn password_is_seen_in_no_argument_no_output_and_no_part() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), "0");
 }
+
+#[test]
+fn sealed_connections_are_checked_as_much_as_is_asked() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql("shop", "CREATE TABLE orders (n int)");
+    let certificate = server.seal(&["localhost"]);
+    // A certificate that the server does not have.
+    let another = PostgresServer::start();
+    let other = another.seal(&["localhost"]);
+    let url = server.url("shop");
+    let named = url.replace("127.0.0.1", "localhost");
+    let (ours, theirs) = (certificate.display().to_string(), other.display().to_string());
+    let cases = [
+        (&url, "require", None, None),
+        (&url, "prefer", None, None),
+        (&url, "verify-ca", Some(&ours), None),
+        (&named, "verify-full", Some(&ours), None),
+        (&url, "verify-full", Some(&ours), Some("TLS failed")),
+        (&url, "verify-ca", Some(&theirs), Some("TLS failed")),
+        (&named, "verify-full", Some(&theirs), Some("TLS failed")),
+    ];
+    for (url, mode, ca, expected) in cases {
+        let shell = with_database(&server, "shop", "");
+        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+        let mut lines: Vec<String> = config
+            .lines()
+            .filter(|line| !line.starts_with("url") && !line.starts_with("password"))
+            .map(str::to_owned)
+            .collect();
+        lines.push(format!("url = '{url}'\ntls = '{mode}'"));
+        lines.extend(ca.map(|ca| format!("tls_ca_file = '{ca}'")));
+        std::fs::write(shell.path("backstay.toml"), lines.join("\n")).unwrap();
+        match expected {
+            // The dump is made by a program of the server's, which reads the same.
+            None => drop(shell.ends(0, &["backup", "db"])),
+            Some(expected) => {
+                let error = shell.complains(1, &["source", "test", "db"]);
+                assert!(error.contains(expected), "{mode}: {error}");
+            }
+        }
+    }
+}

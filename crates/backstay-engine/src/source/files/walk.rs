@@ -17,8 +17,8 @@ use super::tar_write::{Member, TarWriter};
 use super::{FilesSource, Written, look, readable};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, PartWriter};
-use crate::source::SourceError;
 use crate::source::sqlite::{self, COMPANIONS};
+use crate::source::{SourceError, with_causes};
 use crate::spool::Spool;
 
 /// Directories inside each other; each holds a file descriptor open.
@@ -390,9 +390,10 @@ impl Tree<'_> {
             Err(SourceError::Damaged { finding, .. }) => Err(Trouble::Item(format!(
                 "this SQLite database is damaged and was left out: {finding}"
             ))),
-            Err(error) => {
-                Err(Trouble::Item(format!("this SQLite database was left out: {}", chain(&error))))
-            }
+            Err(error) => Err(Trouble::Item(format!(
+                "this SQLite database was left out: {}",
+                with_causes(&error)
+            ))),
         };
         for leftover in sqlite::companions(&copy).into_iter().chain([copy]) {
             // Most of them are not there; what remains goes with the spool folder.
@@ -447,17 +448,6 @@ enum Met {
 enum Trouble {
     Item(String),
     Job(SourceError),
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 fn member(kind: EntryType, stat: &Stat) -> Member {

@@ -6,6 +6,7 @@ use std::io;
 use tokio_postgres::error::SqlState;
 
 use crate::cx::Cancelled;
+use crate::source::with_causes;
 
 /// Why something with a PostgreSQL server failed.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +118,7 @@ impl Cause {
                 _ => Self::Other(text),
             };
         }
-        let text = chain(error);
+        let text = with_causes(error);
         let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
         match io.map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Self::Refused,
@@ -137,19 +138,8 @@ pub(super) fn statement(
     move |error| {
         let finding = match error.as_db_error() {
             Some(server) => server.message().to_owned(),
-            None => chain(&error),
+            None => with_causes(&error),
         };
         PostgresError::Statement { action, finding }
     }
-}
-
-fn chain(error: &tokio_postgres::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
