@@ -60,8 +60,7 @@ pub async fn plan_restore(
         return Err(EngineError::Unsealed { backup: place.backup });
     }
     let details = vault.details(&manifest)?;
-    let mut outlook =
-        source.target(options.target.clone()).outlook(cx, &manifest, &details).await?;
+    let mut outlook = source.target(options.target.clone()).outlook(cx, &details).await?;
     let warnings = &mut outlook.warnings;
     if manifest.item_error_count > 0 {
         warnings.push(format!(

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use backstay_format::{Content, Details, Manifest, PartName};
+use backstay_format::{Content, Details, PartName};
 
 use crate::cx::{Cancelled, Cx};
 use crate::part::{CaptureReport, PartError, PartReader, PartSpec};
@@ -57,12 +57,7 @@ pub trait Capture: Send {
 #[async_trait]
 pub trait Target: Send {
     /// Looks at what would be replaced by a backup of this content, and so how. Changes nothing.
-    async fn outlook(
-        &self,
-        cx: &Cx,
-        backup: &Manifest,
-        details: &Details,
-    ) -> Result<Outlook, SourceError>;
+    async fn outlook(&self, cx: &Cx, details: &Details) -> Result<Outlook, SourceError>;
 
     /// Makes the place beside the target, after checking rights and space. Leaves the target alone.
     async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError>;

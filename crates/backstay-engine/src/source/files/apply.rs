@@ -4,7 +4,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use backstay_format::{Details, Manifest};
+use backstay_format::Details;
 use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
 
 use super::FilesSource;
@@ -51,12 +51,7 @@ impl FilesTarget {
 
 #[async_trait]
 impl Target for FilesTarget {
-    async fn outlook(
-        &self,
-        _cx: &Cx,
-        _backup: &Manifest,
-        _details: &Details,
-    ) -> Result<Outlook, SourceError> {
+    async fn outlook(&self, _cx: &Cx, _details: &Details) -> Result<Outlook, SourceError> {
         Ok(self.replacement.outlook())
     }
 

@@ -6,9 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backstay_format::{
-    Content, DatabaseRole, Details, Manifest, MediaType, PostgresContent, TableRows,
-};
+use backstay_format::{Content, DatabaseRole, Details, MediaType, PostgresContent, TableRows};
 use tokio::io::AsyncWriteExt as _;
 use tokio_postgres::Client;
 
@@ -71,11 +69,15 @@ impl DatabaseTarget {
         }
     }
 
+    fn target(&self) -> Result<&Connection, PostgresError> {
+        self.target.as_ref().map_err(refused)
+    }
+
     fn replacement(&self) -> Result<Replacement, PostgresError> {
-        let target = self.target.clone().map_err(refused)?;
+        let target = self.target()?;
         Ok(Replacement {
-            server: exchange::server_of(&target),
-            target: target.database,
+            server: exchange::server_of(target),
+            target: target.database.clone(),
             loaded: format!("backstay_new_{}", self.tag),
             parked: format!("backstay_old_{}", self.tag),
             comment: self.content.as_ref().and_then(|content| content.properties.comment.clone()),
@@ -99,8 +101,8 @@ impl DatabaseTarget {
                 "a PostgreSQL database is restored as a whole and beside; --only and --in-place are not in this version",
             ));
         }
-        let target = self.target.clone().map_err(refused)?;
-        let server = exchange::maintenance(cx, &target).await?;
+        let target = self.target()?;
+        let server = exchange::maintenance(cx, target).await?;
         let major = describe::major_version(&server).await?;
         Tools::find(self.source.options.programs.as_deref(), major).await?;
         let backed_up = major_of(&content.server_version);
@@ -131,7 +133,7 @@ impl DatabaseTarget {
         missing_extensions(&server, content).await?;
         let mut present = None;
         if replaces {
-            match self.look_at_present(cx, &target).await {
+            match self.look_at_present(cx, target).await {
                 Ok(found) => {
                     compare_migrations(details, found.migrations.as_deref(), &mut warnings)?;
                     present = Some(found);
@@ -173,7 +175,7 @@ impl DatabaseTarget {
     }
 
     async fn load(&mut self, cx: &Cx, mut data: PartReader) -> Result<(), SourceError> {
-        let target = self.target.clone().map_err(refused)?;
+        let target = self.target()?;
         let major = describe::major_version(self.server()?).await?;
         let tools = Tools::find(self.source.options.programs.as_deref(), major).await?;
         let loaded = self.replacement()?.loaded;
@@ -212,7 +214,7 @@ impl DatabaseTarget {
 
     async fn compare_rows(&mut self, cx: &Cx) -> Result<(), PostgresError> {
         let content = self.content()?;
-        let target = self.target.clone().map_err(refused)?;
+        let target = self.target()?;
         let client = target.with_database(&self.replacement()?.loaded).connect(cx).await?;
         let found: BTreeSet<(String, u64)> =
             count_all(&client).await?.into_iter().map(|t| (t.table, t.rows)).collect();
@@ -232,12 +234,7 @@ impl DatabaseTarget {
 
 #[async_trait]
 impl Target for DatabaseTarget {
-    async fn outlook(
-        &self,
-        cx: &Cx,
-        _backup: &Manifest,
-        details: &Details,
-    ) -> Result<Outlook, SourceError> {
+    async fn outlook(&self, cx: &Cx, details: &Details) -> Result<Outlook, SourceError> {
         let Some(Content::Postgres(content)) = &details.content else {
             return Err(refused("the backup is not of a PostgreSQL database").into());
         };
@@ -248,8 +245,8 @@ impl Target for DatabaseTarget {
         let Some(Content::Postgres(content)) = &details.content else {
             return Err(refused("the backup is not of a PostgreSQL database").into());
         };
-        let target = self.target.clone().map_err(refused)?;
-        let server = exchange::maintenance(cx, &target).await?;
+        let target = self.target()?;
+        let server = exchange::maintenance(cx, target).await?;
         let missing = missing_roles(&server, content).await?;
         for create in missing.iter().flat_map(|role| globals::create_role(role)) {
             server.batch_execute(&create).await.map_err(statement("make a missing role"))?;
@@ -292,8 +289,8 @@ impl Target for DatabaseTarget {
     }
 
     async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError> {
-        let target = self.target.clone().map_err(refused)?;
-        let server = exchange::maintenance(cx, &target).await?;
+        let target = self.target()?;
+        let server = exchange::maintenance(cx, target).await?;
         Ok(exchange::drop_database(&server, &self.replacement()?.loaded).await?)
     }
 }

@@ -31,10 +31,6 @@ const MAX_STRING_BYTES: usize = 64 << 20;
 /// What an archive holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Archive {
-    /// The version of the server that was dumped, as the program wrote it.
-    pub(super) server_version: String,
-    /// The version of the program that dumped.
-    pub(super) dump_version: String,
     /// Tables with their rows, in the order of their names.
     pub(super) tables: Vec<TableRows>,
     /// How many large objects there are.
@@ -59,32 +55,29 @@ fn bad<T>(finding: impl Into<String>) -> Result<T> {
 /// Reads an archive to its end.
 pub(super) fn read(input: impl BufRead) -> Result<Archive> {
     let mut reader = Reader { input, version: (0, 0), int_bytes: 0, offset_bytes: 0 };
-    let mut archive = reader.header()?;
+    reader.header()?;
+    let mut archive = Archive::default();
     let mut announced = reader.contents()?;
     let mut rows = BTreeMap::new();
     while let Some(kind) = reader.block()? {
         let id = reader.int()?;
-        let Some(entry) = announced.remove(&id) else {
+        let Some(name) = announced.remove(&id) else {
             return bad(format!("data of entry {id}, which it does not announce or has twice"));
         };
         match kind {
             BLOCK_DATA => {
-                rows.insert(entry.name.clone(), reader.rows(&entry.name)?);
+                let counted = reader.rows(&name)?;
+                rows.insert(name, counted);
             }
             BLOCK_LARGE_OBJECTS => archive.large_objects += reader.large_objects()?,
             other => return bad(format!("a block of unknown kind {other}")),
         }
     }
     if let Some(missing) = announced.values().next() {
-        return bad(format!("the data of {} is missing", missing.name));
+        return bad(format!("the data of {missing} is missing"));
     }
     archive.tables = rows.into_iter().map(|(table, rows)| TableRows { table, rows }).collect();
     Ok(archive)
-}
-
-/// An entry of the table of contents that has data.
-struct Entry {
-    name: String,
 }
 
 struct Reader<R> {
@@ -95,7 +88,7 @@ struct Reader<R> {
 }
 
 impl<R: BufRead> Reader<R> {
-    fn header(&mut self) -> Result<Archive> {
+    fn header(&mut self) -> Result<()> {
         let magic = self.bytes(MAGIC.len())?;
         if magic != MAGIC {
             return bad("it does not begin as one");
@@ -125,14 +118,15 @@ impl<R: BufRead> Reader<R> {
         for _ in 0..7 {
             self.int()?;
         }
-        let _database = self.string()?;
-        let server_version = self.string()?.unwrap_or_default();
-        let dump_version = self.string()?.unwrap_or_default();
-        Ok(Archive { server_version, dump_version, ..Archive::default() })
+        // The database, the version of its server, the version of the program.
+        for _ in 0..3 {
+            self.string()?;
+        }
+        Ok(())
     }
 
-    /// Reads the table of contents. Returns the entries that have data, by their numbers.
-    fn contents(&mut self) -> Result<BTreeMap<i64, Entry>> {
+    /// Reads the table of contents. Returns the names of the entries that have data, by their numbers.
+    fn contents(&mut self) -> Result<BTreeMap<i64, String>> {
         let count = self.int()?;
         let mut with_data = BTreeMap::new();
         for _ in 0..count {
@@ -153,7 +147,7 @@ impl<R: BufRead> Reader<R> {
             self.bytes(self.offset_bytes)?;
             if has_data {
                 let name = if namespace.is_empty() { tag } else { qualified(&namespace, &tag) };
-                with_data.insert(id, Entry { name });
+                with_data.insert(id, name);
             }
         }
         Ok(with_data)

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use backstay_format::{Details, Manifest};
+use backstay_format::Details;
 use rusqlite::Connection;
 
 use super::{COMPANIONS, blocking, snapshot};
@@ -42,12 +42,7 @@ impl SqliteTarget {
 
 #[async_trait]
 impl Target for SqliteTarget {
-    async fn outlook(
-        &self,
-        _cx: &Cx,
-        _backup: &Manifest,
-        _details: &Details,
-    ) -> Result<Outlook, SourceError> {
+    async fn outlook(&self, _cx: &Cx, _details: &Details) -> Result<Outlook, SourceError> {
         Ok(self.replacement.outlook())
     }
 
