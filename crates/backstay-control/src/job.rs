@@ -1,6 +1,6 @@
 //! Jobs: what was asked for, what became of it. The ground that `status` stands on.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{Catalog, CatalogError, Holder};
 
@@ -108,6 +108,15 @@ pub struct Job {
     pub error: Option<String>,
 }
 
+/// A restore that went well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastRestore {
+    /// Of which backup.
+    pub backup: String,
+    /// From the moment that a person had said yes.
+    pub took: SignedDuration,
+}
+
 impl Catalog {
     /// Takes up a job that this process does at once: queued, leased and running in one go.
     pub async fn start_job(
@@ -176,6 +185,19 @@ impl Catalog {
             }
         }
         Ok(())
+    }
+
+    /// Returns the newest restore of a source that went well, in earnest or as a drill.
+    pub async fn last_restore(&self, source: &str) -> Result<Option<PastRestore>, CatalogError> {
+        let select = "SELECT backup, queued_at, finished_at FROM jobs WHERE source = $1 AND kind IN ('restore', 'drill') \
+                      AND state = 'succeeded' AND backup IS NOT NULL ORDER BY queued_at DESC LIMIT 1";
+        let Some(row) = self.query_one("looked for jobs", select, [source.into()]).await? else {
+            return Ok(None);
+        };
+        let unreadable = |_| CatalogError::Unreadable { name: "jobs".to_owned() };
+        let micros = |name| row.try_get::<i64>("", name).map_err(unreadable);
+        let took = SignedDuration::from_micros(micros("finished_at")? - micros("queued_at")?);
+        Ok(Some(PastRestore { backup: row.try_get("", "backup").map_err(unreadable)?, took }))
     }
 
     /// Returns the newest backup job of a source.

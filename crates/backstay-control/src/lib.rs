@@ -16,7 +16,7 @@ mod upload;
 
 pub use catalog::{Catalog, CatalogError};
 pub use home::{Home, HomeError};
-pub use job::{Job, JobId, JobKind, JobState};
+pub use job::{Job, JobId, JobKind, JobState, PastRestore};
 pub use lease::{Holder, Lease, LeaseError};
 pub use master_key::{MasterKey, MasterKeyError};
 pub use schedule::{Schedule, ScheduleError};

@@ -39,6 +39,9 @@ async fn write_parts(
     let mut capture = source.capture(cx).await?;
     while let Some(part) = capture.next_part(cx).await? {
         if let Err(error) = writer.write_part(cx, part).await {
+            if is_cut_short(&error) && capture.goes_on() {
+                continue;
+            }
             // A part that was cut short is a symptom; the capture knows the cause.
             return Err(match capture.finish(cx).await {
                 Err(cause) if is_cut_short(&error) => cause.into(),

@@ -17,6 +17,8 @@ use crate::vault::{BackupPlace, Vault};
 pub struct Check {
     /// What it is called.
     pub name: String,
+    /// The database that is asked, where the source has several.
+    pub database: Option<String>,
     /// A query; its first row counts.
     pub query: String,
     /// That row as text, its columns divided by `|`.
@@ -100,7 +102,8 @@ pub async fn drill(
     watch.lap("fetch, prove and load");
     let mut answers = Vec::new();
     for check in options.checks {
-        let found = source.ask(cx, &replacement, &check.query).await;
+        let database = check.database.as_deref();
+        let found = source.ask(cx, &replacement, database, &check.query).await;
         answers.push(Answer { check, found: found.map_err(|error| error.to_string()) });
     }
     watch.lap("ask the checks");

@@ -32,6 +32,7 @@ pub struct PartReader {
     /// What is being read.
     pub spec: PartSpec,
     chunks: mpsc::Receiver<Chunk>,
+    ended: bool,
 }
 
 /// The writing end of a part; `Write` gathers small writes into chunks.
@@ -94,7 +95,7 @@ impl From<ReaderGone> for io::Error {
 pub fn part_pipe(spec: PartSpec) -> (PartWriter, PartReader) {
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let writer = PartWriter { part: spec.name.clone(), chunks: sender, gathered: BytesMut::new() };
-    (writer, PartReader { spec, chunks: receiver })
+    (writer, PartReader { spec, chunks: receiver, ended: false })
 }
 
 impl PartWriter {
@@ -167,27 +168,38 @@ impl Write for PartWriter {
 }
 
 impl PartReader {
-    /// Returns the next bytes, or `None` after a clean end.
+    /// Returns the next bytes, or `None` after a clean end, however often it is asked.
     pub async fn next(&mut self) -> Result<Option<Bytes>, PartError> {
-        Self::settle(self.chunks.recv().await, &self.spec)
+        if self.ended {
+            return Ok(None);
+        }
+        let chunk = self.chunks.recv().await;
+        self.settle(chunk)
     }
 
     /// Like [`PartReader::next`], from a blocking thread.
     pub fn blocking_next(&mut self) -> Result<Option<Bytes>, PartError> {
-        Self::settle(self.chunks.blocking_recv(), &self.spec)
+        if self.ended {
+            return Ok(None);
+        }
+        let chunk = self.chunks.blocking_recv();
+        self.settle(chunk)
     }
 
     /// Turns the part into a blocking `Read`; errors come as `io::Error` with the [`PartError`] inside.
     pub fn into_read(self) -> PartRead {
-        PartRead { part: self, chunk: Bytes::new(), ended: false }
+        PartRead { part: self, chunk: Bytes::new() }
     }
 
-    fn settle(chunk: Option<Chunk>, spec: &PartSpec) -> Result<Option<Bytes>, PartError> {
+    fn settle(&mut self, chunk: Option<Chunk>) -> Result<Option<Bytes>, PartError> {
         match chunk {
             Some(Chunk::Data(bytes)) => Ok(Some(bytes)),
-            Some(Chunk::End) => Ok(None),
+            Some(Chunk::End) => {
+                self.ended = true;
+                Ok(None)
+            }
             Some(Chunk::Failed(error)) => Err(error),
-            None => Err(PartError::CutShort { part: spec.name.clone() }),
+            None => Err(PartError::CutShort { part: self.spec.name.clone() }),
         }
     }
 }
@@ -197,7 +209,6 @@ impl PartReader {
 pub struct PartRead {
     part: PartReader,
     chunk: Bytes,
-    ended: bool,
 }
 
 impl Read for PartRead {
@@ -210,10 +221,10 @@ impl Read for PartRead {
 
 impl BufRead for PartRead {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.chunk.is_empty() && !self.ended {
+        while self.chunk.is_empty() {
             match self.part.blocking_next().map_err(io::Error::other)? {
                 Some(chunk) => self.chunk = chunk,
-                None => self.ended = true,
+                None => break,
             }
         }
         Ok(&self.chunk)

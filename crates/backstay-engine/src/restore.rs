@@ -130,7 +130,8 @@ pub async fn restore(
     let Loaded { report, replacement } = loaded;
     match replaced {
         Ok(safety) => {
-            let can_be_undone = !swapper.replaced_nothing(cx, &replacement).await?;
+            // What is done is done: if that cannot be asked now, it is taken for something that can be undone.
+            let can_be_undone = !swapper.replaced_nothing(cx, &replacement).await.unwrap_or(false);
             if !can_be_undone {
                 discard(cx, swapper.as_ref(), &replacement).await;
             }
@@ -225,8 +226,11 @@ pub(crate) async fn load(
     plan: &RestorePlan,
     mut target: Box<dyn Target>,
 ) -> Result<Loaded, EngineError> {
-    target.prepare(cx, &plan.details).await?;
-    let loaded = load_parts(cx, vault, plan, target.as_mut()).await;
+    let prepared = target.prepare(cx, &plan.details).await;
+    let loaded = match prepared {
+        Ok(()) => load_parts(cx, vault, plan, target.as_mut()).await,
+        Err(error) => Err(error.into()),
+    };
     match loaded {
         Ok(()) => Ok(target.finish(cx).await?),
         Err(error) => {
@@ -247,6 +251,9 @@ async fn load_parts(
     target: &mut dyn Target,
 ) -> Result<(), EngineError> {
     for (index, part) in plan.manifest.parts.iter().enumerate() {
+        if !target.wants(&part.name, part.media_type) {
+            continue;
+        }
         cx.event(Event::PartStarted {
             part: part.name.to_string(),
             estimate_bytes: Some(part.plain_bytes),

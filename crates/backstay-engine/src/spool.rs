@@ -1,10 +1,14 @@
 //! The spool directory: for what an engine can only give as a file.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rand::RngCore as _;
 
+use crate::part::{PartError, PartReader};
 use crate::source::SourceError;
 
 /// A folder of one capture in the spool directory, named for the process that made it.
@@ -37,6 +41,11 @@ impl Spool {
         check_space(&self.path, needed_bytes)?;
         Ok(self.path.join(name))
     }
+
+    /// Leaves the folder to whoever takes its path; should the process be killed, [`clean`] removes it.
+    pub(crate) fn keep(self) -> PathBuf {
+        ManuallyDrop::new(self).path.clone()
+    }
 }
 
 impl Drop for Spool {
@@ -45,6 +54,23 @@ impl Drop for Spool {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the spool folder");
         }
     }
+}
+
+/// Writes a part into a new file that only its owner can read. Returns the file and its bytes. Blocks.
+pub(crate) fn write_part(data: PartReader, path: &Path) -> Result<(File, u64), SourceError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|cause| SourceError::io("make", path, cause))?;
+    let bytes = io::copy(&mut data.into_read(), &mut file).map_err(|error| {
+        match error.downcast::<PartError>() {
+            Ok(part) => part.into(),
+            Err(cause) => SourceError::io("write", path, cause),
+        }
+    })?;
+    Ok((file, bytes))
 }
 
 /// Fails if the file system of a directory has less room than needed.

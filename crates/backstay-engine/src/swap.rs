@@ -18,8 +18,10 @@ use crate::source::postgres;
 pub enum Replacement {
     /// Of a directory, a file, or some paths.
     Paths(replace::Replacement),
-    /// Of a database on a server.
-    Database(postgres::Replacement),
+    /// Of databases on a server.
+    Databases(postgres::Replacement),
+    /// Of what is in a database, in one transaction.
+    InPlace(postgres::InPlace),
 }
 
 /// A swap, worked out.
@@ -29,7 +31,9 @@ pub enum Swap {
     /// Of paths.
     Paths(replace::Swap),
     /// Of databases.
-    Database(postgres::Swap),
+    Databases(postgres::Swap),
+    /// Of what is in a database.
+    InPlace(postgres::InPlace),
 }
 
 /// Which way a swap goes.
@@ -47,7 +51,8 @@ impl Replacement {
     pub fn target(&self) -> String {
         match self {
             Self::Paths(paths) => paths.target.display().to_string(),
-            Self::Database(database) => database.target.clone(),
+            Self::Databases(databases) => databases.target(),
+            Self::InPlace(prepared) => prepared.target(),
         }
     }
 
@@ -55,17 +60,24 @@ impl Replacement {
     pub fn beside(&self) -> String {
         match self {
             Self::Paths(paths) => paths.beside.display().to_string(),
-            Self::Database(database) => database.parked.clone(),
+            Self::Databases(databases) => databases.beside(),
+            Self::InPlace(prepared) => prepared.beside(),
         }
     }
 }
 
 impl Swap {
+    /// Says whether whoever comes after a kill has to finish it. What is one transaction of a server never is half done.
+    pub fn can_be_interrupted(&self) -> bool {
+        !matches!(self, Self::InPlace(_))
+    }
+
     /// Returns what it is a swap of.
     pub fn replacement(&self) -> Replacement {
         match self {
             Self::Paths(swap) => Replacement::Paths(swap.replacement.clone()),
-            Self::Database(swap) => Replacement::Database(swap.replacement.clone()),
+            Self::Databases(swap) => Replacement::Databases(swap.replacement.clone()),
+            Self::InPlace(prepared) => Replacement::InPlace(prepared.clone()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the parts of a backup hold, for people and for the restore.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// What the parts of a backup hold.
@@ -12,15 +13,25 @@ pub enum Content {
     Sqlite(SqliteContent),
     /// A PostgreSQL database.
     Postgres(Box<PostgresContent>),
+    /// Several databases of a PostgreSQL server.
+    PostgresServer(Box<PostgresServerContent>),
 }
 
 impl Content {
     /// Leaves out what only a restore may see.
     #[must_use]
     pub fn without_secrets(mut self) -> Self {
-        if let Self::Postgres(postgres) = &mut self {
-            for role in &mut postgres.roles {
+        let forget = |roles: &mut Vec<DatabaseRole>| {
+            for role in roles {
                 role.password = None;
+            }
+        };
+        match &mut self {
+            Self::Files(_) | Self::Sqlite(_) => {}
+            Self::Postgres(database) => forget(&mut database.roles),
+            Self::PostgresServer(server) => {
+                forget(&mut server.roles);
+                server.databases.iter_mut().for_each(|one| forget(&mut one.content.roles));
             }
         }
         self
@@ -83,16 +94,63 @@ pub struct PostgresContent {
     pub server_version: String,
     /// What belongs to the database and stands outside of its dump.
     pub properties: DatabaseProperties,
-    /// All roles of the server but its own.
+    /// All roles of the server but its own; those that it needs where the server's stand elsewhere.
     pub roles: Vec<DatabaseRole>,
     /// Who is a member of which role.
     pub memberships: Vec<Membership>,
     /// The installed extensions.
     pub extensions: Vec<String>,
+    /// The tablespaces that it or its tables lie in, but the server's own two.
+    #[serde(default)]
+    pub tablespaces: Vec<String>,
     /// Tables with their rows as they were dumped, by name with schema, quoted where it must be.
     pub tables: Vec<TableRows>,
     /// How many large objects were dumped.
     pub large_objects: u64,
+}
+
+/// What several databases of a PostgreSQL server hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresServerContent {
+    /// The server's version, for example `15.18`.
+    pub server_version: String,
+    /// All roles of the server but its own.
+    pub roles: Vec<DatabaseRole>,
+    /// Who is a member of which role.
+    pub memberships: Vec<Membership>,
+    /// All tablespaces of the server but its own two.
+    pub tablespaces: Vec<Tablespace>,
+    /// The databases, in the order of their names.
+    pub databases: Vec<ServerDatabase>,
+}
+
+/// One of several databases of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerDatabase {
+    /// The folder of its parts in the backup.
+    pub folder: String,
+    /// When its view was taken: every database has one of its own.
+    pub taken_at: Timestamp,
+    /// The position in the server's log then.
+    pub consistency_point: String,
+    /// The app's applied migrations, if there is a query for them.
+    pub schema_version: Option<Vec<String>>,
+    /// What it holds.
+    pub content: PostgresContent,
+}
+
+/// A place for data outside of a server's own directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tablespace {
+    /// Its name.
+    pub name: String,
+    /// The role that owns it.
+    pub owner: String,
+    /// Its directory on the server.
+    pub location: String,
 }
 
 /// What belongs to a database and stands outside of its dump.
@@ -111,6 +169,9 @@ pub struct DatabaseProperties {
     pub locale_provider: String,
     /// The provider's own name of the locale.
     pub locale: Option<String>,
+    /// The tablespace of what has no other; nothing is the server's own.
+    #[serde(default)]
+    pub tablespace: Option<String>,
     /// Sessions at once; -1 is no limit.
     pub connection_limit: i32,
     /// What `COMMENT ON DATABASE` said.

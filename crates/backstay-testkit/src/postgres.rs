@@ -150,6 +150,16 @@ impl PostgresServer {
         certificate
     }
 
+    /// Makes a folder beside the server's data, which the server may use.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir.path().join(name);
+        std::fs::create_dir(&folder).expect("a folder");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        folder
+    }
+
     /// Returns the URL of a database, with the password.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)

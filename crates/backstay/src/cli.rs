@@ -356,14 +356,16 @@ pub(crate) struct RestoreArgs {
     /// The newest complete backup that began before this time, for example 2026-03-08T12:00:00Z
     #[arg(long, conflicts_with = "id", value_name = "TIME")]
     pub(crate) at: Option<jiff::Timestamp>,
-    /// To another place, which must not exist or be empty: a path, or the name or URL of a database
-    #[arg(long, value_name = "PATH")]
+    /// To another place, which must not exist or be empty: a path, the name of a database, or the URL of one on another server
+    /// (with a password only as 'file:/path' or '${NAME}' that holds the URL)
+    #[arg(long, value_name = "PLACE")]
     pub(crate) to: Option<OsString>,
-    /// Only this path of a tree, with all below it; may be given several times
-    #[arg(long, value_name = "PATH")]
+    /// Only this: a path of a tree with all below it, a table (schema.table, schema.*), or one of several databases; may be
+    /// given several times
+    #[arg(long, value_name = "WHAT")]
     pub(crate) only: Vec<PathBuf>,
-    /// Keep the directory of a tree and replace what is in it name by name, instead of swapping the directory
-    #[arg(long, conflicts_with_all = ["to", "only"])]
+    /// Replace what is in the directory name by name, or in the database in one transaction, instead of swapping the whole
+    #[arg(long, conflicts_with = "to")]
     pub(crate) in_place: bool,
     /// Write the part as a file instead, ready for other tools
     #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "only", "in_place"])]

@@ -309,9 +309,12 @@ impl Installation {
             SourceKind::Sqlite { path } => Box::new(SqliteSource { path: path.clone(), spool }),
             SourceKind::Postgres(postgres) => Box::new(PostgresSource {
                 connection: postgres.connection.clone(),
+                databases: postgres.databases.clone(),
+                elsewhere: postgres.elsewhere,
                 // Parts that are not sealed are open to anybody.
                 options: PostgresOptions {
                     with_passwords: source.sealed,
+                    spool,
                     ..postgres.options.clone()
                 },
             }),

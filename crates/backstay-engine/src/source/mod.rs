@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use backstay_format::{Content, Details, PartName};
+use backstay_format::{Content, Details, MediaType, PartName};
 
 use crate::cx::{Cancelled, Cx};
 use crate::part::{CaptureReport, PartError, PartReader, PartSpec};
@@ -36,8 +36,15 @@ pub trait Source: Send + Sync {
     /// Returns a place to try a restore in, which is there only for that; paths lie in `folder`.
     fn scratch(&self, folder: &Path, tag: &str) -> OsString;
 
-    /// Asks loaded data that was not swapped in. Returns the first row as text, its columns divided by `|`.
-    async fn ask(&self, cx: &Cx, loaded: &Replacement, query: &str) -> Result<String, SourceError>;
+    /// Asks loaded data that was not swapped in: of several databases, the one of this name. Returns the first row as text,
+    /// its columns divided by `|`.
+    async fn ask(
+        &self,
+        cx: &Cx,
+        loaded: &Replacement,
+        database: Option<&str>,
+        query: &str,
+    ) -> Result<String, SourceError>;
 
     /// Returns what puts loaded data of this source into its place.
     fn swapper(&self) -> Box<dyn Swapper>;
@@ -48,6 +55,11 @@ pub trait Source: Send + Sync {
 pub trait Capture: Send {
     /// Returns the next part, or `None` after the last. The part before must have been read to its end.
     async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError>;
+
+    /// Says whether the rest is worth having after a part was cut short; what is missing is then among the item errors.
+    fn goes_on(&self) -> bool {
+        false
+    }
 
     /// Confirms that everything was read. The end of a stream proves nothing: a killed dump ends too.
     async fn finish(self: Box<Self>, cx: &Cx) -> Result<CaptureReport, SourceError>;
@@ -61,6 +73,11 @@ pub trait Target: Send {
 
     /// Makes the place beside the target, after checking rights and space. Leaves the target alone.
     async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError>;
+
+    /// Says whether a part is needed at all, once all is prepared.
+    fn wants(&self, _part: &PartName, _media_type: MediaType) -> bool {
+        true
+    }
 
     /// Loads one part. The bytes are not proven before their end: whatever is made of them stays beside the target.
     async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<Applied, SourceError>;
@@ -105,8 +122,10 @@ pub enum How {
     Entries,
     /// Chosen paths, each in one atomic step.
     Paths,
-    /// Loaded into a new database; two databases change their names in one transaction.
+    /// Loaded into new databases; databases change their names in one transaction.
     Databases,
+    /// Proven and kept aside; then dropped and loaded in place, in one transaction.
+    Transaction,
 }
 
 /// Where and what to restore.
@@ -114,7 +133,7 @@ pub enum How {
 pub struct TargetOptions {
     /// Another place than the source's own: an absolute path, or the name or URL of a database.
     pub to: Option<OsString>,
-    /// Only these paths (relative to the tree, as raw bytes), with all below them. Empty means all.
+    /// Only these paths (relative to the tree, as raw bytes), with all below them, or these tables. Empty means all.
     pub only: Vec<PathBuf>,
     /// Whether a tree's entries are replaced one by one, where swapping the whole tree is not possible or not wanted.
     pub in_place: bool,
@@ -240,14 +259,28 @@ pub enum SourceError {
         part: PartName,
     },
     /// Something with a PostgreSQL server failed.
-    #[error(transparent)]
-    Postgres(#[from] postgres::PostgresError),
+    #[error("{0}")]
+    Postgres(postgres::PostgresError),
     /// Told to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
 
+impl From<postgres::PostgresError> for SourceError {
+    fn from(error: postgres::PostgresError) -> Self {
+        match error {
+            postgres::PostgresError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            error => Self::Postgres(error),
+        }
+    }
+}
+
 impl SourceError {
+    /// Says whether it only means that the work was told to stop.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled(_))
+    }
+
     /// Makes an [`SourceError::Io`].
     pub fn io(action: &'static str, path: impl Into<PathBuf>, cause: io::Error) -> Self {
         Self::Io { action, path: path.into(), cause }
@@ -267,11 +300,7 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// Makes the spec of a part whose name is fixed in the code.
-pub(crate) fn fixed_part(
-    name: &str,
-    media_type: backstay_format::MediaType,
-    estimate: Option<u64>,
-) -> PartSpec {
+pub(crate) fn fixed_part(name: &str, media_type: MediaType, estimate: Option<u64>) -> PartSpec {
     let name = name.parse().expect("part names in the code are valid");
     PartSpec { name, media_type, estimate_bytes: estimate }
 }

@@ -117,6 +117,9 @@ pub(super) async fn source(
                 "{name}: can be read, about {}{engine}",
                 render::size(probe.size_bytes)
             ))?;
+            for warning in probe.warnings {
+                render::say(&format!("warning: {warning}"));
+            }
         }
     }
     Ok(Exit::Done)

@@ -9,6 +9,7 @@ mod files;
 mod keys;
 mod list;
 mod look;
+mod preview;
 mod quickstart;
 mod recover;
 mod restore;

@@ -1,26 +1,23 @@
 //! `backstay restore`, `undo` and `confirm`.
 
-use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{BufRead as _, IsTerminal as _};
+use std::path::PathBuf;
 
 use backstay_control::{JobKind, JobState};
-use backstay_engine::event::Event;
 use backstay_engine::restore::{Around, RestoreOptions, RestorePlan, plan_restore};
-use backstay_engine::source::{How, Outlook, TargetOptions};
+use backstay_engine::source::{How, TargetOptions};
 use backstay_engine::vault::Vault;
-use backstay_format::{BackupId, Content, PostgresContent, Status, Trigger};
+use backstay_format::{BackupId, Status, Trigger};
 use serde_json::json;
 
+use super::preview;
 use super::undo::{CatalogJournal, finish_interrupted, let_go_of_expired, sweep};
-
 use crate::cli::RestoreArgs;
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
-use crate::installation::{Installation, random};
+use crate::installation::{Installation, environment, random};
 use crate::render;
-
-/// Tables that a preview names.
-const SHOWN_TABLES: usize = 20;
 
 pub(super) async fn restore(
     app: &Installation,
@@ -43,21 +40,16 @@ pub(super) async fn restore(
         .await;
     }
     let tag = hex_tag();
-    let to = args.to.as_ref().map(|to| source.kind.place(to)).transpose()?;
+    let (aimed, to, only) = aim(&source, &args)?;
     let options = RestoreOptions {
-        target: TargetOptions {
-            to,
-            only: args.only.clone(),
-            in_place: args.in_place,
-            tag: tag.clone(),
-        },
+        target: TargetOptions { to, only, in_place: args.in_place, tag: tag.clone() },
         accept_unsealed: args.accept_unsealed,
         expects_sealed: source.sealed,
     };
     let place = app.place(&source.name, id);
-    let engine_source = app.engine_source(&source);
+    let engine_source = app.engine_source(&aimed);
     let plan = plan_restore(&app.cx, &vault, engine_source.as_ref(), place, options).await?;
-    show_plan(app, &plan, &args, json)?;
+    preview::show(app, (&plan, &source), &args, json).await?;
     if args.dry_run {
         return Ok(Exit::Done);
     }
@@ -69,7 +61,7 @@ pub(super) async fn restore(
     ask(what, "RESTORE", args.yes)?;
     let restoring = async {
         let job = app.start_job(&source.name, JobKind::Restore).await?;
-        let done = Box::pin(restore_leased(app, &source, &plan, &args, tag)).await;
+        let done = Box::pin(restore_leased(app, (&source, &aimed), &plan, &args, tag)).await;
         let state = if done.is_ok() { JobState::Succeeded } else { app.failed() };
         let backup = plan.place.backup.to_string();
         app.end_job(&job, state, done.as_ref().err(), Some(backup)).await;
@@ -97,7 +89,14 @@ pub(super) async fn restore(
         done.report.items,
         render::size(done.report.bytes),
     ))?;
-    if done.can_be_undone && args.to.is_none() {
+    if plan.outlook.how == How::Transaction
+        && let Some(safety) = &done.safety
+    {
+        render::print(&format!(
+            "what was there is held as backup {safety}; `backstay restore {} --id {safety} --in-place` brings it back, `backstay release {safety}` lets it go",
+            source.name
+        ))?;
+    } else if done.can_be_undone && args.to.is_none() {
         render::print(&format!(
             "what was there is kept; `backstay undo {0}` brings it back, `backstay confirm {0}` lets it go",
             source.name
@@ -106,9 +105,25 @@ pub(super) async fn restore(
     Ok(Exit::Done)
 }
 
+/// Turns the source towards where the restore goes, and to what of it is chosen. Returns the rest of both choices.
+fn aim(
+    source: &SourceConfig,
+    args: &RestoreArgs,
+) -> anyhow::Result<(SourceConfig, Option<OsString>, Vec<PathBuf>)> {
+    let (mut aimed, mut only) = (source.clone(), args.only.clone());
+    if aimed.kind.narrow(&only)? {
+        only.clear();
+    }
+    let to = match &args.to {
+        Some(to) => aimed.kind.aim(to, &environment())?,
+        None => None,
+    };
+    Ok((aimed, to, only))
+}
+
 async fn restore_leased(
     app: &Installation,
-    source: &SourceConfig,
+    (source, aimed): (&SourceConfig, &SourceConfig),
     plan: &RestorePlan,
     args: &RestoreArgs,
     tag: String,
@@ -145,7 +160,7 @@ async fn restore_leased(
         after: source.after_restore.as_ref().filter(|_| own_place),
         journal: &journal,
     };
-    let engine_source = app.engine_source(source);
+    let engine_source = app.engine_source(aimed);
     Ok(backstay_engine::restore::restore(&app.cx, &vault, engine_source.as_ref(), plan, around)
         .await?)
 }
@@ -201,132 +216,6 @@ pub(super) async fn choose(
         anyhow::anyhow!(text)
     };
     newest.map(|backup| backup.id.clone()).ok_or_else(none)
-}
-
-fn show_plan(
-    app: &Installation,
-    plan: &RestorePlan,
-    args: &RestoreArgs,
-    json: bool,
-) -> anyhow::Result<()> {
-    let (manifest, outlook, now) = (&plan.manifest, &plan.outlook, app.cx.now());
-    if json {
-        if !args.dry_run {
-            return Ok(());
-        }
-        return render::print_json(&json!({
-            "backup": plan.place.backup,
-            "source": plan.place.source,
-            "started_at": manifest.started_at,
-            "tool": manifest.tool,
-            "engine": manifest.engine,
-            "plain_bytes": manifest.plain_bytes(),
-            "target": outlook.target,
-            "replaces": outlook.replaces,
-            "how": how(outlook.how),
-            "content": plan.content().cloned().map(Content::without_secrets),
-            "present": outlook.present,
-            "warnings": outlook.warnings,
-        }));
-    }
-    let mut lines = vec![
-        format!(
-            "Backup    {} of {}, made {} ago by {}",
-            plan.place.backup,
-            plan.place.source,
-            render::age(manifest.started_at, now),
-            manifest.tool
-        ),
-        format!(
-            "Size      {} ({} to fetch)",
-            render::size(manifest.plain_bytes()),
-            render::size(manifest.stored_bytes())
-        ),
-    ];
-    lines.extend(manifest.engine.as_ref().map(|engine| format!("Engine    {engine}")));
-    match plan.content() {
-        Some(Content::Files(files)) => lines.push(format!(
-            "Holds     {} files, {} directories, {} links, {} SQLite databases",
-            files.files,
-            files.directories,
-            files.symlinks + files.hard_links,
-            files.sqlite_databases.len()
-        )),
-        Some(Content::Sqlite(database)) => {
-            lines
-                .push(format!("Holds     schema version {} (user_version)", database.user_version));
-            lines.extend(
-                database.tables.iter().map(|t| format!("          {}: {} rows", t.table, t.rows)),
-            );
-        }
-        Some(Content::Postgres(database)) => lines.extend(rows_then_and_now(database, outlook)),
-        None => {}
-    }
-    let verb = if outlook.replaces { "Replaces " } else { "Makes    " };
-    lines.push(format!("{verb} {}", outlook.target));
-    if outlook.replaces {
-        lines.push(format!(
-            "Loses     what was changed there in the last {}, unless undone",
-            render::age(manifest.started_at, now)
-        ));
-        lines.push(format!("How       {}", how(outlook.how)));
-    }
-    lines.extend(outlook.warnings.iter().map(|warning| format!("Warning   {warning}")));
-    let preview = lines.join("\n");
-    if args.yes {
-        // Nobody is asked, so --quiet may keep it back.
-        app.cx.event(Event::Step { what: preview });
-    } else {
-        render::say(&preview);
-    }
-    Ok(())
-}
-
-/// Shows the tables with their rows in the backup, and now: what would be lost.
-fn rows_then_and_now(database: &PostgresContent, outlook: &Outlook) -> Vec<String> {
-    let now: BTreeMap<&str, u64> = match &outlook.present {
-        Some(Content::Postgres(now)) => {
-            now.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect()
-        }
-        _ => BTreeMap::new(),
-    };
-    let total: u64 = database.tables.iter().map(|table| table.rows).sum();
-    let mut lines = vec![format!(
-        "Holds     {} tables with {total} rows, {} large objects",
-        database.tables.len(),
-        database.large_objects
-    )];
-    let mut tables: Vec<_> = database.tables.iter().collect();
-    tables.sort_by_key(|table| std::cmp::Reverse(table.rows));
-    for table in tables.iter().take(SHOWN_TABLES) {
-        let now = now.get(table.table.as_str()).map(|rows| format!(", {rows} now"));
-        let (name, rows) = (&table.table, table.rows);
-        lines.push(format!("          {name}: {rows} rows{}", now.unwrap_or_default()));
-    }
-    let more = tables.len().saturating_sub(SHOWN_TABLES);
-    if more > 0 {
-        lines.push(format!("          and {more} more tables; --dry-run --json lists all"));
-    }
-    lines
-}
-
-fn how(how: How) -> &'static str {
-    match how {
-        How::Swap => {
-            "loaded beside, every byte proven, present data backed up, then swapped in one step"
-        }
-        How::Entries => {
-            "in place: loaded into the directory, every byte proven, present data backed up, then swapped name by name, \
-             since the directory itself cannot be renamed or --in-place was given"
-        }
-        How::Paths => {
-            "only the chosen paths: loaded beside, every byte proven, present data backed up, then each swapped in one step"
-        }
-        How::Databases => {
-            "loaded into a new database, every byte proven, rows counted, present data backed up, then both databases change \
-             their names in one transaction"
-        }
-    }
 }
 
 /// Asks for a typed word, unless `--yes` was given.

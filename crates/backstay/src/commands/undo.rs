@@ -32,7 +32,7 @@ impl Journal for CatalogJournal {
         swap: &Swap,
         safety: Option<&BackupId>,
     ) -> Result<(), JournalError> {
-        if !self.keep {
+        if !self.keep || !swap.can_be_interrupted() {
             return Ok(());
         }
         let record = SwapRecord {

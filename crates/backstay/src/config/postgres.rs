@@ -1,33 +1,77 @@
 //! `[sources.NAME]` of kind `postgres`: how its server is reached.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use backstay_engine::source::postgres::{Connection, PostgresOptions, Tls, TlsMode};
+use backstay_engine::source::postgres::{Connection, Databases, PostgresOptions, Tls, TlsMode};
 use jiff::SignedDuration;
 use secrecy::SecretString;
 use toml::Spanned;
 use url::Url;
 
 use super::Env;
-use super::raw::{Faults, RawSource};
+use super::raw::{Faults, RawSource, expand};
 use super::storage::resolve_file;
 
 const DEFAULT_PORT: u16 = 5432;
+/// Between where a server is and which of its databases are meant.
+const PATTERNS: &str = ", databases like ";
+/// A database that every server has.
+const DEFAULT_DATABASE: &str = "postgres";
+/// More sessions than this make no server faster.
+const MAX_RESTORE_JOBS: u32 = 64;
 /// An app must not wait longer behind a dump for a table than this.
 const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A PostgreSQL database, checked.
+/// A PostgreSQL database or several, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct PostgresConfig {
     pub(crate) connection: Connection,
+    pub(crate) databases: Option<Databases>,
+    /// Whether the connection is to another server than the source's own.
+    pub(crate) elsewhere: bool,
     pub(crate) options: PostgresOptions,
 }
 
 impl PostgresConfig {
-    /// Makes a configuration of a URL alone.
-    pub(crate) fn of_url(url: &str) -> Result<Self, String> {
-        Ok(Self { connection: of_url(url)?, options: PostgresOptions::new(DEFAULT_LOCK_TIMEOUT) })
+    /// Makes a configuration of what [`PostgresConfig::location`] returned.
+    pub(crate) fn of_location(location: &str) -> Result<Self, String> {
+        let (url, patterns) = match location.split_once(PATTERNS) {
+            Some((url, patterns)) => (url, patterns.split(", ").map(str::to_owned).collect()),
+            None => (location, Vec::new()),
+        };
+        let databases = match patterns.is_empty() {
+            true => None,
+            false => Some(Databases::new(patterns).map_err(|error| error.to_string())?),
+        };
+        let options = PostgresOptions::new(DEFAULT_LOCK_TIMEOUT);
+        Ok(Self { connection: of_url(url)?, databases, elsewhere: false, options })
+    }
+
+    /// Returns where the databases are, without any secret.
+    pub(crate) fn location(&self) -> String {
+        let url = self.connection.location();
+        match &self.databases {
+            None => url,
+            Some(databases) => format!("{url}{PATTERNS}{databases}"),
+        }
+    }
+
+    /// Aims at another server. Returns the database of the URL.
+    ///
+    /// The URL may be a reference, `${NAME}` or `file:/path`: what stands on a command line, everybody on the machine can
+    /// read.
+    pub(crate) fn aim(&mut self, url: &str, env: Env<'_>) -> Result<String, String> {
+        let is_reference = url.starts_with("file:") || url.contains("${");
+        let resolved = resolve_file(&expand(url, env)?)?;
+        let connection = of_url(&resolved)?;
+        if connection.password.is_some() && !is_reference {
+            return Err("holds a password, which everybody on this machine can read on a command line; give --to 'file:/path' or --to '${NAME}' with the URL in the file or variable".to_owned());
+        }
+        self.connection = connection;
+        self.elsewhere = true;
+        Ok(self.connection.database.clone())
     }
 }
 
@@ -57,8 +101,15 @@ pub(super) fn refuse_fields(raw: &RawSource, faults: &mut Faults<'_>) {
             faults.add(name, value.span(), "only a source of kind `postgres` has it");
         }
     }
-    if let Some(port) = &raw.port {
-        faults.add("port", port.span(), "only a source of kind `postgres` has it");
+    let not_text = [
+        ("port", raw.port.as_ref().map(Spanned::span)),
+        ("restore_jobs", raw.restore_jobs.as_ref().map(Spanned::span)),
+        ("databases", raw.databases.first().map(Spanned::span)),
+    ];
+    for (name, span) in not_text {
+        if let Some(span) = span {
+            faults.add(name, span, "only a source of kind `postgres` has it");
+        }
     }
 }
 
@@ -111,7 +162,34 @@ pub(super) fn check(
     if let Some(programs) = &raw.programs {
         options.programs = Some(PathBuf::from(faults.text("programs", programs, env)?));
     }
-    Some(PostgresConfig { connection, options })
+    if let Some(jobs) = &raw.restore_jobs {
+        match NonZero::new(*jobs.get_ref()).filter(|jobs| jobs.get() <= MAX_RESTORE_JOBS) {
+            Some(jobs) => options.load_jobs = jobs,
+            None => {
+                let problem = format!("found {}, expected 1 to {MAX_RESTORE_JOBS}", jobs.get_ref());
+                faults.add("restore_jobs", jobs.span(), problem);
+            }
+        }
+    }
+    let databases = check_databases(raw, env, faults)?;
+    Some(PostgresConfig { connection, databases, elsewhere: false, options })
+}
+
+fn check_databases(
+    raw: &RawSource,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<Option<Databases>> {
+    let Some(first) = raw.databases.first() else { return Some(None) };
+    let patterns: Option<Vec<String>> =
+        raw.databases.iter().map(|text| faults.text("databases", text, env)).collect();
+    match Databases::new(patterns?) {
+        Ok(databases) => Some(Some(databases)),
+        Err(error) => {
+            faults.add("databases", first.span(), error.to_string());
+            None
+        }
+    }
 }
 
 fn separate_fields(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<Connection> {
@@ -123,8 +201,15 @@ fn separate_fields(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Op
             None
         }
     };
-    let (host, user, database) =
-        (needed("host", &raw.host), needed("user", &raw.user), needed("database", &raw.database));
+    let (host, user, database) = (
+        needed("host", &raw.host),
+        needed("user", &raw.user),
+        match &raw.database {
+            // Only to look around from.
+            None if !raw.databases.is_empty() => Some(DEFAULT_DATABASE.to_owned()),
+            database => needed("database", database),
+        },
+    );
     let port = match &raw.port {
         None => DEFAULT_PORT,
         Some(port) => match u16::try_from(*port.get_ref()) {

@@ -120,6 +120,13 @@ pub(super) struct RawSource {
     /// The database's name.
     #[schemars(with = "Option<String>")]
     pub(super) database: Option<Spanned<String>>,
+    /// Patterns for the names of several databases of the server; `!` in front leaves out.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(super) databases: Vec<Spanned<String>>,
+    /// How many tables a restore loads at once; 1 if left out. More than one needs room for the dump in the home directory.
+    #[schemars(with = "Option<u32>")]
+    pub(super) restore_jobs: Option<Spanned<u32>>,
     /// `disable`, `prefer` (if left out), `require`, `verify-ca` or `verify-full`.
     #[schemars(with = "Option<String>")]
     pub(super) tls: Option<Spanned<String>>,
@@ -192,6 +199,8 @@ pub(super) struct RawSource {
 pub(super) struct RawCheck {
     /// What it is called.
     pub(super) name: String,
+    /// The database that is asked, where the source has several.
+    pub(super) database: Option<String>,
     /// A query; its first row counts.
     pub(super) query: String,
     /// That row as text, its columns divided by `|`; `t` if left out.
@@ -296,7 +305,7 @@ impl<'a> Faults<'a> {
 }
 
 /// Fills in `${NAME}`; `$$` stands for `$`. An unset name is an error, never an empty text.
-fn expand(text: &str, env: Env<'_>) -> Result<String, String> {
+pub(super) fn expand(text: &str, env: Env<'_>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {

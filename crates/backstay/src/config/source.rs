@@ -8,6 +8,7 @@ use backstay_control::{Schedule, ScheduleError};
 use backstay_engine::drill::Check;
 use backstay_engine::hook::Hook;
 use backstay_engine::source::files::Pattern;
+use backstay_engine::source::postgres::Databases;
 use backstay_format::Slug;
 use backstay_format::retention::Rules;
 use jiff::SignedDuration;
@@ -17,6 +18,7 @@ use toml::Spanned;
 use super::Env;
 use super::postgres::{self, PostgresConfig};
 use super::raw::{Faults, RawCheck, RawHook, RawSource};
+use crate::exit::UsageError;
 
 const DEFAULT_LEVEL: i32 = 3;
 const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_mins(5);
@@ -81,7 +83,9 @@ impl SourceKind {
                 Some(Self::Files(FilesConfig { root: origin.into(), ..FilesConfig::default() }))
             }
             "sqlite" => Some(Self::Sqlite { path: origin.into() }),
-            "postgres" => PostgresConfig::of_url(origin).ok().map(Box::new).map(Self::Postgres),
+            "postgres" => {
+                PostgresConfig::of_location(origin).ok().map(Box::new).map(Self::Postgres)
+            }
             _ => None,
         }
     }
@@ -91,16 +95,37 @@ impl SourceKind {
         match self {
             Self::Files(files) => files.root.to_string_lossy().into_owned(),
             Self::Sqlite { path } => path.to_string_lossy().into_owned(),
-            Self::Postgres(postgres) => postgres.connection.location(),
+            Self::Postgres(postgres) => postgres.location(),
         }
     }
 
-    /// Turns what a user calls another place into what the source understands.
-    pub(crate) fn place(&self, given: &OsStr) -> std::io::Result<OsString> {
-        match self {
-            Self::Files(_) | Self::Sqlite { .. } => std::path::absolute(given).map(Into::into),
-            Self::Postgres(_) => Ok(given.to_owned()),
+    /// Turns what a user calls another place into what the source understands: a path, the name of a database, or another
+    /// server, which the source then is of.
+    pub(crate) fn aim(&mut self, to: &OsStr, env: Env<'_>) -> anyhow::Result<Option<OsString>> {
+        let Self::Postgres(postgres) = self else {
+            return Ok(Some(std::path::absolute(to)?.into()));
+        };
+        let is_server =
+            |text: &&str| text.contains("://") || text.starts_with("file:") || text.contains("${");
+        let Some(url) = to.to_str().filter(is_server) else { return Ok(Some(to.to_owned())) };
+        let aimed = postgres.aim(url, env);
+        let database = aimed.map_err(|problem| UsageError(format!("--to {problem}")))?;
+        // Several databases keep their names there.
+        Ok(postgres.databases.is_none().then(|| database.into()))
+    }
+
+    /// Leaves of several databases only those that are chosen. Returns whether that was the whole choice: tables are chosen
+    /// by the restore itself.
+    pub(crate) fn narrow(&mut self, only: &[PathBuf]) -> Result<bool, UsageError> {
+        let Self::Postgres(postgres) = self else { return Ok(false) };
+        if only.is_empty() || postgres.databases.is_none() {
+            return Ok(false);
         }
+        let names = only.iter().map(|name| name.to_string_lossy().into_owned());
+        let chosen =
+            Databases::new(names).map_err(|error| UsageError(format!("--only: {error}")))?;
+        postgres.databases = Some(chosen);
+        Ok(true)
     }
 }
 
@@ -212,13 +237,14 @@ fn check_checks(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Vec<C
         faults.add("checks", first.span(), "a tree answers no queries; only a database has checks");
     }
     let checks = raw.checks.iter().filter_map(|check| {
-        let RawCheck { name, query, expect } = check.get_ref();
+        let RawCheck { name, database, query, expect } = check.get_ref();
         let mut text = |value: &str| {
             let value = Spanned::new(check.span(), value.to_owned());
             faults.text("checks", &value, env)
         };
         let expected = expect.as_deref().unwrap_or(DEFAULT_ANSWER);
-        Some(Check { name: name.clone(), query: text(query)?, expected: text(expected)? })
+        let (name, database) = (name.clone(), database.clone());
+        Some(Check { name, database, query: text(query)?, expected: text(expected)? })
     });
     checks.collect()
 }

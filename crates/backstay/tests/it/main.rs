@@ -15,6 +15,8 @@ mod golden;
 mod manual;
 mod postgres;
 mod postgres_faults;
+mod postgres_servers;
+mod postgres_tables;
 mod restores;
 mod s3;
 mod servers;

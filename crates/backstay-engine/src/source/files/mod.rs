@@ -19,6 +19,7 @@ use backstay_format::{Content, FilesContent, ItemError, MediaType};
 use tokio::task::JoinHandle;
 
 use estimate::Exactness;
+pub(crate) use pattern::glob_matches;
 pub use pattern::{Pattern, PatternError};
 
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
@@ -90,6 +91,7 @@ impl Source for FilesSource {
         &self,
         _cx: &Cx,
         _loaded: &Replacement,
+        _database: Option<&str>,
         _query: &str,
     ) -> Result<String, SourceError> {
         let path = self.root.clone();

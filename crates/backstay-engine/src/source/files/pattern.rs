@@ -63,7 +63,8 @@ impl Pattern {
     }
 }
 
-fn glob_matches(glob: &[u8], text: &[u8]) -> bool {
+/// Matches as shells do: `*` and `?` stop at a `/`, `**` does not.
+pub(crate) fn glob_matches(glob: &[u8], text: &[u8]) -> bool {
     match glob {
         [] => text.is_empty(),
         [b'*', b'*', b'/', rest @ ..] => {

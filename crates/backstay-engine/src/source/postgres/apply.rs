@@ -1,394 +1,434 @@
-//! Loading a dump into a new database beside the one that it will replace.
+//! Loading dumps into new databases beside those that they will replace, or proving one that goes back in place.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::process::Stdio;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use backstay_format::{Content, DatabaseRole, Details, MediaType, PostgresContent, TableRows};
-use tokio::io::AsyncWriteExt as _;
+use backstay_format::{
+    Content, Details, MediaType, PartName, PostgresContent, PostgresServerContent, ServerDatabase,
+};
+use jiff::Timestamp;
 use tokio_postgres::Client;
 
 use super::connection::Connection;
-use super::error::{PostgresError, statement};
+use super::error::{PostgresError, refused, statement};
 use super::exchange::{self, Replacement};
-use super::globals::{self, identifier};
-use super::program::Program;
+use super::in_place::{self, InPlace, Kept};
+use super::load::{self, DUMP_FILE, Loading};
+use super::member::{Member, members, needed_globals};
 use super::tools::Tools;
-use super::{PostgresSource, describe};
+use super::{PostgresSource, describe, globals, look};
 use crate::cx::Cx;
 use crate::part::PartReader;
+use crate::source::sqlite::blocking;
 use crate::source::{
     Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions,
 };
+use crate::spool::{Spool, write_part};
+use crate::swap;
 
-/// A preview must not keep a person waiting: what is not counted by then is not shown.
-const COUNTING: Duration = Duration::from_secs(10);
-/// Tables that differ are named up to this number.
-const SHOWN_DIFFERENCES: usize = 10;
-
-/// A new database beside the target.
+/// New databases beside the targets, or one that will be restored in place.
 pub(super) struct DatabaseTarget {
     source: PostgresSource,
-    /// The server and database that are restored to, or why they are not known.
-    target: Result<Connection, String>,
-    is_own: bool,
-    only_some: bool,
-    in_place: bool,
+    /// Another name, or why it is none.
+    to: Result<Option<String>, String>,
+    /// Only these tables.
+    only: Vec<String>,
+    wants_in_place: bool,
     tag: String,
-    /// What the backup says of itself; known from the preparation on.
-    content: Option<PostgresContent>,
-    /// A session with a database that is none of the user's; there from the preparation on.
-    server: Option<Client>,
+    prepared: Option<Prepared>,
     report: ApplyReport,
+}
+
+/// What is known from the preparation on.
+struct Prepared {
+    members: Vec<Member>,
+    /// A session with a database that is none of the user's.
+    server: Client,
+    tools: Tools,
+    /// Where a dump that goes back in place lies.
+    in_place: Option<Spool>,
+    /// The tables with rows that were chosen, of each member.
+    chosen: Vec<Option<BTreeSet<String>>>,
 }
 
 impl DatabaseTarget {
     pub(super) fn new(source: &PostgresSource, options: TargetOptions) -> Self {
-        let own = &source.connection;
-        let target = match options.to.map(OsString::into_string) {
-            None => Ok(own.clone()),
+        let to = match options.to.map(OsString::into_string) {
+            None => Ok(None),
             Some(Err(_)) => Err("the name of a database is text in UTF-8".to_owned()),
-            Some(Ok(name)) if name.is_empty() || name.contains("://") => {
-                Err("another place is the name of a database on the same server".to_owned())
-            }
-            Some(Ok(name)) => Ok(own.with_database(&name)),
+            Some(Ok(name)) if name.is_empty() => Err("the name of a database is empty".to_owned()),
+            Some(Ok(name)) => Ok(Some(name)),
         };
-        let is_own = target.as_ref().is_ok_and(|target| target.database == own.database);
+        let only = options.only.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         Self {
             source: source.clone(),
-            target,
-            is_own,
-            only_some: !options.only.is_empty(),
-            in_place: options.in_place,
+            to,
+            only,
+            wants_in_place: options.in_place,
             tag: options.tag,
-            content: None,
-            server: None,
+            prepared: None,
             report: ApplyReport::default(),
         }
     }
 
-    fn target(&self) -> Result<&Connection, PostgresError> {
-        self.target.as_ref().map_err(refused)
+    fn members(&self, details: &Details) -> Result<Vec<Member>, PostgresError> {
+        let to = self.to.as_ref().map_err(refused)?;
+        members(&self.source, details, (to.as_deref(), &self.tag))
     }
 
-    fn replacement(&self) -> Result<Replacement, PostgresError> {
-        let target = self.target()?;
-        Ok(Replacement {
-            server: exchange::server_of(target),
-            target: target.database.clone(),
-            loaded: format!("backstay_new_{}", self.tag),
-            parked: format!("backstay_old_{}", self.tag),
-            comment: self.content.as_ref().and_then(|content| content.properties.comment.clone()),
+    /// Whether nothing is replaced: the names must be free.
+    fn is_elsewhere(&self) -> bool {
+        self.source.elsewhere || !matches!(self.to, Ok(None))
+    }
+
+    fn place(&self, database: &str) -> Connection {
+        self.source.connection.with_database(database)
+    }
+
+    /// Says why a restore goes in place, if it does.
+    async fn why_in_place(
+        &self,
+        server: &Client,
+        replaces: bool,
+    ) -> Result<Option<String>, PostgresError> {
+        let user = &self.source.connection.user;
+        let to_give = format!(
+            "role {user} may not create databases (ALTER ROLE {user} CREATEDB gives it that right)"
+        );
+        let may_create = look::may_create(server).await?;
+        if self.is_elsewhere() || !replaces {
+            return if may_create { Ok(None) } else { Err(refused(to_give)) };
+        }
+        Ok(match (self.only.is_empty(), self.wants_in_place, may_create) {
+            (false, ..) => {
+                Some("--only puts chosen tables back into the living database".to_owned())
+            }
+            (true, true, _) => Some("--in-place was given".to_owned()),
+            (true, false, false) => Some(to_give),
+            (true, false, true) => None,
         })
     }
 
-    fn content(&self) -> Result<PostgresContent, PostgresError> {
-        let content = self.content.clone();
-        content.ok_or_else(|| refused("the backup does not say what it holds"))
-    }
-
     /// Looks at the server. Everything that stands against the restore is found here.
-    async fn look(
-        &self,
-        cx: &Cx,
-        content: &PostgresContent,
-        details: &Details,
-    ) -> Result<Outlook, PostgresError> {
-        if self.only_some || self.in_place {
-            return Err(refused(
-                "a PostgreSQL database is restored as a whole and beside; --only and --in-place are not in this version",
-            ));
-        }
-        let target = self.target()?;
-        let server = exchange::maintenance(cx, target).await?;
+    async fn look(&self, cx: &Cx, details: &Details) -> Result<Outlook, PostgresError> {
+        let members = self.members(details)?;
+        let targets: Vec<&str> = members.iter().map(|one| one.place.target.as_str()).collect();
+        let server = exchange::maintenance(cx, &self.source.connection, &targets).await?;
         let major = describe::major_version(&server).await?;
         Tools::find(self.source.options.programs.as_deref(), major).await?;
-        let backed_up = major_of(&content.server_version);
-        if backed_up > major {
-            return Err(refused(format!(
-                "the backup is of PostgreSQL {backed_up} and the server is {major}; restore it to a server of {backed_up} or newer"
-            )));
+        let mut warnings = left_out(&self.source, details);
+        let version = members.first().map_or("", |one| &one.content.server_version);
+        look::compare_versions(version, major, &mut warnings)?;
+        let mut present = Vec::new();
+        let mut replaced = 0;
+        for member in &members {
+            let target = &member.place.target;
+            let is_there = exchange::exists(&server, target).await?;
+            if is_there && self.is_elsewhere() {
+                return Err(refused(format!(
+                    "the database {target} is there already; give a name that is free"
+                )));
+            }
+            look::missing_extensions(&server, &member.content).await?;
+            for space in look::missing_tablespaces(&server, &member.content).await? {
+                warnings.push(format!(
+                    "the server lacks the tablespace {space}; what lay there goes to the default one"
+                ));
+            }
+            if is_there {
+                replaced += 1;
+                present.extend(self.compare_with_present(cx, member, &mut warnings).await?);
+            }
         }
-        let mut warnings = Vec::new();
-        if backed_up < major {
-            warnings
-                .push(format!("the backup is of PostgreSQL {backed_up} and the server is {major}"));
-        }
-        let replaces = exchange::exists(&server, &target.database).await?;
-        if replaces && !self.is_own {
-            return Err(refused(format!(
-                "the database {} is there already; give a name that is free",
-                target.database
-            )));
-        }
-        may_create(&server, &target.user).await?;
-        let missing = missing_roles(&server, content).await?;
+        let roles = needed_globals(details, &members).roles;
+        let missing = look::missing_roles(&server, roles.iter()).await?;
         if !missing.is_empty() {
             let names: Vec<&str> = missing.iter().map(|role| role.name.as_str()).collect();
             warnings
                 .push(format!("these roles are missing and will be made: {}", names.join(", ")));
         }
-        missing_extensions(&server, content).await?;
-        let mut present = None;
-        if replaces {
-            match self.look_at_present(cx, target).await {
-                Ok(found) => {
-                    compare_migrations(details, found.migrations.as_deref(), &mut warnings)?;
-                    present = Some(found);
-                }
-                // What is broken is what restores are for.
-                Err(error) => {
-                    warnings.push(format!("what is there now cannot be looked at: {error}"));
-                }
-            }
+        let why = self.why_in_place(&server, replaced > 0).await?;
+        if why.is_some() {
+            self.look_in_place(cx, &members).await?;
         }
-        let present = present.and_then(|present| present.tables).map(|tables| {
-            let now = PostgresContent { tables, ..PostgresContent::default() };
-            Content::Postgres(Box::new(now))
-        });
-        let target = target.location();
-        Ok(Outlook { target, replaces, how: How::Databases, present, warnings })
+        let how = if why.is_some() { How::Transaction } else { How::Databases };
+        warnings.extend(why.map(|why| format!("restored in place: {why}")));
+        let replaces = replaced > 0;
+        let target = self.location(&targets);
+        Ok(Outlook { target, replaces, how, present: content_of(details, present), warnings })
     }
 
-    async fn look_at_present(
+    fn location(&self, targets: &[&str]) -> String {
+        match targets {
+            [one] => self.place(one).location(),
+            several => {
+                let server = exchange::server_of(&self.source.connection);
+                format!("{} databases on {server}: {}", several.len(), several.join(", "))
+            }
+        }
+    }
+
+    /// Compares what comes back with what is there. Returns what is there, with its tables.
+    async fn compare_with_present(
         &self,
         cx: &Cx,
-        target: &Connection,
-    ) -> Result<Present, PostgresError> {
-        let client = target.connect(cx).await?;
-        let limit = format!("SET statement_timeout = {}", COUNTING.as_millis());
-        client.batch_execute(&limit).await.map_err(statement("look at what is there"))?;
-        let migrations = match &self.source.options.migrations {
-            Some(query) => Some(describe::migrations(&client, query).await?),
-            None => None,
-        };
-        let counted = tokio::time::timeout(COUNTING, count_all(&client)).await;
-        // A database that is too large to be counted for a preview is one all the same.
-        let tables = counted.ok().and_then(Result::ok);
-        Ok(Present { migrations, tables })
-    }
-
-    fn server(&self) -> Result<&Client, PostgresError> {
-        self.server.as_ref().ok_or_else(|| refused("the restore was not prepared"))
-    }
-
-    async fn load(&mut self, cx: &Cx, mut data: PartReader) -> Result<(), SourceError> {
-        let target = self.target()?;
-        let major = describe::major_version(self.server()?).await?;
-        let tools = Tools::find(self.source.options.programs.as_deref(), major).await?;
-        let loaded = self.replacement()?.loaded;
-        let mut command = target.program(tools.pg_restore());
-        // As a value inside of a connection string, a name is only a name.
-        let name = loaded.replace('\\', "\\\\").replace('\'', "\\'");
-        command.arg(format!("--dbname=dbname='{name}'"));
-        command.args(["--format=custom", "--no-password"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
-        let mut program = Program::start("pg_restore", command)?;
-        let mut stdin = program.child.stdin.take();
-        while let Some(bytes) = data.next().await? {
-            let Some(pipe) = &mut stdin else { break };
-            // A program that takes no more has ended; how, is asked below.
-            if cx.run(pipe.write_all(&bytes)).await?.is_err() {
-                break;
+        member: &Member,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<PostgresContent>, PostgresError> {
+        let target = &member.place.target;
+        let migrations = self.source.options.migrations.as_deref();
+        let found = match look::at_present(cx, &self.place(target), migrations).await {
+            Ok(found) => found,
+            // What is broken is what restores are for.
+            Err(error) => {
+                warnings.push(format!("what is there now cannot be looked at: {error}"));
+                return Ok(None);
             }
-            self.report.bytes += bytes.len() as u64;
+        };
+        look::compare_migrations(
+            member.migrations.as_deref(),
+            found.migrations.as_deref(),
+            warnings,
+        )?;
+        if found.subscribed_slots > 0 {
+            warnings.push(format!(
+                "{} replication slots read from {target}; their subscribers must be set up anew afterwards",
+                found.subscribed_slots
+            ));
         }
-        drop(stdin);
-        let status = cx.run(program.wait()).await??;
-        program.judge(status).await?;
-        Ok(())
+        let database = member.content.database.clone();
+        let tables = found.tables;
+        Ok(tables.map(|tables| PostgresContent { database, tables, ..PostgresContent::default() }))
     }
 
-    /// Proves what was loaded, and gives it what stands outside of the dump.
-    async fn complete(&mut self, cx: &Cx) -> Result<(), PostgresError> {
-        self.compare_rows(cx).await?;
-        let (loaded, properties) = (self.replacement()?.loaded, self.content()?.properties);
-        for dressing in globals::dress_database(&loaded, &properties) {
-            let given = self.server()?.batch_execute(&dressing).await;
-            given.map_err(statement("give the new database its properties"))?;
-        }
-        Ok(())
-    }
-
-    async fn compare_rows(&mut self, cx: &Cx) -> Result<(), PostgresError> {
-        let content = self.content()?;
-        let target = self.target()?;
-        let client = target.with_database(&self.replacement()?.loaded).connect(cx).await?;
-        let found: BTreeSet<(String, u64)> =
-            count_all(&client).await?.into_iter().map(|t| (t.table, t.rows)).collect();
-        let differing = content
-            .tables
-            .iter()
-            .filter(|table| !found.contains(&(table.table.clone(), table.rows)))
-            .map(|table| format!("{} should have {} rows", table.table, table.rows));
-        let differing: Vec<String> = differing.take(SHOWN_DIFFERENCES).collect();
-        self.report.items = content.tables.len() as u64;
-        if differing.is_empty() {
+    async fn look_in_place(&self, cx: &Cx, members: &[Member]) -> Result<(), PostgresError> {
+        let [member] = members else {
+            return Err(refused(
+                "only one database at a time is restored in place; choose it by --only NAME",
+            ));
+        };
+        if !self.only.is_empty() {
             return Ok(());
         }
-        Err(refused(format!("what was loaded is not what was backed up: {}", differing.join(", "))))
+        let client = self.place(&member.place.target).connect(cx).await?;
+        let foreign = in_place::not_owned(&client).await?;
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        let user = &self.source.connection.user;
+        Err(refused(format!(
+            "in place, all that is there must be dropped, and role {user} does not own {}; restore as the role that does",
+            foreign.join(", ")
+        )))
+    }
+
+    fn prepared(&mut self) -> Result<&mut Prepared, PostgresError> {
+        self.prepared.as_mut().ok_or_else(|| refused("the restore was not prepared"))
+    }
+
+    async fn make_roles(
+        &self,
+        server: &Client,
+        details: &Details,
+        members: &[Member],
+    ) -> Result<(), PostgresError> {
+        let needed = needed_globals(details, members);
+        let missing = look::missing_roles(server, needed.roles.iter()).await?;
+        for create in missing.iter().flat_map(|role| globals::create_role(role)) {
+            server.batch_execute(&create).await.map_err(statement("make a missing role"))?;
+        }
+        let is_new = |name: &String| missing.iter().any(|role| role.name == *name);
+        for membership in needed.memberships.iter().filter(|one| is_new(&one.member)) {
+            let grant = globals::grant_membership(membership);
+            server.batch_execute(&grant).await.map_err(statement("make a role a member"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes an empty database for a member.
+    async fn make_database(&self, server: &Client, member: &Member) -> Result<(), PostgresError> {
+        let loaded = &member.place.loaded;
+        let mut properties = member.content.properties.clone();
+        let missing = look::missing_tablespaces(server, &member.content).await?;
+        properties.tablespace.take_if(|space| missing.contains(&space.as_str()));
+        let create = globals::create_database(loaded, &properties);
+        server.batch_execute(&create).await.map_err(statement("make a new database"))?;
+        let mark = globals::comment_database(loaded, Some(&exchange::mark(&self.source.label())));
+        server.batch_execute(&mark).await.map_err(statement("mark the new database"))
+    }
+
+    async fn load(&mut self, cx: &Cx, data: PartReader) -> Result<(), SourceError> {
+        let (source, only) = (self.source.clone(), self.only.clone());
+        let prepared = self.prepared()?;
+        let Some(index) = prepared.members.iter().position(|one| one.owns(&data.spec.name)) else {
+            return Ok(());
+        };
+        let member = &prepared.members[index];
+        let database = source.connection.with_database(&member.place.loaded);
+        let missing = look::missing_tablespaces(&prepared.server, &member.content).await?;
+        load::before(cx, &database, &member.content).await?;
+        let loading = Loading {
+            database: &database,
+            tools: &prepared.tools,
+            spool: &source.options.spool,
+            jobs: source.options.load_jobs,
+            only: &only,
+            with_tablespaces: missing.is_empty(),
+        };
+        let done = loading.run(cx, data).await?;
+        load::after(cx, &database, &member.content).await?;
+        prepared.chosen[index] = done.tables;
+        self.report.bytes += done.bytes;
+        let left_out = done.left_out.iter();
+        let left_out = left_out
+            .map(|reference| format!("left out, since its table was not chosen: {reference}"));
+        self.report.warnings.extend(left_out);
+        Ok(())
+    }
+
+    /// Proves what was loaded, and gives it what stands outside of the dumps.
+    async fn complete(&mut self, cx: &Cx) -> Result<Replacement, PostgresError> {
+        let source = self.source.clone();
+        let prepared = self.prepared()?;
+        let (mut items, mut databases) = (0, Vec::new());
+        for (member, chosen) in prepared.members.iter().zip(&prepared.chosen) {
+            let database = source.connection.with_database(&member.place.loaded);
+            items += load::compare_rows(cx, &database, &member.content, chosen.as_ref()).await?;
+            let properties = &member.content.properties;
+            for dressing in globals::dress_database(&member.place.loaded, properties) {
+                let given = prepared.server.batch_execute(&dressing).await;
+                given.map_err(statement("give the new database its properties"))?;
+            }
+            databases.push(member.place.clone());
+        }
+        self.report.items = items;
+        Ok(Replacement { server: exchange::server_of(&source.connection), databases })
+    }
+
+    /// Keeps a proven dump, and writes down what will be done with it.
+    async fn complete_in_place(&mut self, cx: &Cx, spool: Spool) -> Result<InPlace, SourceError> {
+        let (source, only) = (self.source.clone(), self.only.clone());
+        let prepared = self.prepared()?;
+        let member = prepared.members.first().ok_or_else(|| refused("nothing was chosen"))?;
+        let (database, content) = (member.place.target.clone(), member.content.clone());
+        let client = source.connection.with_database(&database).connect(cx).await?;
+        let kept = Kept::of(&client).await?;
+        let folder = spool.path().to_owned();
+        let written = blocking(move || {
+            let entries = load::file_contents(&folder.join(DUMP_FILE))?;
+            in_place::prepare(&folder, &entries, &only, (&kept, &content.tables))
+        });
+        let chosen = written.await?;
+        self.report.items = chosen.tables.len() as u64;
+        let server = exchange::server_of(&source.connection);
+        Ok(InPlace { server, database, folder: spool.keep() })
+    }
+}
+
+/// Names what is in a backup of several databases and does not come back.
+fn left_out(source: &PostgresSource, details: &Details) -> Vec<String> {
+    let (Some(Content::PostgresServer(server)), Some(databases)) =
+        (&details.content, &source.databases)
+    else {
+        return Vec::new();
+    };
+    let names = server.databases.iter().map(|one| one.content.database.as_str());
+    let left: Vec<&str> = names.filter(|name| !databases.matches(name)).collect();
+    if left.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "only {databases}: these databases of the backup do not come back: {}",
+        left.join(", ")
+    )]
+}
+
+/// Describes what is there in the shape of what comes back.
+fn content_of(details: &Details, mut present: Vec<PostgresContent>) -> Option<Content> {
+    match &details.content {
+        Some(Content::PostgresServer(_)) => {
+            let database = |content: PostgresContent| ServerDatabase {
+                folder: String::new(),
+                taken_at: Timestamp::UNIX_EPOCH,
+                consistency_point: String::new(),
+                schema_version: None,
+                content,
+            };
+            let databases = present.into_iter().map(database).collect();
+            let content = PostgresServerContent { databases, ..PostgresServerContent::default() };
+            Some(Content::PostgresServer(Box::new(content)))
+        }
+        _ => present.pop().map(|content| Content::Postgres(Box::new(content))),
     }
 }
 
 #[async_trait]
 impl Target for DatabaseTarget {
     async fn outlook(&self, cx: &Cx, details: &Details) -> Result<Outlook, SourceError> {
-        let Some(Content::Postgres(content)) = &details.content else {
-            return Err(refused("the backup is not of a PostgreSQL database").into());
-        };
-        Ok(self.look(cx, content, details).await?)
+        Ok(self.look(cx, details).await?)
     }
 
     async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError> {
-        let Some(Content::Postgres(content)) = &details.content else {
-            return Err(refused("the backup is not of a PostgreSQL database").into());
-        };
-        let target = self.target()?;
-        let server = exchange::maintenance(cx, target).await?;
-        let missing = missing_roles(&server, content).await?;
-        for create in missing.iter().flat_map(|role| globals::create_role(role)) {
-            server.batch_execute(&create).await.map_err(statement("make a missing role"))?;
+        let members = self.members(details)?;
+        let targets: Vec<&str> = members.iter().map(|one| one.place.target.as_str()).collect();
+        let server = exchange::maintenance(cx, &self.source.connection, &targets).await?;
+        let major = describe::major_version(&server).await?;
+        let tools = Tools::find(self.source.options.programs.as_deref(), major).await?;
+        let mut replaces = false;
+        for target in targets {
+            replaces |= exchange::exists(&server, target).await?;
         }
-        let is_new = |name: &String| missing.iter().any(|role| role.name == *name);
-        for membership in content.memberships.iter().filter(|one| is_new(&one.member)) {
-            let grant = globals::grant_membership(membership);
-            server.batch_execute(&grant).await.map_err(statement("make a role a member"))?;
+        let is_in_place = self.why_in_place(&server, replaces).await?.is_some();
+        let in_place =
+            if is_in_place { Some(Spool::create(&self.source.options.spool)?) } else { None };
+        self.make_roles(&server, details, &members).await?;
+        if in_place.is_none() {
+            for member in &members {
+                self.make_database(&server, member).await?;
+            }
         }
-        let loaded = self.replacement()?.loaded;
-        let create = globals::create_database(&loaded, &content.properties);
-        server.batch_execute(&create).await.map_err(statement("make a new database"))?;
-        let mark = globals::comment_database(
-            &loaded,
-            Some(&exchange::mark(&self.source.connection.database)),
-        );
-        server.batch_execute(&mark).await.map_err(statement("mark the new database"))?;
-        self.content = Some((**content).clone());
-        self.server = Some(server);
+        let chosen = vec![None; members.len()];
+        self.prepared = Some(Prepared { members, server, tools, in_place, chosen });
         Ok(())
     }
 
-    async fn apply(&mut self, cx: &Cx, mut data: PartReader) -> Result<Applied, SourceError> {
-        if data.spec.media_type == MediaType::PostgresDump {
+    /// The rest is for people with psql; the manifest says the same in a form that needs no reading of SQL.
+    fn wants(&self, part: &PartName, media_type: MediaType) -> bool {
+        let members = self.prepared.iter().flat_map(|prepared| &prepared.members);
+        media_type == MediaType::PostgresDump && members.into_iter().any(|one| one.owns(part))
+    }
+
+    async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<Applied, SourceError> {
+        let Some(spool) = &self.prepared()?.in_place else {
             self.load(cx, data).await?;
-        } else {
-            // For people with psql; the manifest says the same in a form that needs no reading of SQL.
-            while data.next().await?.is_some() {}
-        }
+            return Ok(Applied::Done);
+        };
+        let path = spool.file(DUMP_FILE, data.spec.estimate_bytes.unwrap_or(0))?;
+        self.report.bytes += blocking(move || Ok(write_part(data, &path)?.1)).await?;
         Ok(Applied::Done)
     }
 
     async fn finish(mut self: Box<Self>, cx: &Cx) -> Result<Loaded, SourceError> {
-        if let Err(error) = self.complete(cx).await {
-            self.discard(&cx.for_cleanup()).await?;
-            return Err(error.into());
-        }
-        let replacement = self.replacement()?.into();
+        let replacement = match self.prepared()?.in_place.take() {
+            Some(spool) => swap::Replacement::InPlace(self.complete_in_place(cx, spool).await?),
+            None => match self.complete(cx).await {
+                Ok(replacement) => replacement.into(),
+                Err(error) => {
+                    self.discard(&cx.for_cleanup()).await?;
+                    return Err(error.into());
+                }
+            },
+        };
         Ok(Loaded { report: self.report, replacement })
     }
 
     async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError> {
-        let target = self.target()?;
-        let server = exchange::maintenance(cx, target).await?;
-        Ok(exchange::drop_database(&server, &self.replacement()?.loaded).await?)
+        let Some(prepared) = &self.prepared else { return Ok(()) };
+        let server = exchange::maintenance(cx, &self.source.connection, &[]).await?;
+        for member in &prepared.members {
+            exchange::drop_database(&server, &member.place.loaded).await?;
+        }
+        Ok(())
     }
-}
-
-/// What is there now.
-struct Present {
-    migrations: Option<Vec<String>>,
-    tables: Option<Vec<TableRows>>,
-}
-
-/// The app that is there must be able to work with what comes back (V54).
-fn compare_migrations(
-    details: &Details,
-    now: Option<&[String]>,
-    warnings: &mut Vec<String>,
-) -> Result<(), PostgresError> {
-    let (Some(then), Some(now)) = (&details.schema_version, now) else { return Ok(()) };
-    let ahead: Vec<&String> = then.iter().filter(|one| !now.contains(one)).collect();
-    if let Some(last) = ahead.last() {
-        return Err(refused(format!(
-            "the backup is {} migrations ahead of the app that is there, up to {last}; upgrade the app first, or restore to another database with --to",
-            ahead.len()
-        )));
-    }
-    let behind = now.iter().filter(|one| !then.contains(one)).count();
-    if behind > 0 {
-        warnings.push(format!(
-            "the backup is {behind} migrations behind what is there; the app has to run them again"
-        ));
-    }
-    Ok(())
-}
-
-fn refused(finding: impl Into<String>) -> PostgresError {
-    PostgresError::Refused { finding: finding.into() }
-}
-
-fn major_of(version: &str) -> u32 {
-    version.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
-async fn may_create(server: &Client, user: &str) -> Result<(), PostgresError> {
-    let query = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user";
-    let row = server.query_one(query, &[]).await.map_err(statement("ask for our rights"))?;
-    if row.get(0) {
-        return Ok(());
-    }
-    Err(refused(format!(
-        "role {user} may not create databases, and a restore loads into a new one first; ALTER ROLE {user} CREATEDB gives it that right"
-    )))
-}
-
-async fn missing_roles<'a>(
-    server: &Client,
-    content: &'a PostgresContent,
-) -> Result<Vec<&'a DatabaseRole>, PostgresError> {
-    let known = describe::names(server, "SELECT rolname::text FROM pg_roles", "read the roles");
-    let known = known.await?;
-    Ok(content.roles.iter().filter(|role| role.is_needed && !known.contains(&role.name)).collect())
-}
-
-async fn missing_extensions(
-    server: &Client,
-    content: &PostgresContent,
-) -> Result<(), PostgresError> {
-    let query = "SELECT name::text FROM pg_available_extensions";
-    let known = describe::names(server, query, "read the extensions").await?;
-    let missing: Vec<&str> =
-        content.extensions.iter().filter(|e| !known.contains(e)).map(String::as_str).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(refused(format!(
-        "the server lacks the extensions {}; install their packages there first",
-        missing.join(", ")
-    )))
-}
-
-/// Counts the rows of every table that has data of its own.
-async fn count_all(client: &Client) -> Result<Vec<TableRows>, PostgresError> {
-    let counting = || statement("count rows");
-    let tables = client
-        .query(
-            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-              WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
-            &[],
-        )
-        .await
-        .map_err(counting())?;
-    let mut counted = Vec::with_capacity(tables.len());
-    for row in &tables {
-        let (schema, table): (String, String) = (row.get(0), row.get(1));
-        let query =
-            format!("SELECT count(*) FROM ONLY {}.{}", identifier(&schema), identifier(&table));
-        let rows = client.query_one(&query, &[]).await.map_err(counting())?;
-        let rows = rows.get::<_, i64>(0).unsigned_abs();
-        counted.push(TableRows { table: globals::qualified(&schema, &table), rows });
-    }
-    counted.sort_by(|a, b| a.table.cmp(&b.table));
-    Ok(counted)
 }

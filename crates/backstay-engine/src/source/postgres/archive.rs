@@ -10,7 +10,7 @@ use std::io::{self, BufRead};
 
 use backstay_format::TableRows;
 
-use super::globals::qualified;
+use super::globals::{identifier, qualified};
 
 const MAGIC: &[u8] = b"PGDMP";
 /// Archive versions that are known: of PostgreSQL 12 and of 17 and 18.
@@ -37,6 +37,35 @@ pub(super) struct Archive {
     pub(super) large_objects: u64,
 }
 
+/// An entry of a table of contents.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Its number in the archive.
+    pub(super) id: i64,
+    /// Whether the archive has data of it.
+    pub(super) has_data: bool,
+    /// For example `TABLE DATA`.
+    pub(super) kind: String,
+    /// Its schema; empty for what lies in none.
+    pub(super) schema: String,
+    /// Its name; of what belongs to a table, with the table's.
+    pub(super) name: String,
+    /// The entries that must be there before it.
+    pub(super) needs: Vec<i64>,
+}
+
+impl Entry {
+    /// Returns its name with its schema, each quoted only where it must be.
+    pub(super) fn qualified(&self) -> String {
+        if self.schema.is_empty() { self.name.clone() } else { qualified(&self.schema, &self.name) }
+    }
+
+    /// Returns the same as it stands in statements.
+    pub(super) fn always_quoted(&self) -> String {
+        format!("{}.{}", identifier(&self.schema), identifier(&self.name))
+    }
+}
+
 /// Why something is no whole archive.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ArchiveError {
@@ -57,7 +86,9 @@ pub(super) fn read(input: impl BufRead) -> Result<Archive> {
     let mut reader = Reader { input, version: (0, 0), int_bytes: 0, offset_bytes: 0 };
     reader.header()?;
     let mut archive = Archive::default();
-    let mut announced = reader.contents()?;
+    let with_data = reader.contents()?.into_iter().filter(|entry| entry.has_data);
+    let mut announced: BTreeMap<i64, String> =
+        with_data.map(|entry| (entry.id, entry.qualified())).collect();
     let mut rows = BTreeMap::new();
     while let Some(kind) = reader.block()? {
         let id = reader.int()?;
@@ -78,6 +109,13 @@ pub(super) fn read(input: impl BufRead) -> Result<Archive> {
     }
     archive.tables = rows.into_iter().map(|(table, rows)| TableRows { table, rows }).collect();
     Ok(archive)
+}
+
+/// Reads the table of contents at the beginning of an archive.
+pub(super) fn contents(input: impl BufRead) -> Result<Vec<Entry>> {
+    let mut reader = Reader { input, version: (0, 0), int_bytes: 0, offset_bytes: 0 };
+    reader.header()?;
+    reader.contents()
 }
 
 struct Reader<R> {
@@ -125,32 +163,38 @@ impl<R: BufRead> Reader<R> {
         Ok(())
     }
 
-    /// Reads the table of contents. Returns the names of the entries that have data, by their numbers.
-    fn contents(&mut self) -> Result<BTreeMap<i64, String>> {
+    fn contents(&mut self) -> Result<Vec<Entry>> {
         let count = self.int()?;
-        let mut with_data = BTreeMap::new();
+        let mut entries = Vec::new();
         for _ in 0..count {
-            let id = self.int()?;
-            let has_data = self.int()? != 0;
-            let (_table_oid, _oid) = (self.string()?, self.string()?);
-            let tag = self.string()?.unwrap_or_default();
-            let (_description, _section) = (self.string()?, self.int()?);
-            let (_definition, _drop, _copy) = (self.string()?, self.string()?, self.string()?);
-            let namespace = self.string()?.unwrap_or_default();
-            let (_tablespace, _access_method) = (self.string()?, self.string()?);
-            if self.version >= WITH_RELATION_KIND {
-                self.int()?;
-            }
-            let (_owner, _with_oids) = (self.string()?, self.string()?);
-            while self.string()?.is_some() {}
-            let _state = self.byte()?;
-            self.bytes(self.offset_bytes)?;
-            if has_data {
-                let name = if namespace.is_empty() { tag } else { qualified(&namespace, &tag) };
-                with_data.insert(id, name);
+            entries.push(self.entry()?);
+        }
+        Ok(entries)
+    }
+
+    fn entry(&mut self) -> Result<Entry> {
+        let id = self.int()?;
+        let has_data = self.int()? != 0;
+        let (_table_oid, _oid) = (self.string()?, self.string()?);
+        let (name, kind, _section) = (self.string()?, self.string()?, self.int()?);
+        let (_definition, _drop, _copy) = (self.string()?, self.string()?, self.string()?);
+        let schema = self.string()?;
+        let (_tablespace, _access_method) = (self.string()?, self.string()?);
+        if self.version >= WITH_RELATION_KIND {
+            self.int()?;
+        }
+        let (_owner, _with_oids) = (self.string()?, self.string()?);
+        let mut needs = Vec::new();
+        while let Some(needed) = self.string()? {
+            match needed.parse() {
+                Ok(number) => needs.push(number),
+                Err(_) => return bad(format!("entry {id} needs {needed:?}, which is no number")),
             }
         }
-        Ok(with_data)
+        let _state = self.byte()?;
+        self.bytes(self.offset_bytes)?;
+        let (kind, schema) = (kind.unwrap_or_default(), schema.unwrap_or_default());
+        Ok(Entry { id, has_data, kind, schema, name: name.unwrap_or_default(), needs })
     }
 
     /// Returns the kind of the next block, or nothing at the end of the archive.

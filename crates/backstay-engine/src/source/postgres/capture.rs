@@ -20,9 +20,9 @@ use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartReader, PartWriter, part_pipe};
 use crate::source::{Capture, Probe, SourceError, fixed_part};
 
-const ROLES: &str = "roles.sql";
+pub(super) const ROLES: &str = "roles.sql";
 const PROPERTIES: &str = "properties.sql";
-pub(super) const DUMP: &str = "database.dump";
+const DUMP: &str = "database.dump";
 /// Of the pipe from the dump.
 const PIPE_BYTES: usize = 1 << 20;
 /// How often it is looked whether somebody waits behind the dump.
@@ -68,7 +68,7 @@ pub(super) async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, Pos
         return Err(PostgresError::Refused { finding });
     }
     let probe = Probe {
-        engine: Some(format!("PostgreSQL {}", row.get::<_, String>(1))),
+        engine: Some(engine(row.get(1))),
         size_bytes: row.get::<_, i64>(0).unsigned_abs(),
         items: Some(row.get::<_, i64>(2).unsigned_abs()),
         warnings: Vec::new(),
@@ -85,14 +85,20 @@ pub(super) struct DatabaseCapture {
     warnings: Vec<String>,
     consistency_point: String,
     /// Parts that are there already, the last first.
-    texts: Vec<(&'static str, String)>,
+    texts: Vec<(String, String)>,
     /// The part that the dump is written into, until it is taken.
     dump: Option<PartReader>,
     dumping: JoinHandle<Result<Archive, SourceError>>,
 }
 
 impl DatabaseCapture {
-    pub(super) async fn begin(cx: &Cx, source: &PostgresSource) -> Result<Self, PostgresError> {
+    /// Takes a snapshot, and starts to dump it. With a `folder`, the database is one of several: its parts lie there, and
+    /// the server's roles are not among them.
+    pub(super) async fn begin(
+        cx: &Cx,
+        source: &PostgresSource,
+        folder: Option<&str>,
+    ) -> Result<Self, PostgresError> {
         let Opened { client, major, tools, probe } = open(cx, source).await?;
         let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
         let begin = format!(
@@ -109,13 +115,14 @@ impl DatabaseCapture {
             .await
             .map_err(statement("take a snapshot"))?;
         // It connects and looks around while we do.
-        let spec = fixed_part(DUMP, MediaType::PostgresDump, Some(probe.size_bytes));
+        let part = |name: &str| folder.map_or_else(|| name.to_owned(), |f| format!("{f}/{name}"));
+        let spec = fixed_part(&part(DUMP), MediaType::PostgresDump, Some(probe.size_bytes));
         let (writer, dump) = part_pipe(spec);
         let snapshot: String = row.get(0);
         let dumping = start_dump(cx, source, &tools, &snapshot, writer)?;
         let dumping = tokio::spawn(dumping.finish());
         // Hashes of passwords are secrets, and parts that are not sealed are open to anybody.
-        let roles = describe::roles(&client, source.options.with_passwords).await?;
+        let mut roles = describe::roles(&client, source.options.with_passwords).await?;
         let memberships = describe::memberships(&client).await?;
         let properties = describe::properties(&client, major).await?;
         let mut warnings = Vec::new();
@@ -123,10 +130,13 @@ impl DatabaseCapture {
             Some(query) => applied_migrations(&client, query, &mut warnings).await?,
             None => None,
         };
-        let texts = vec![
-            (PROPERTIES, globals::database_file(&source.connection.database, &properties)),
-            (ROLES, globals::roles_file(&roles, &memberships)),
-        ];
+        let properties_file = globals::database_file(&source.connection.database, &properties);
+        let mut texts = vec![(part(PROPERTIES), properties_file)];
+        if folder.is_some() {
+            roles.retain(|role| role.is_needed);
+        } else {
+            texts.push((ROLES.to_owned(), globals::roles_file(&roles, &memberships)));
+        }
         let content = PostgresContent {
             database: source.connection.database.clone(),
             server_version: row.get(1),
@@ -134,6 +144,7 @@ impl DatabaseCapture {
             roles,
             memberships,
             extensions: describe::extensions(&client).await?,
+            tablespaces: describe::tablespaces_in_use(&client).await?,
             tables: Vec::new(),
             large_objects: 0,
         };
@@ -205,42 +216,67 @@ fn start_dump(
     Ok(Dumping { cx: cx.clone(), source: source.clone(), session, program, reading })
 }
 
-#[async_trait]
-impl Capture for DatabaseCapture {
-    async fn next_part(&mut self, _cx: &Cx) -> Result<Option<PartReader>, SourceError> {
-        if let Some((name, text)) = self.texts.pop() {
-            let (mut writer, reader) =
-                part_pipe(fixed_part(name, MediaType::Sql, Some(text.len() as u64)));
-            // Ends by itself when the reader goes away.
-            drop(tokio::spawn(async move {
-                if writer.send(Bytes::from(text)).await.is_ok() {
-                    writer.finish_async().await;
-                }
-            }));
-            return Ok(Some(reader));
-        }
-        Ok(self.dump.take())
-    }
+/// What was read of a database.
+pub(super) struct Captured {
+    pub(super) content: PostgresContent,
+    pub(super) consistency_point: String,
+    pub(super) migrations: Option<Vec<String>>,
+    pub(super) warnings: Vec<String>,
+}
 
-    async fn finish(self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
+impl DatabaseCapture {
+    /// Waits for the dump, and says what was read.
+    pub(super) async fn end(self) -> Result<Captured, SourceError> {
         let never = || PostgresError::Archive { finding: "the database was not dumped".to_owned() };
         // A dump that nobody took ends now.
         drop(self.dump);
         let archive = self.dumping.await.map_err(|_died| never())??;
         // The snapshot was of use until here.
         self.client.batch_execute("ROLLBACK").await.map_err(statement("end reading"))?;
-        let engine = format!("PostgreSQL {}", self.content.server_version);
         let content = PostgresContent {
             tables: archive.tables,
             large_objects: archive.large_objects,
             ..self.content
         };
+        let Self { consistency_point, migrations, warnings, .. } = self;
+        Ok(Captured { content, consistency_point, migrations, warnings })
+    }
+}
+
+/// Makes a part of a text.
+pub(super) fn text_part(name: &str, text: String) -> PartReader {
+    let (mut writer, reader) = part_pipe(fixed_part(name, MediaType::Sql, Some(text.len() as u64)));
+    // Ends by itself when the reader goes away.
+    drop(tokio::spawn(async move {
+        if writer.send(Bytes::from(text)).await.is_ok() {
+            writer.finish_async().await;
+        }
+    }));
+    reader
+}
+
+/// Says what engine a manifest names.
+pub(super) fn engine(server_version: &str) -> String {
+    format!("PostgreSQL {server_version}")
+}
+
+#[async_trait]
+impl Capture for DatabaseCapture {
+    async fn next_part(&mut self, _cx: &Cx) -> Result<Option<PartReader>, SourceError> {
+        match self.texts.pop() {
+            Some((name, text)) => Ok(Some(text_part(&name, text))),
+            None => Ok(self.dump.take()),
+        }
+    }
+
+    async fn finish(self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
+        let Captured { content, consistency_point, migrations, warnings } = self.end().await?;
         Ok(CaptureReport {
-            engine: Some(engine),
+            engine: Some(engine(&content.server_version)),
             content: Some(Content::Postgres(Box::new(content))),
-            consistency_point: Some(self.consistency_point),
-            schema_version: self.migrations,
-            warnings: self.warnings,
+            consistency_point: Some(consistency_point),
+            schema_version: migrations,
+            warnings,
             ..CaptureReport::default()
         })
     }

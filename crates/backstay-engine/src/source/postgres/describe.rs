@@ -1,7 +1,7 @@
 //! What belongs to a database and stands outside of its dump: its properties, and the roles that it needs.
 
 use backstay_format::{
-    DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting, Membership,
+    DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting, Membership, Tablespace,
 };
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
@@ -20,6 +20,13 @@ pub(super) async fn major_version(client: &Client) -> Result<u32, PostgresError>
     Ok(u32::try_from(row.get::<_, i32>(0)).unwrap_or(0) / 10_000)
 }
 
+/// Returns the server's version, for example `15.18`.
+pub(super) async fn version(client: &Client) -> Result<String, PostgresError> {
+    let query = "SELECT current_setting('server_version')";
+    let row = client.query_one(query, &[]).await;
+    Ok(row.map_err(statement("ask for the server's version"))?.get(0))
+}
+
 /// Reads the properties of the database that the client is connected to.
 pub(super) async fn properties(
     client: &Client,
@@ -32,7 +39,8 @@ pub(super) async fn properties(
     };
     let query = format!(
         "SELECT pg_get_userbyid(datdba)::text, pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text,
-                {provider}, {locale}, datconnlimit, shobj_description(oid, 'pg_database')
+                {provider}, {locale}, datconnlimit, shobj_description(oid, 'pg_database'),
+                (SELECT spcname::text FROM pg_tablespace t WHERE t.oid = dattablespace AND spcname <> 'pg_default')
            FROM pg_database WHERE datname = current_database()"
     );
     let read = || statement("read the database's properties");
@@ -46,6 +54,7 @@ pub(super) async fn properties(
         locale: row.get(5),
         connection_limit: row.get(6),
         comment: row.get(7),
+        tablespace: row.get(8),
         settings: Vec::new(),
         grants: Vec::new(),
     };
@@ -138,6 +147,24 @@ pub(super) async fn memberships(client: &Client) -> Result<Vec<Membership>, Post
         with_admin_option: row.get(2),
     };
     Ok(rows.iter().map(membership).collect())
+}
+
+/// Reads the tablespaces that the database or anything in it lies in, but the server's own two.
+pub(super) async fn tablespaces_in_use(client: &Client) -> Result<Vec<String>, PostgresError> {
+    let query = "SELECT spcname::text FROM pg_tablespace t WHERE spcname !~ '^pg_'
+        AND (oid IN (SELECT reltablespace FROM pg_class)
+             OR oid = (SELECT dattablespace FROM pg_database WHERE datname = current_database())) ORDER BY 1";
+    names(client, query, "read the tablespaces").await
+}
+
+/// Reads the server's tablespaces but its own two.
+pub(super) async fn tablespaces(client: &Client) -> Result<Vec<Tablespace>, PostgresError> {
+    let query = "SELECT spcname::text, pg_get_userbyid(spcowner)::text, pg_tablespace_location(oid)
+                   FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1";
+    let rows = client.query(query, &[]).await.map_err(statement("read the tablespaces"))?;
+    let tablespace =
+        |row: &Row| Tablespace { name: row.get(0), owner: row.get(1), location: row.get(2) };
+    Ok(rows.iter().map(tablespace).collect())
 }
 
 /// Reads the extensions that are installed in the database.

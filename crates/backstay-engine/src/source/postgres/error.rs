@@ -131,6 +131,11 @@ impl Cause {
     }
 }
 
+/// Says what stands against something.
+pub(super) fn refused(finding: impl Into<String>) -> PostgresError {
+    PostgresError::Refused { finding: finding.into() }
+}
+
 /// Says what a failed statement means.
 pub(super) fn statement(
     action: &'static str,

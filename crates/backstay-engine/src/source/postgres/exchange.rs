@@ -1,5 +1,5 @@
-//! Two databases change their names in one transaction: at every moment the name stands for one that is wholly old or
-//! wholly new.
+//! Databases change their names in one transaction: at every moment each name stands for one that is wholly old or wholly
+//! new, and all of them for the same.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::connection::Connection;
-use super::error::{PostgresError, statement};
+use super::error::{PostgresError, refused, statement};
 use super::globals::{comment_database, identifier};
+use super::{PostgresSource, in_place};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::source::SourceError;
@@ -19,16 +20,28 @@ use crate::swap::{self, Direction, Swapper, foreign};
 
 /// Databases that are there to be connected to while others are made, renamed and dropped.
 const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
+/// What the names of databases that restores make match.
+pub(super) const OURS: &str = "^backstay_(new|old)_";
 /// The server waits five seconds for sessions to go before it gives a rename up.
 const RENAME_TRIES: u32 = 6;
 const TERMINATE_EVERY: Duration = Duration::from_millis(50);
 
-/// A database that was loaded, and the one that it replaces.
+/// Databases that were loaded, and those that they replace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replacement {
     /// Host and port.
     pub server: String,
+    /// Each of them.
+    pub databases: Vec<Loaded>,
+}
+
+/// A database that was loaded, and the one that it replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loaded {
+    /// Its name in the backup.
+    pub database: String,
     /// The name that is fought for. May be free.
     pub target: String,
     /// The name of what was loaded, while it is not in place.
@@ -39,29 +52,95 @@ pub struct Replacement {
     pub comment: Option<String>,
 }
 
-/// A change of names, worked out.
+/// Changes of names, worked out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Swap {
     /// Of what.
     pub replacement: Replacement,
-    direction: Direction,
+    /// In this order, all or none of them.
+    renames: Vec<Rename>,
+}
+
+/// A change of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rename {
+    from: String,
+    to: String,
 }
 
 impl From<Replacement> for swap::Replacement {
-    fn from(database: Replacement) -> Self {
-        Self::Database(database)
+    fn from(databases: Replacement) -> Self {
+        Self::Databases(databases)
+    }
+}
+
+impl Replacement {
+    fn of_target(&self, name: &str) -> Option<&Loaded> {
+        self.databases.iter().find(|one| one.target == name)
+    }
+
+    /// Returns what was loaded of the database of this name, or of the only one.
+    pub(super) fn named(&self, database: Option<&str>) -> Result<&str, PostgresError> {
+        let found = match (database, self.databases.as_slice()) {
+            (None, [only]) => Some(only),
+            (None, _) => None,
+            (Some(name), several) => {
+                let is_named = |one: &&Loaded| one.database == name;
+                several.iter().find(is_named)
+            }
+        };
+        let asked = || {
+            let names: Vec<&str> = self.databases.iter().map(|one| one.database.as_str()).collect();
+            let names = names.join(", ");
+            format!("say by `database = \"NAME\"` which one is asked, one of {names}")
+        };
+        found.map(|one| one.loaded.as_str()).ok_or_else(|| refused(asked()))
+    }
+
+    /// Returns the names that are fought for.
+    pub(super) fn targets(&self) -> Vec<&str> {
+        self.databases.iter().map(|one| one.target.as_str()).collect()
+    }
+
+    /// Returns the names that are fought for, for a person.
+    pub fn target(&self) -> String {
+        self.targets().join(", ")
+    }
+
+    /// Returns where the other state is kept, for a person.
+    pub fn beside(&self) -> String {
+        let names: Vec<&str> = self.databases.iter().map(|one| one.parked.as_str()).collect();
+        names.join(", ")
     }
 }
 
 impl Swap {
-    /// Returns the name that comes into place, and the name that what is there gets.
-    fn names(&self) -> (&str, &str) {
-        let Replacement { loaded, parked, .. } = &self.replacement;
-        match self.direction {
-            Direction::Restore => (loaded, parked),
-            Direction::Undo => (parked, loaded),
+    /// Returns all of it as one transaction.
+    fn transaction(&self) -> String {
+        let mut steps = vec!["BEGIN".to_owned()];
+        for Rename { from, to } in &self.renames {
+            let name = identifier(to);
+            let target = self.replacement.of_target(to);
+            steps.push(format!("ALTER DATABASE {} RENAME TO {name}", identifier(from)));
+            // What is set aside must not be mistaken for what is in use.
+            let is_used = target.is_some();
+            steps.push(format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {is_used}"));
+            if let Some(arrived) = target.filter(|one| one.loaded == *from) {
+                // Until now it was marked, so that it would be swept if nobody finished it.
+                steps.push(comment_database(to, arrived.comment.as_deref()));
+            }
         }
+        steps.push("COMMIT".to_owned());
+        steps.join("; ")
+    }
+
+    /// Returns the way back.
+    fn reversed(&self) -> Self {
+        let back = |rename: &Rename| Rename { from: rename.to.clone(), to: rename.from.clone() };
+        let renames = self.renames.iter().rev().map(back).collect();
+        Self { replacement: self.replacement.clone(), renames }
     }
 }
 
@@ -70,18 +149,27 @@ pub(super) fn server_of(connection: &Connection) -> String {
     format!("{}:{}", connection.host, connection.port)
 }
 
-/// Connects to a database that is none of the user's.
-pub(super) async fn maintenance(cx: &Cx, connection: &Connection) -> Result<Client, PostgresError> {
-    let [first, second] = MAINTENANCE;
-    match connection.with_database(first).connect(cx).await {
-        Ok(client) => Ok(client),
-        Err(error) => connection.with_database(second).connect(cx).await.map_err(|_| error),
+/// Connects to a database that is none of the user's, and none of those that are to be renamed.
+pub(super) async fn maintenance(
+    cx: &Cx,
+    connection: &Connection,
+    renamed: &[&str],
+) -> Result<Client, PostgresError> {
+    let mut failed = None;
+    for name in MAINTENANCE.into_iter().filter(|name| !renamed.contains(name)) {
+        match connection.with_database(name).connect(cx).await {
+            Ok(client) => return Ok(client),
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
+    Err(failed.unwrap_or_else(|| PostgresError::Refused {
+        finding: format!("one of {} must stay while others are renamed", MAINTENANCE.join(", ")),
+    }))
 }
 
-/// The comment of a database that is being loaded: whose place it will take, if it is finished.
-pub(super) fn mark(target: &str) -> String {
-    format!("Backstay loads this to replace {target}")
+/// The comment of a database that is being loaded: for which source, if it is finished.
+pub(super) fn mark(label: &str) -> String {
+    format!("Backstay loads this to replace {label}")
 }
 
 pub(super) async fn exists(server: &Client, database: &str) -> Result<bool, PostgresError> {
@@ -98,20 +186,22 @@ pub(super) async fn drop_database(server: &Client, database: &str) -> Result<(),
 
 /// Swaps databases.
 pub(super) struct DatabaseSwapper {
-    connection: Connection,
+    source: PostgresSource,
     session: OnceCell<Client>,
 }
 
 impl DatabaseSwapper {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, session: OnceCell::new() }
+    pub(super) fn new(source: &PostgresSource) -> Self {
+        Self { source: source.clone(), session: OnceCell::new() }
     }
 
     /// Returns a session with the server that the names are on.
     async fn server(&self, cx: &Cx, replacement: &Replacement) -> Result<&Client, PostgresError> {
-        let server = server_of(&self.connection);
+        let server = server_of(&self.source.connection);
         if server == replacement.server {
-            return self.session.get_or_try_init(|| maintenance(cx, &self.connection)).await;
+            let targets = replacement.targets();
+            let connect = || maintenance(cx, &self.source.connection, &targets);
+            return self.session.get_or_try_init(connect).await;
         }
         let finding = format!(
             "the restore was on the server {}, and the source is on {server} now",
@@ -120,29 +210,37 @@ impl DatabaseSwapper {
         Err(PostgresError::Refused { finding })
     }
 
+    async fn work_out(
+        &self,
+        cx: &Cx,
+        replacement: Replacement,
+        direction: Direction,
+    ) -> Result<Swap, PostgresError> {
+        let server = self.server(cx, &replacement).await?;
+        let mut renames = Vec::new();
+        for Loaded { target, loaded, parked, .. } in &replacement.databases {
+            let (arriving, leaving) = match direction {
+                Direction::Restore => (loaded, parked),
+                Direction::Undo => (parked, loaded),
+            };
+            let moves = [(target, leaving), (arriving, target)];
+            for (from, to) in moves {
+                if exists(server, from).await? {
+                    renames.push(Rename { from: from.clone(), to: to.clone() });
+                }
+            }
+        }
+        Ok(Swap { replacement, renames })
+    }
+
     async fn change_names(&self, cx: &Cx, swap: &Swap) -> Result<(), PostgresError> {
-        let Replacement { target, .. } = &swap.replacement;
-        let (arriving, leaving) = swap.names();
         let server = self.server(cx, &swap.replacement).await?;
-        if !exists(server, arriving).await? {
-            // It is in place already: both names change in one transaction.
+        // One transaction does all of it, so the last step tells of all.
+        let Some(last) = swap.renames.last() else { return Ok(()) };
+        if !exists(server, &last.from).await? {
             return Ok(());
         }
-        let mut steps = Vec::new();
-        let replaces = exists(server, target).await?;
-        if replaces {
-            steps.push(rename(target, leaving));
-        }
-        steps.push(rename(arriving, target));
-        steps.push(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", identifier(target)));
-        if replaces {
-            steps.push(format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", identifier(leaving)));
-        }
-        if swap.direction == Direction::Restore {
-            // Until now it was marked, so that it would be swept if nobody finished it.
-            steps.push(comment_database(target, swap.replacement.comment.as_deref()));
-        }
-        let transaction = format!("BEGIN; {}; COMMIT", steps.join("; "));
+        let transaction = swap.transaction();
         for attempt in 1.. {
             // While the first rename waits for sessions to go, it keeps new ones from coming.
             let renamed = tokio::select! {
@@ -160,18 +258,15 @@ impl DatabaseSwapper {
         }
         Ok(())
     }
-}
 
-impl DatabaseSwapper {
     /// Ends the sessions of the databases that change their names, again and again. Ends only by a failure.
     async fn disconnect(&self, cx: &Cx, swap: &Swap) -> PostgresError {
-        let Replacement { target, .. } = &swap.replacement;
-        let databases = [target.as_str(), swap.names().0];
+        let databases: Vec<&str> = swap.renames.iter().map(|rename| rename.from.as_str()).collect();
         let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                       WHERE datname = ANY ($1) AND pid <> pg_backend_pid()";
         // Where nobody is connected, the names have changed by then.
         tokio::time::sleep(TERMINATE_EVERY).await;
-        let helper = match maintenance(cx, &self.connection).await {
+        let helper = match maintenance(cx, &self.source.connection, &databases).await {
             Ok(helper) => helper,
             Err(error) => return error,
         };
@@ -184,11 +279,10 @@ impl DatabaseSwapper {
     }
 
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
-        let server = maintenance(cx, &self.connection).await?;
+        let server = maintenance(cx, &self.source.connection, &[]).await?;
         let query = "SELECT datname::text FROM pg_database
                       WHERE datname ~ '^backstay_new_' AND shobj_description(oid, 'pg_database') = $1";
-        let mark = mark(&self.connection.database);
-        let found = server.query(query, &[&mark]).await;
+        let found = server.query(query, &[&mark(&self.source.label())]).await;
         let found = found.map_err(statement("look for what killed restores left"))?;
         let mut swept = Vec::new();
         for row in &found {
@@ -201,67 +295,62 @@ impl DatabaseSwapper {
         Ok(swept)
     }
 
-    async fn change_back(&self, cx: &Cx, swap: &Swap) -> Result<(), PostgresError> {
-        let Swap { replacement, direction } = swap;
-        let (arriving, leaving) = swap.names();
+    async fn is_any_parked(
+        &self,
+        cx: &Cx,
+        replacement: &Replacement,
+    ) -> Result<bool, PostgresError> {
         let server = self.server(cx, replacement).await?;
-        if exists(server, arriving).await? {
-            // What should have come is still waiting: nothing was changed.
-            return Ok(());
+        for one in &replacement.databases {
+            if exists(server, &one.parked).await? {
+                return Ok(true);
+            }
         }
-        if exists(server, leaving).await? {
-            let direction = match direction {
-                Direction::Restore => Direction::Undo,
-                Direction::Undo => Direction::Restore,
-            };
-            let back = Swap { replacement: replacement.clone(), direction };
-            return self.change_names(cx, &back).await;
-        }
-        let back = rename(&replacement.target, arriving);
-        server.batch_execute(&back).await.map_err(statement("change the name of a database back"))
+        Ok(false)
     }
 }
 
-fn rename(from: &str, to: &str) -> String {
-    format!("ALTER DATABASE {} RENAME TO {}", identifier(from), identifier(to))
-}
-
-fn database_of(replacement: &swap::Replacement) -> Result<&Replacement, EngineError> {
-    match replacement {
-        swap::Replacement::Database(database) => Ok(database),
-        other => Err(foreign(other)),
-    }
-}
-
-fn swap_of(swap: &swap::Swap) -> Result<&Swap, EngineError> {
-    match swap {
-        swap::Swap::Database(swap) => Ok(swap),
-        other => Err(foreign(other)),
-    }
-}
-
-fn failed(error: PostgresError) -> EngineError {
-    EngineError::Source(SourceError::from(error))
+fn failed(error: impl Into<SourceError>) -> EngineError {
+    EngineError::Source(error.into())
 }
 
 #[async_trait]
 impl Swapper for DatabaseSwapper {
     async fn plan(
         &self,
-        _cx: &Cx,
+        cx: &Cx,
         replacement: &swap::Replacement,
         direction: Direction,
     ) -> Result<swap::Swap, EngineError> {
-        let replacement = database_of(replacement)?.clone();
-        Ok(swap::Swap::Database(Swap { replacement, direction }))
+        match replacement {
+            swap::Replacement::Databases(databases) => {
+                let swap = self.work_out(cx, databases.clone(), direction).await;
+                swap.map(swap::Swap::Databases).map_err(failed)
+            }
+            swap::Replacement::InPlace(prepared) => Ok(swap::Swap::InPlace(prepared.clone())),
+            other => Err(foreign(other)),
+        }
     }
 
     async fn run(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
-        self.change_names(cx, swap_of(swap)?).await.map_err(failed)
+        match swap {
+            swap::Swap::Databases(swap) => self.change_names(cx, swap).await.map_err(failed),
+            swap::Swap::InPlace(prepared) => {
+                in_place::run(cx, &self.source, prepared).await.map_err(failed)
+            }
+            other => Err(foreign(other)),
+        }
     }
 
     async fn roll_back(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
-        self.change_back(cx, swap_of(swap)?).await.map_err(failed)
+        match swap {
+            swap::Swap::Databases(swap) => {
+                self.change_names(cx, &swap.reversed()).await.map_err(failed)
+            }
+            // The server has done that already.
+            swap::Swap::InPlace(_) => Ok(()),
+            other => Err(foreign(other)),
+        }
     }
 
     async fn replaced_nothing(
@@ -277,18 +366,27 @@ impl Swapper for DatabaseSwapper {
         cx: &Cx,
         replacement: &swap::Replacement,
     ) -> Result<bool, EngineError> {
-        let replacement = database_of(replacement)?;
-        let server = self.server(cx, replacement).await.map_err(failed)?;
-        exists(server, &replacement.parked).await.map_err(failed)
+        match replacement {
+            swap::Replacement::Databases(databases) => {
+                self.is_any_parked(cx, databases).await.map_err(failed)
+            }
+            swap::Replacement::InPlace(_) => Ok(false),
+            other => Err(foreign(other)),
+        }
     }
 
     async fn discard(&self, cx: &Cx, replacement: &swap::Replacement) -> Result<(), EngineError> {
-        let replacement = database_of(replacement)?;
-        let server = self.server(cx, replacement).await.map_err(failed)?;
-        for ours in [&replacement.loaded, &replacement.parked] {
-            drop_database(server, ours).await.map_err(failed)?;
+        match replacement {
+            swap::Replacement::Databases(databases) => {
+                let server = self.server(cx, databases).await.map_err(failed)?;
+                for ours in databases.databases.iter().flat_map(|one| [&one.loaded, &one.parked]) {
+                    drop_database(server, ours).await.map_err(failed)?;
+                }
+                Ok(())
+            }
+            swap::Replacement::InPlace(prepared) => prepared.discard().map_err(failed),
+            other => Err(foreign(other)),
         }
-        Ok(())
     }
 
     async fn sweep(
@@ -296,11 +394,13 @@ impl Swapper for DatabaseSwapper {
         cx: &Cx,
         known: &[swap::Replacement],
     ) -> Result<Vec<String>, EngineError> {
-        let known: Vec<&str> = known
-            .iter()
-            .filter_map(|one| database_of(one).ok())
-            .flat_map(|one| [one.loaded.as_str(), one.parked.as_str()])
-            .collect();
-        self.drop_unknown(cx, &known).await.map_err(failed)
+        let mut names = Vec::new();
+        for one in known {
+            if let swap::Replacement::Databases(databases) = one {
+                let ours = databases.databases.iter();
+                names.extend(ours.flat_map(|one| [one.loaded.as_str(), one.parked.as_str()]));
+            }
+        }
+        self.drop_unknown(cx, &names).await.map_err(failed)
     }
 }

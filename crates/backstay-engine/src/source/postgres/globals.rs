@@ -1,6 +1,6 @@
 //! Roles and properties as statements: for the parts that a person can run with `psql`, and for our own restores.
 
-use backstay_format::{DatabaseProperties, DatabaseRole, Membership};
+use backstay_format::{DatabaseProperties, DatabaseRole, Membership, Tablespace};
 
 /// Quotes a name.
 pub(super) fn identifier(name: &str) -> String {
@@ -88,13 +88,16 @@ pub(super) fn create_database(name: &str, properties: &DatabaseProperties) -> St
     let locale = provider.zip(properties.locale.as_ref()).map(|((provider, field), locale)| {
         format!(" LOCALE_PROVIDER {provider} {field} {}", literal(locale))
     });
+    let tablespace = properties.tablespace.as_deref().map(identifier);
+    let tablespace = tablespace.map(|name| format!(" TABLESPACE {name}"));
     format!(
-        "CREATE DATABASE {} WITH TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}{}",
+        "CREATE DATABASE {} WITH TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}{}{}",
         identifier(name),
         literal(&properties.encoding),
         literal(&properties.collate),
         literal(&properties.ctype),
         locale.unwrap_or_default(),
+        tablespace.unwrap_or_default(),
     )
 }
 
@@ -137,6 +140,15 @@ pub(super) fn dress_database(database: &str, properties: &DatabaseProperties) ->
 pub(super) fn roles_file(roles: &[DatabaseRole], memberships: &[Membership]) -> String {
     let roles = roles.iter().flat_map(create_role);
     script(roles.chain(memberships.iter().map(grant_membership)))
+}
+
+/// Writes tablespaces as a file for `psql`.
+pub(super) fn tablespaces_file(tablespaces: &[Tablespace]) -> String {
+    script(tablespaces.iter().map(|tablespace| {
+        let Tablespace { name, owner, location } = tablespace;
+        let (name, owner, location) = (identifier(name), identifier(owner), literal(location));
+        format!("CREATE TABLESPACE {name} OWNER {owner} LOCATION {location}")
+    }))
 }
 
 /// Writes a database's properties as a file for `psql`.

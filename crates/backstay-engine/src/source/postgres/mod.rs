@@ -5,15 +5,23 @@ mod apply;
 mod archive;
 mod capture;
 mod connection;
+mod databases;
 mod describe;
 mod error;
 mod exchange;
 mod globals;
+mod in_place;
+mod load;
+mod look;
+mod member;
 mod program;
+mod selection;
+mod server;
 mod tls;
 mod tools;
 
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,14 +32,20 @@ use crate::cx::Cx;
 use crate::swap;
 
 pub use connection::{Connection, Tls, TlsMode};
+pub use databases::{Databases, NoDatabases};
 pub use error::{Cause, PostgresError};
 pub use exchange::{Replacement, Swap};
+pub use in_place::InPlace;
 
-/// One PostgreSQL database.
+/// A PostgreSQL database, or several of one server.
 #[derive(Debug, Clone)]
 pub struct PostgresSource {
-    /// Where it is.
+    /// Where it is; of several, the one that is asked for the others.
     pub connection: Connection,
+    /// Which ones, if it is not just that one.
+    pub databases: Option<Databases>,
+    /// Whether the connection is to another server than the source's own: nothing that is there may be replaced.
+    pub elsewhere: bool,
     /// How it is dumped.
     pub options: PostgresOptions,
 }
@@ -49,6 +63,10 @@ pub struct PostgresOptions {
     pub programs: Option<PathBuf>,
     /// Whether the hashes of the roles' passwords are taken along; for sealed backups only.
     pub with_passwords: bool,
+    /// How many tables are loaded at once; more than one needs room for the dump in the spool directory.
+    pub load_jobs: NonZero<u32>,
+    /// The spool directory.
+    pub spool: PathBuf,
 }
 
 impl PostgresOptions {
@@ -60,6 +78,32 @@ impl PostgresOptions {
             migrations: None,
             programs: None,
             with_passwords: false,
+            load_jobs: NonZero::<u32>::MIN,
+            spool: PathBuf::new(),
+        }
+    }
+}
+
+impl PostgresSource {
+    /// Returns the source of one of its databases.
+    fn of_database(&self, name: &str) -> Self {
+        let connection = self.connection.with_database(name);
+        Self { connection, databases: None, ..self.clone() }
+    }
+
+    /// Says whether a database of this name belongs to the source.
+    fn is_meant(&self, name: &str) -> bool {
+        match &self.databases {
+            None => name == self.connection.database,
+            Some(databases) => databases.matches(name),
+        }
+    }
+
+    /// Returns what the source is of, for a person.
+    fn label(&self) -> String {
+        match &self.databases {
+            None => self.connection.database.clone(),
+            Some(databases) => databases.to_string(),
         }
     }
 }
@@ -67,11 +111,17 @@ impl PostgresOptions {
 #[async_trait]
 impl Source for PostgresSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
-        Ok(capture::open(cx, self).await?.probe)
+        match &self.databases {
+            None => Ok(capture::open(cx, self).await?.probe),
+            Some(databases) => server::probe(cx, self, databases).await,
+        }
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
-        Ok(Box::new(capture::DatabaseCapture::begin(cx, self).await?))
+        Ok(match &self.databases {
+            None => Box::new(capture::DatabaseCapture::begin(cx, self, None).await?),
+            Some(databases) => Box::new(server::ServerCapture::begin(cx, self, databases).await?),
+        })
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
@@ -91,14 +141,15 @@ impl Source for PostgresSource {
         &self,
         cx: &Cx,
         loaded: &swap::Replacement,
+        database: Option<&str>,
         query: &str,
     ) -> Result<String, SourceError> {
-        let swap::Replacement::Database(database) = loaded else { return Ok(String::new()) };
-        let client = self.connection.with_database(&database.loaded).connect(cx).await?;
+        let swap::Replacement::Databases(loaded) = loaded else { return Ok(String::new()) };
+        let client = self.connection.with_database(loaded.named(database)?).connect(cx).await?;
         Ok(describe::first_row(&client, query).await?)
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
-        Box::new(exchange::DatabaseSwapper::new(self.connection.clone()))
+        Box::new(exchange::DatabaseSwapper::new(self))
     }
 }

@@ -60,6 +60,10 @@ impl Tools {
     pub(super) fn pg_restore(&self) -> PathBuf {
         self.directory.join("pg_restore")
     }
+
+    pub(super) fn psql(&self) -> PathBuf {
+        self.directory.join("psql")
+    }
 }
 
 /// Returns the directories that may hold programs of PostgreSQL, those on the path last.

@@ -1,8 +1,8 @@
 //! Putting a database back: loaded beside, checked, then swapped with all that belongs to the old one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use crate::replace::{Replacement, Scope};
 use crate::source::{
     Applied, ApplyReport, Loaded, Outlook, SourceError, Target, TargetOptions, beside,
 };
-use crate::spool::check_space;
+use crate::spool::{check_space, write_part};
 
 /// A place beside a database file.
 #[derive(Debug)]
@@ -91,18 +91,7 @@ fn load(
     target: &Path,
 ) -> Result<ApplyReport, SourceError> {
     let part = data.spec.name.clone();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(beside)
-        .map_err(|cause| SourceError::io("make", beside, cause))?;
-    let bytes = io::copy(&mut data.into_read(), &mut file).map_err(|error| {
-        match error.downcast::<PartError>() {
-            Ok(part) => part.into(),
-            Err(cause) => SourceError::io("write", beside, cause),
-        }
-    })?;
+    let (file, bytes) = write_part(data, beside)?;
     cx.check()?;
     let copy =
         Connection::open(beside).map_err(|cause| snapshot::explain("open", beside, cause))?;

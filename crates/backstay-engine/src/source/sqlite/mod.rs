@@ -101,6 +101,7 @@ impl Source for SqliteSource {
         &self,
         _cx: &Cx,
         loaded: &Replacement,
+        _database: Option<&str>,
         query: &str,
     ) -> Result<String, SourceError> {
         let Replacement::Paths(paths) = loaded else { return Ok(String::new()) };

@@ -1,0 +1,102 @@
+//! Which databases of a server belong to a source.
+
+use std::fmt;
+
+use crate::source::files::glob_matches;
+
+/// Patterns for the names of databases: `*` and `?` stand for what they do in a shell, `!` in front leaves out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Databases {
+    wanted: Vec<String>,
+    left_out: Vec<String>,
+}
+
+/// A list of patterns that means no database.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected at least one name or pattern of databases that does not begin with `!`, none of them empty"
+)]
+pub struct NoDatabases;
+
+impl Databases {
+    /// Reads a list of patterns.
+    pub fn new(patterns: impl IntoIterator<Item = String>) -> Result<Self, NoDatabases> {
+        let (left_out, wanted): (Vec<String>, Vec<String>) =
+            patterns.into_iter().partition(|pattern| pattern.starts_with('!'));
+        let left_out: Vec<String> =
+            left_out.iter().map(|pattern| pattern[1..].to_owned()).collect();
+        if wanted.is_empty() || wanted.iter().chain(&left_out).any(String::is_empty) {
+            return Err(NoDatabases);
+        }
+        Ok(Self { wanted, left_out })
+    }
+
+    /// Says whether a database of this name is meant.
+    pub fn matches(&self, name: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| is_like(pattern, name));
+        any(&self.wanted) && !any(&self.left_out)
+    }
+
+    /// Returns the names that are asked for one by one: those that are not there are missed.
+    pub(super) fn named(&self) -> impl Iterator<Item = &str> {
+        self.wanted.iter().map(String::as_str).filter(|pattern| !pattern.contains(['*', '?']))
+    }
+}
+
+impl fmt::Display for Databases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left_out = self.left_out.iter().map(|pattern| format!("!{pattern}"));
+        let all: Vec<String> = self.wanted.iter().cloned().chain(left_out).collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+/// A `/` is a letter like any other in the name of a database.
+fn is_like(pattern: &str, name: &str) -> bool {
+    glob_matches(pattern.replace('*', "**").as_bytes(), name.as_bytes())
+}
+
+/// Returns the folder of a database's parts: its name, where that is a legal and unmistakable one.
+pub(super) fn folder(database: &str) -> String {
+    let is_plain = !database.starts_with("x-")
+        && database
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+    let name = if is_plain { database.to_owned() } else { format!("x-{}", hex::encode(database)) };
+    format!("databases/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(patterns: &[&str]) -> Result<Databases, NoDatabases> {
+        Databases::new(patterns.iter().map(|pattern| (*pattern).to_owned()))
+    }
+
+    #[test]
+    fn patterns_mean_what_they_do_in_a_shell_and_exclusions_win() {
+        let databases = of(&["shop*", "cr?", "!shop_test*"]).unwrap();
+        for name in ["shop", "shop_eu", "shop/1", "crm"] {
+            assert!(databases.matches(name), "{name}");
+        }
+        for name in ["shop_test", "shop_test2", "crmm", "myshop", "postgres"] {
+            assert!(!databases.matches(name), "{name}");
+        }
+        assert_eq!(of(&["a", "b*"]).unwrap().named().collect::<Vec<_>>(), ["a"]);
+        for nothing in [&[][..], &["!a"], &[""], &["a", "!"]] {
+            assert_eq!(of(nothing), Err(NoDatabases), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn folders_are_legal_and_different_for_different_names() {
+        let names = ["shop", "Shop", "x-73686f70", "a/b", "..", "ü", "a b", "", "-x"];
+        let folders: std::collections::BTreeSet<String> = names.iter().map(|n| folder(n)).collect();
+        assert_eq!(folders.len(), names.len());
+        for folder in &folders {
+            let part = format!("{folder}/database.dump");
+            assert!(part.parse::<backstay_format::PartName>().is_ok(), "{part}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What a restore would do, for a person and for programs.
+
+use std::collections::BTreeMap;
+
+use backstay_control::PastRestore;
+use backstay_engine::event::Event;
+use backstay_engine::restore::RestorePlan;
+use backstay_engine::source::How;
+use backstay_format::{Content, PostgresContent, ServerDatabase};
+use jiff::SignedDuration;
+use serde_json::json;
+
+use crate::cli::RestoreArgs;
+use crate::config::SourceConfig;
+use crate::installation::Installation;
+use crate::render;
+
+/// Tables that a preview names.
+const SHOWN_TABLES: usize = 20;
+
+/// Shows what a restore would do, and how long that should take (V47-V50).
+pub(super) async fn show(
+    app: &Installation,
+    (plan, source): (&RestorePlan, &SourceConfig),
+    args: &RestoreArgs,
+    json: bool,
+) -> anyhow::Result<()> {
+    let (manifest, outlook, now) = (&plan.manifest, &plan.outlook, app.cx.now());
+    let expected = expected(app, plan, source).await?;
+    if json {
+        if !args.dry_run {
+            return Ok(());
+        }
+        return render::print_json(&json!({
+            "backup": plan.place.backup,
+            "source": plan.place.source,
+            "started_at": manifest.started_at,
+            "tool": manifest.tool,
+            "engine": manifest.engine,
+            "plain_bytes": manifest.plain_bytes(),
+            "target": outlook.target,
+            "replaces": outlook.replaces,
+            "how": how(outlook.how),
+            "expected_seconds": expected.as_ref().map(|expected| expected.takes.as_secs_f64()),
+            "content": plan.content().cloned().map(Content::without_secrets),
+            "present": outlook.present,
+            "warnings": outlook.warnings,
+        }));
+    }
+    let mut lines = vec![
+        format!(
+            "Backup    {} of {}, made {} ago by {}",
+            plan.place.backup,
+            plan.place.source,
+            render::age(manifest.started_at, now),
+            manifest.tool
+        ),
+        format!(
+            "Size      {} ({} to fetch)",
+            render::size(manifest.plain_bytes()),
+            render::size(manifest.stored_bytes())
+        ),
+    ];
+    lines.extend(manifest.engine.as_ref().map(|engine| format!("Engine    {engine}")));
+    lines.extend(holdings(plan));
+    let verb = if outlook.replaces { "Replaces " } else { "Makes    " };
+    lines.push(format!("{verb} {}", outlook.target));
+    if outlook.replaces {
+        lines.push(format!(
+            "Loses     what was changed there in the last {}, unless undone",
+            render::age(manifest.started_at, now)
+        ));
+        lines.push(format!("How       {}", how(outlook.how)));
+    }
+    lines.extend(expected.map(|expected| {
+        let (takes, took) = (seconds(expected.takes), seconds(expected.past.took));
+        format!("Expected  {takes}: restoring {} took {took}", expected.past.backup)
+    }));
+    lines.extend(outlook.warnings.iter().map(|warning| format!("Warning   {warning}")));
+    let preview = lines.join("\n");
+    if args.yes {
+        // Nobody is asked, so --quiet may keep it back.
+        app.cx.event(Event::Step { what: preview });
+    } else {
+        render::say(&preview);
+    }
+    Ok(())
+}
+
+/// How long a restore should take, from the one before.
+struct Expected {
+    takes: SignedDuration,
+    past: PastRestore,
+}
+
+async fn expected(
+    app: &Installation,
+    plan: &RestorePlan,
+    source: &SourceConfig,
+) -> anyhow::Result<Option<Expected>> {
+    let Some(past) = app.catalog.last_restore(source.name.as_str()).await? else {
+        return Ok(None);
+    };
+    let known = app.catalog.known_backups(&source.storage, source.name.as_str()).await?;
+    let Some(then) = known.iter().find(|entry| entry.id.as_str() == past.backup) else {
+        return Ok(None);
+    };
+    // What takes time grows with the bytes; a small backup has its fixed costs all the same.
+    let growth = plan.manifest.plain_bytes().max(1) as f64 / then.plain_bytes.max(1) as f64;
+    let takes = past.took.as_secs_f64() * growth.max(1.0);
+    let takes = SignedDuration::try_from_secs_f64(takes).unwrap_or(past.took);
+    Ok(Some(Expected { takes, past }))
+}
+
+fn seconds(duration: SignedDuration) -> String {
+    match duration.as_secs() {
+        0..120 => format!("{:.1} s", duration.as_secs_f64()),
+        long => format!("{} min", long / 60),
+    }
+}
+
+fn holdings(plan: &RestorePlan) -> Vec<String> {
+    match plan.content() {
+        Some(Content::Files(files)) => vec![format!(
+            "Holds     {} files, {} directories, {} links, {} SQLite databases",
+            files.files,
+            files.directories,
+            files.symlinks + files.hard_links,
+            files.sqlite_databases.len()
+        )],
+        Some(Content::Sqlite(database)) => {
+            let version =
+                format!("Holds     schema version {} (user_version)", database.user_version);
+            let tables = database.tables.iter();
+            std::iter::once(version)
+                .chain(tables.map(|t| format!("          {}: {} rows", t.table, t.rows)))
+                .collect()
+        }
+        Some(Content::Postgres(database)) => {
+            let now = match &plan.outlook.present {
+                Some(Content::Postgres(now)) => Some(&**now),
+                _ => None,
+            };
+            rows_then_and_now("Holds", database, now)
+        }
+        Some(Content::PostgresServer(server)) => {
+            let now = match &plan.outlook.present {
+                Some(Content::PostgresServer(now)) => now.databases.as_slice(),
+                _ => &[],
+            };
+            let database = |one: &ServerDatabase| {
+                let content = &one.content;
+                let now = now.iter().find(|now| now.content.database == content.database);
+                let mut lines =
+                    vec![format!("Database  {}, as of {}", content.database, one.taken_at)];
+                lines.extend(rows_then_and_now("", content, now.map(|now| &now.content)));
+                lines
+            };
+            server.databases.iter().flat_map(database).collect()
+        }
+        None => Vec::new(),
+    }
+}
+
+/// Shows the tables with their rows in the backup, and now: what would be lost.
+fn rows_then_and_now(
+    label: &str,
+    database: &PostgresContent,
+    now: Option<&PostgresContent>,
+) -> Vec<String> {
+    let tables_now = now.iter().flat_map(|now| &now.tables);
+    let now: BTreeMap<&str, u64> = tables_now.map(|t| (t.table.as_str(), t.rows)).collect();
+    let total: u64 = database.tables.iter().map(|table| table.rows).sum();
+    let mut lines = vec![format!(
+        "{label:<10}{} tables with {total} rows, {} large objects",
+        database.tables.len(),
+        database.large_objects
+    )];
+    let mut tables: Vec<_> = database.tables.iter().collect();
+    tables.sort_by_key(|table| std::cmp::Reverse(table.rows));
+    for table in tables.iter().take(SHOWN_TABLES) {
+        let now = now.get(table.table.as_str()).map(|rows| format!(", {rows} now"));
+        let (name, rows) = (&table.table, table.rows);
+        lines.push(format!("          {name}: {rows} rows{}", now.unwrap_or_default()));
+    }
+    let more = tables.len().saturating_sub(SHOWN_TABLES);
+    if more > 0 {
+        lines.push(format!("          and {more} more tables; --dry-run --json lists all"));
+    }
+    lines
+}
+
+fn how(how: How) -> &'static str {
+    match how {
+        How::Swap => {
+            "loaded beside, every byte proven, present data backed up, then swapped in one step"
+        }
+        How::Entries => {
+            "in place: loaded into the directory, every byte proven, present data backed up, then swapped name by name, \
+             since the directory itself cannot be renamed or --in-place was given"
+        }
+        How::Paths => {
+            "only the chosen paths: loaded beside, every byte proven, present data backed up, then each swapped in one step"
+        }
+        How::Databases => {
+            "loaded into a new database, every byte proven, rows counted, present data backed up, then the databases change \
+             their names in one transaction"
+        }
+        How::Transaction => {
+            "in place: every byte proven and kept aside, present data backed up, then dropped, loaded and counted in one transaction, \
+             which the server takes back if anything fails"
+        }
+    }
+}
