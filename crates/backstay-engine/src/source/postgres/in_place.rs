@@ -7,8 +7,8 @@ use std::process::{ExitStatus, Stdio};
 
 use backstay_format::TableRows;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::process::ChildStdin;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{ChildStdin, ChildStdout};
 use tokio_postgres::Client;
 
 use super::archive::Entry;
@@ -26,6 +26,9 @@ use crate::source::SourceError;
 const BEFORE_FILE: &str = "before.sql";
 const AFTER_FILE: &str = "after.sql";
 const COPY_BYTES: usize = 256 * 1024;
+/// How `pg_restore --single-transaction` ends what it writes, but for remarks that fit into so many bytes.
+const COMMIT: &[u8] = b"\nCOMMIT;\n";
+const KEPT_BYTES: usize = 4 * 1024;
 
 /// A dump that was proven, and what is done with it. Nothing of it is needed any more once the transaction has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +57,9 @@ fn drop_everything() -> String {
          DECLARE statements text[]; statement text;
          BEGIN
            statements := ARRAY(
-             SELECT format('DROP SCHEMA %I CASCADE', n.nspname) FROM pg_namespace n
+             SELECT format('DROP EVENT TRIGGER IF EXISTS %I', evtname) FROM pg_event_trigger
+             UNION ALL SELECT format('DROP PUBLICATION IF EXISTS %I', pubname) FROM pg_publication
+             UNION ALL SELECT format('DROP SCHEMA %I CASCADE', n.nspname) FROM pg_namespace n
               WHERE {USERS_SCHEMA} AND n.oid NOT IN ({KEPT_SCHEMAS})
              UNION ALL
              SELECT format('DROP %s IF EXISTS %s CASCADE', i.type, i.identity)
@@ -71,8 +76,6 @@ fn drop_everything() -> String {
                     pg_identify_object(o.class, o.object, 0) i
               WHERE o.space IN ({KEPT_SCHEMAS}) AND o.space <> 'pg_catalog'::regnamespace
                 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.object AND d.deptype IN ('e', 'i'))
-             UNION ALL SELECT format('DROP PUBLICATION %I', pubname) FROM pg_publication
-             UNION ALL SELECT format('DROP EVENT TRIGGER %I', evtname) FROM pg_event_trigger
              UNION ALL SELECT format('SELECT lo_unlink(%s)', oid) FROM pg_largeobject_metadata);
            FOREACH statement IN ARRAY statements LOOP EXECUTE statement; END LOOP;
          END $backstay$;\n"
@@ -229,18 +232,42 @@ async fn feed(
     input.write_all(begin.as_bytes()).await.map_err(gone)?;
     input.write_all(&text(BEFORE_FILE)?).await.map_err(gone)?;
     let mut command = source.connection.program(tools.pg_restore());
-    command.args(["--format=custom", "--file=-", "--no-tablespaces"]);
+    // Without --single-transaction it would end our transaction with the first large object.
+    command.args(["--format=custom", "--file=-", "--no-tablespaces", "--single-transaction"]);
     command.arg("--use-list").arg(folder.join(LIST_FILE)).arg("--").arg(folder.join(DUMP_FILE));
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut writing = Program::start("pg_restore", command)?;
-    if let Some(output) = writing.child.stdout.take() {
-        let mut output = BufReader::with_capacity(COPY_BYTES, output);
-        tokio::io::copy_buf(&mut output, &mut input).await.map_err(gone)?;
-    }
+    let output = writing.child.stdout.take();
+    let last = match output {
+        Some(output) => pass_all_but_the_end(output, &mut input).await.map_err(gone)?,
+        None => Vec::new(),
+    };
     let status = writing.wait().await?;
     writing.judge(status).await?;
+    // Behind it are only remarks, so the last one is it.
+    let Some(end) = last.windows(COMMIT.len()).rposition(|bytes| bytes == COMMIT) else {
+        let finding = "what pg_restore wrote has no end".to_owned();
+        return Err(PostgresError::Archive { finding }.into());
+    };
+    input.write_all(&last[..=end]).await.map_err(gone)?;
     input.write_all(&text(AFTER_FILE)?).await.map_err(gone)?;
     input.write_all(b"COMMIT;\n").await.map_err(gone)
+}
+
+/// Passes statements on, but keeps back their last bytes, in which the transaction is ended too early for us.
+async fn pass_all_but_the_end(
+    mut from: ChildStdout,
+    to: &mut ChildStdin,
+) -> std::io::Result<Vec<u8>> {
+    let mut kept = Vec::with_capacity(COPY_BYTES);
+    while from.read_buf(&mut kept).await? > 0 {
+        if kept.len() >= COPY_BYTES {
+            let passed = kept.len() - KEPT_BYTES;
+            to.write_all(&kept[..passed]).await?;
+            kept.drain(..passed);
+        }
+    }
+    Ok(kept)
 }
 
 impl InPlace {

@@ -14,6 +14,9 @@ const MAX_COMPLAINT_BYTES: u64 = 16 * 1024;
 /// And this many lines of them are shown.
 const SHOWN_LINES: usize = 12;
 
+/// How errors are told from warnings and notices.
+const ERRORS: [&str; 4] = ["ERROR:", "error:", "FATAL:", "fatal:"];
+
 /// A running program. It is killed when this is dropped, with what it started.
 pub(super) struct Program {
     name: &'static str,
@@ -75,6 +78,9 @@ impl Program {
         // It was only cut off if the program is gone in a way that nobody foresaw.
         let said = (&mut self.complaints).await.unwrap_or_default();
         let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        // Remarks before the first error are of no interest once there is one.
+        let is_error = |line: &&str| ERRORS.iter().any(|word| line.contains(word));
+        let lines = &lines[lines.iter().position(is_error).unwrap_or(0)..];
         let more = lines.len().saturating_sub(SHOWN_LINES);
         let mut shown: Vec<String> =
             lines.iter().take(SHOWN_LINES).map(|line| (*line).to_owned()).collect();
