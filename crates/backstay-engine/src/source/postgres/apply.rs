@@ -179,7 +179,7 @@ impl DatabaseTarget {
         let major = describe::major_version(self.server()?).await?;
         let tools = Tools::find(self.source.options.programs.as_deref(), major).await?;
         let loaded = self.replacement()?.loaded;
-        let mut command = target.program(tools.pg_restore());
+        let mut command = target.program(tools.pg_restore())?;
         // As a value inside of a connection string, a name is only a name.
         let name = loaded.replace('\\', "\\\\").replace('\'', "\\'");
         command.arg(format!("--dbname=dbname='{name}'"));

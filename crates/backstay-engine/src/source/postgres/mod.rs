@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::tunnelled::Tunnelled;
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
 use crate::cx::Cx;
 use crate::swap;
@@ -71,11 +72,19 @@ impl Source for PostgresSource {
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
-        Ok(Box::new(capture::DatabaseCapture::begin(cx, self).await?))
+        let capture = Box::new(capture::DatabaseCapture::begin(cx, self).await?);
+        Ok(match &self.connection.tunnel {
+            None => capture,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, capture)),
+        })
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
-        Box::new(apply::DatabaseTarget::new(self, options))
+        let target = Box::new(apply::DatabaseTarget::new(self, options));
+        match &self.connection.tunnel {
+            None => target,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, target)),
+        }
     }
 
     /// Whoever is connected is disconnected by the swap.
@@ -99,6 +108,10 @@ impl Source for PostgresSource {
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
-        Box::new(exchange::DatabaseSwapper::new(self.connection.clone()))
+        let swapper = Box::new(exchange::DatabaseSwapper::new(self.connection.clone()));
+        match &self.connection.tunnel {
+            None => swapper,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, swapper)),
+        }
     }
 }
