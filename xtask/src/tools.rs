@@ -11,7 +11,7 @@ use crate::{cargo, is_there, run};
 /// The test runner, in the version that the project is tested with.
 const NEXTEST: &str = "0.9.143";
 /// Programs, and Debian's packages of them.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("cc", "gcc"),
     ("tar", "tar"),
     ("zstd", "zstd"),
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("mount", "mount"),
     ("python3", "python3"),
     ("setpriv", "util-linux"),
+    ("ssh-keygen", "openssh-client"),
 ];
 /// S3 servers that other people wrote, and PostgreSQL in versions that Debian does not have.
 const PYTHON_PACKAGES: [&str; 3] =
@@ -36,6 +37,9 @@ pub(crate) fn install(root: &Path) -> anyhow::Result<PathBuf> {
     let servers = Path::new("/usr/lib/postgresql").read_dir().into_iter().flatten().flatten();
     if !servers.into_iter().any(|version| version.path().join("bin/initdb").is_file()) {
         debian(&["postgresql"])?;
+    }
+    if !Path::new("/usr/sbin/sshd").is_file() {
+        debian(&["openssh-server"])?;
     }
     if !is_there("cargo-nextest") {
         cargo(&["install", "--locked", "cargo-nextest", "--version", NEXTEST])?;

@@ -9,4 +9,5 @@ pub mod postgres;
 pub mod s3;
 pub mod servers;
 mod spoil;
+pub mod ssh;
 pub mod tree;

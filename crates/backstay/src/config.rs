@@ -5,6 +5,7 @@ mod overrides;
 mod postgres;
 mod raw;
 mod source;
+mod ssh;
 mod storage;
 pub(crate) mod template;
 

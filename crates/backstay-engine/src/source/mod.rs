@@ -5,7 +5,10 @@
 
 pub mod files;
 pub mod postgres;
+mod said;
 pub mod sqlite;
+pub mod tunnel;
+mod tunnelled;
 
 use std::ffi::OsString;
 use std::io;
@@ -257,6 +260,15 @@ pub enum SourceError {
     UnknownPart {
         /// Which part.
         part: PartName,
+    },
+    /// The way to the server ended in the middle of the work.
+    #[error("{end}")]
+    TunnelEnded {
+        /// How.
+        end: tunnel::TunnelError,
+        /// What failed by it.
+        #[source]
+        cause: Box<SourceError>,
     },
     /// Something with a PostgreSQL server failed.
     #[error("{0}")]

@@ -11,7 +11,7 @@ const SEPARATOR: &str = "__";
 /// Tables of named things.
 const TABLES: [&str; 2] = ["storages", "sources"];
 /// Fields that are no text; lists and tables show it by themselves.
-const NO_TEXT: [&str; 3] = ["use_ssl", "one_file_system", "compression_level"];
+const NO_TEXT: [&str; 4] = ["use_ssl", "one_file_system", "compression_level", "port"];
 
 /// Puts the values of all variables that name a setting into the table.
 pub(super) fn apply<'a>(table: &mut DeTable<'a>, env: &'a Environment) -> Result<(), Vec<Fault>> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use backstay_engine::source::postgres::{Connection, Databases, PostgresOptions, Tls, TlsMode};
+use backstay_engine::source::tunnel::Tunnel;
 use jiff::SignedDuration;
 use secrecy::SecretString;
 use toml::Spanned;
@@ -12,6 +13,7 @@ use url::Url;
 
 use super::Env;
 use super::raw::{Faults, RawSource, expand};
+use super::ssh;
 use super::storage::resolve_file;
 
 const DEFAULT_PORT: u16 = 5432;
@@ -111,6 +113,9 @@ pub(super) fn refuse_fields(raw: &RawSource, faults: &mut Faults<'_>) {
             faults.add(name, span, "only a source of kind `postgres` has it");
         }
     }
+    if let Some(ssh) = &raw.ssh {
+        faults.add("ssh", ssh.span(), "only a source of kind `postgres` has it");
+    }
 }
 
 pub(super) fn check(
@@ -148,6 +153,10 @@ pub(super) fn check(
             Some(SecretString::from(text_or_file("password", password, env, faults)?));
     }
     check_tls(raw, &mut connection.tls, env, faults);
+    if let Some(raw_ssh) = &raw.ssh {
+        let bastion = ssh::check(raw_ssh, &connection.host, env, faults)?;
+        connection.tunnel = Some(Tunnel::new(bastion, &connection.host, connection.port));
+    }
     let lock_timeout = match &raw.lock_timeout {
         Some(text) => timeout("lock_timeout", text, faults)?,
         None => DEFAULT_LOCK_TIMEOUT,
@@ -228,6 +237,7 @@ fn separate_fields(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Op
         password: None,
         database: database?,
         tls: Tls::default(),
+        tunnel: None,
     })
 }
 
@@ -313,6 +323,7 @@ fn of_url(text: &str) -> Result<Connection, String> {
         password: password.map(SecretString::from),
         database,
         tls: Tls::default(),
+        tunnel: None,
     };
     for (name, value) in url.query_pairs() {
         let tls = &mut connection.tls;

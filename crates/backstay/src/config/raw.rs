@@ -139,6 +139,9 @@ pub(super) struct RawSource {
     /// A file with its key, in PEM.
     #[schemars(with = "Option<String>")]
     pub(super) tls_key_file: Option<Spanned<String>>,
+    /// The machine that the database's server is reached through, by the system's `ssh`.
+    #[schemars(with = "Option<RawSsh>")]
+    pub(super) ssh: Option<Spanned<RawSsh>>,
     /// How long a dump waits for a lock, and others for one of the dump's; `30s` if left out.
     #[schemars(with = "Option<String>")]
     pub(super) lock_timeout: Option<Spanned<String>>,
@@ -191,6 +194,27 @@ pub(super) struct RawSource {
     /// Runs after a restore, whatever came of it: starts the app again.
     #[schemars(with = "Option<RawHook>")]
     pub(super) after_restore: Option<Spanned<RawHook>>,
+}
+
+/// A machine that a server is reached through.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSsh {
+    /// A name, an address, or what the settings of `ssh` call it.
+    #[schemars(with = "String")]
+    pub(super) host: Spanned<String>,
+    /// Whom to log in as; whoever `ssh` takes if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) user: Option<Spanned<String>>,
+    /// Its port; 22 if left out.
+    #[schemars(with = "Option<u16>")]
+    pub(super) port: Option<Spanned<i64>>,
+    /// The file of the key to log in with; those that `ssh` knows if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) identity_file: Option<Spanned<String>>,
+    /// The file with the keys of known hosts; those that `ssh` knows if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) known_hosts_file: Option<Spanned<String>>,
 }
 
 /// A question to a restored database.

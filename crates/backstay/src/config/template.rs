@@ -49,6 +49,7 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # password = "file:/etc/backstay/shop-db.secret"
 # database = "shop"
 # tls = "prefer"                       # disable, prefer, require, verify-ca, verify-full; with tls_ca_file
+# ssh = { host = "bastion.example.com", user = "backup", identity_file = "/etc/backstay/id_ed25519" }   # if it is reached through it
 # storage = "bucket"
 # lock_timeout = "30s"                 # the dump gives way to whoever waits behind it longer than this
 # migrations = "SELECT version FROM schema_migrations ORDER BY version"

@@ -214,6 +214,10 @@ fn database_is_reached_by_a_url_or_by_fields_and_faults_never_repeat_a_password(
     };
     assert_eq!(source("url = '${URL}'").unwrap(), "postgres://me@db.example:5433/shop");
     assert_eq!(
+        source("url = '${URL}'\nssh = { host = 'bastion' }").unwrap(),
+        "postgres://me@db.example:5433/shop"
+    );
+    assert_eq!(
         source("host = '/run/pg'\nuser = 'a b'\ndatabase = 'x/y'").unwrap(),
         "postgres://a%20b@%2Frun%2Fpg:5432/x%2Fy"
     );
@@ -232,10 +236,41 @@ fn database_is_reached_by_a_url_or_by_fields_and_faults_never_repeat_a_password(
         ("url = '${UNSET}'", "UNSET is not set"),
         ("url = '${URL}'\npath = '/srv'", "has `url` or `host` instead"),
         ("url = '${URL}'\nlock_timeout = 'soon'", "sources.db.lock_timeout: found `soon`"),
+        ("url = '${URL}'\nssh = { user = 'u' }", "sources.db.ssh: missing field `host`"),
+        ("url = '${URL}'\nssh = { host = 'h', hots = 'x' }", "unknown field `hots`"),
+        ("url = '${URL}'\nssh = { host = '-oX' }", "sources.db.ssh.host: found `-oX`"),
+        ("url = '${URL}'\nssh = { host = 'h', user = '' }", "sources.db.ssh.user: found ``"),
+        ("url = '${URL}'\nssh = { host = 'h', port = 0 }", "sources.db.ssh.port: found 0"),
+        (
+            "url = '${URL}'\nssh = { host = 'h', identity_file = '~/id' }",
+            "sources.db.ssh.identity_file: found `~/id`, expected an absolute path",
+        ),
+        (
+            "url = '${URL}'\nssh = { host = 'h', known_hosts_file = '/%h' }",
+            "sources.db.ssh.known_hosts_file: found `/%h`",
+        ),
+        (
+            "host = '/run/pg'\nuser = 'u'\ndatabase = 'd'\nssh = { host = 'h' }",
+            "sources.db.ssh: cannot lead to `/run/pg`",
+        ),
         ("url = '${URL}'\ntls = 'sometimes'", "sources.db.tls: found `sometimes`"),
     ] {
         let found = faults(fields);
         assert!(found.contains(expected), "{fields}: {found}");
         assert!(!found.contains("secret"), "{found}");
     }
+}
+
+#[test]
+fn port_and_bastion_of_a_database_come_from_the_environment_too() {
+    let text = "[storages.disk]\nprovider = 'local'\npath = '/srv'\n[sources.db]\nkind = 'postgres'\nstorage = 'disk'\n\
+                host = 'h'\nuser = 'u'\ndatabase = 'd'\n";
+    let env = environment(&[
+        ("BACKSTAY_SOURCES__DB__PORT", "5433"),
+        ("BACKSTAY_SOURCES__DB__SSH", "{ host = 'bastion', port = 2222 }"),
+    ]);
+    let config = Config::parse(text, &env).unwrap();
+    let SourceKind::Postgres(postgres) = &config.sources["db"].kind else { panic!("postgres") };
+    assert_eq!(postgres.connection.port, 5433);
+    assert!(postgres.connection.tunnel.is_some());
 }

@@ -23,4 +23,5 @@ mod servers;
 mod shell;
 mod size;
 mod story;
+mod tunnels;
 mod uploads;

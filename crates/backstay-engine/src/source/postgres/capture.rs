@@ -189,7 +189,7 @@ fn start_dump(
     snapshot: &str,
     writer: PartWriter,
 ) -> Result<Dumping, PostgresError> {
-    let mut command = source.connection.program(tools.pg_dump());
+    let mut command = source.connection.program(tools.pg_dump())?;
     // A session of this name is the dump's; whoever waits for it is found by it.
     let session = format!("backstay dump {snapshot}");
     command.env("PGDATABASE", &source.connection.database).env("PGAPPNAME", &session);

@@ -1,5 +1,6 @@
 //! How a PostgreSQL server is reached: by ourselves, and by its own programs.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,8 +14,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::error::{Cause, PostgresError};
 use super::tls;
 use crate::cx::Cx;
+use crate::source::tunnel::{Forward, Tunnel, TunnelCause};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Where tunnels begin.
+const NEAR_END: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// What the server's list of sessions calls us.
 const APPLICATION: &str = "backstay";
 
@@ -36,6 +40,8 @@ pub struct Connection {
     pub database: String,
     /// Whether and how the connection is sealed.
     pub tls: Tls,
+    /// The way there, if it leads through another machine.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// Whether and how a connection is sealed; the words are those of `sslmode`.
@@ -107,13 +113,39 @@ impl Connection {
 
     /// Connects. The returned client's connection runs until the client is dropped.
     pub async fn connect(&self, cx: &Cx) -> Result<Client, PostgresError> {
+        let failed = |cause| PostgresError::Connect { location: self.location(), cause };
+        let Some(tunnel) = &self.tunnel else {
+            return cx.run(self.connect_to(None)).await?.map_err(failed);
+        };
+        let forward = cx.run(tunnel.open()).await?.map_err(|error| failed(Cause::Tunnel(error)))?;
+        let mark = forward.mark();
+        let connected = cx.run(self.connect_to(Some(&forward))).await?;
+        let Err(cause) = connected else { return connected.map_err(failed) };
+        // Whatever goes wrong behind the near end looks like a connection that is closed or that nobody answers.
+        let of_tunnel = match &cause {
+            Cause::Login(_) | Cause::NoDatabase(_) => None,
+            Cause::Timeout => Some(TunnelCause::Unreachable("no answer in time".to_owned())),
+            _ => forward.refusal(mark).await,
+        };
+        let of_tunnel = match of_tunnel {
+            Some(cause) => Some(tunnel.error(cause)),
+            None => tunnel.end().await,
+        };
+        Err(failed(of_tunnel.map_or(cause, Cause::Tunnel)))
+    }
+
+    /// Connects to the near end of a tunnel, or directly. The host stays who the server must prove to be.
+    async fn connect_to(&self, forward: Option<&Forward>) -> Result<Client, Cause> {
         let mut config = tokio_postgres::Config::new();
-        config.host(&self.host).port(self.port).user(&self.user).dbname(&self.database);
+        config.host(&self.host).user(&self.user).dbname(&self.database);
+        match forward {
+            None => config.port(self.port),
+            Some(forward) => config.hostaddr(NEAR_END).port(forward.port),
+        };
         config.application_name(APPLICATION).connect_timeout(CONNECT_TIMEOUT);
         if let Some(password) = &self.password {
             config.password(password.expose_secret());
         }
-        let failed = |cause: Cause| PostgresError::Connect { location: self.location(), cause };
         let is_local = self.host.starts_with('/');
         config.ssl_mode(match self.tls.mode {
             TlsMode::Disable => SslMode::Disable,
@@ -124,25 +156,23 @@ impl Connection {
         let connecting = async {
             if config.get_ssl_mode() == SslMode::Disable {
                 let (client, connection) =
-                    config.connect(NoTls).await.map_err(|e| failed(Cause::of(&e)))?;
+                    config.connect(NoTls).await.map_err(|error| Cause::of(&error))?;
                 drop(tokio::spawn(connection));
                 return Ok(client);
             }
-            let tls = tls::client_config(&self.tls).map_err(failed)?;
-            let (client, connection) = config
-                .connect(MakeRustlsConnect::new(tls))
-                .await
-                .map_err(|e| failed(Cause::of(&e)))?;
+            let tls = MakeRustlsConnect::new(tls::client_config(&self.tls)?);
+            let (client, connection) =
+                config.connect(tls).await.map_err(|error| Cause::of(&error))?;
             drop(tokio::spawn(connection));
             Ok(client)
         };
         let limited = tokio::time::timeout(CONNECT_TIMEOUT, connecting);
-        cx.run(limited).await?.unwrap_or_else(|_| Err(failed(Cause::Timeout)))
+        limited.await.unwrap_or(Err(Cause::Timeout))
     }
 
     /// Prepares one of the server's own programs. What it needs stands in its environment, which only its own user can
     /// read, and never in its arguments. The database is not among it: each program is told in its own way.
-    pub(super) fn program(&self, program: PathBuf) -> Command {
+    pub(super) fn program(&self, program: PathBuf) -> Result<Command, PostgresError> {
         let mut command = Command::new(program);
         command.env_clear().kill_on_drop(true);
         for name in ["PATH", "HOME", "LD_LIBRARY_PATH"] {
@@ -152,8 +182,17 @@ impl Connection {
         }
         command.envs([("LC_ALL", "C"), ("PGAPPNAME", APPLICATION)]);
         command.env("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT.as_secs().to_string());
-        command.env("PGHOST", &self.host).env("PGPORT", self.port.to_string());
-        command.env("PGUSER", &self.user).env("PGSSLMODE", self.tls.mode.as_str());
+        command.env("PGHOST", &self.host);
+        let port = match &self.tunnel {
+            None => self.port,
+            Some(tunnel) => {
+                let open = tunnel.present().ok_or_else(|| self.tunnel_is_gone(tunnel))?;
+                command.env("PGHOSTADDR", NEAR_END.to_string());
+                open.port
+            }
+        };
+        command.env("PGPORT", port.to_string()).env("PGUSER", &self.user);
+        command.env("PGSSLMODE", self.tls.mode.as_str());
         let files = [
             ("PGSSLROOTCERT", &self.tls.ca_file),
             ("PGSSLCERT", &self.tls.certificate_file),
@@ -167,6 +206,12 @@ impl Connection {
         if let Some(password) = &self.password {
             command.env("PGPASSWORD", password.expose_secret());
         }
-        command
+        Ok(command)
+    }
+
+    fn tunnel_is_gone(&self, tunnel: &Tunnel) -> PostgresError {
+        let end = TunnelCause::Ended("it is not there any more".to_owned());
+        let cause = Cause::Tunnel(tunnel.error(end));
+        PostgresError::Connect { location: self.location(), cause }
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use tokio_postgres::error::SqlState;
 
 use crate::cx::Cancelled;
+use crate::source::tunnel::TunnelError;
 use crate::source::with_causes;
 
 /// Why something with a PostgreSQL server failed.
@@ -79,6 +80,8 @@ pub enum Cause {
     Login(String),
     /// There is no such database.
     NoDatabase(String),
+    /// There is no way through the bastion.
+    Tunnel(TunnelError),
     /// The server says something else.
     Other(String),
 }
@@ -100,6 +103,7 @@ impl std::fmt::Display for Cause {
                 write!(f, "login failed: {text}; check user and password, and the server's pg_hba.conf")
             }
             Self::NoDatabase(text) => write!(f, "{text}; check the database's name"),
+            Self::Tunnel(error) => error.fmt(f),
             Self::Other(text) => f.write_str(text),
         }
     }

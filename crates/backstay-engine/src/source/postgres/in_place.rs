@@ -195,7 +195,7 @@ pub(super) async fn run(
     let major = describe::major_version(&client).await?;
     drop(client);
     let tools = Tools::find(source.options.programs.as_deref(), major).await?;
-    let mut command = connection.program(tools.psql());
+    let mut command = connection.program(tools.psql())?;
     command.args(["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]);
     command.arg(format!("--dbname={}", connection_string(&prepared.database)));
     command.stdin(Stdio::piped()).stdout(Stdio::null());
@@ -231,7 +231,7 @@ async fn feed(
     );
     input.write_all(begin.as_bytes()).await.map_err(gone)?;
     input.write_all(&text(BEFORE_FILE)?).await.map_err(gone)?;
-    let mut command = source.connection.program(tools.pg_restore());
+    let mut command = source.connection.program(tools.pg_restore())?;
     // Without --single-transaction it would end our transaction with the first large object.
     command.args(["--format=custom", "--file=-", "--no-tablespaces", "--single-transaction"]);
     command.arg("--use-list").arg(folder.join(LIST_FILE)).arg("--").arg(folder.join(DUMP_FILE));

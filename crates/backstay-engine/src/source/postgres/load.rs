@@ -61,7 +61,7 @@ impl Loading<'_> {
         if self.jobs.get() > 1 {
             return self.from_file(cx, &Spool::create(self.spool)?, data).await;
         }
-        let mut command = self.command();
+        let mut command = self.command()?;
         let (mut head, mut chosen, mut spool) = (Vec::new(), None, None);
         if !self.only.is_empty() {
             let entries;
@@ -88,7 +88,7 @@ impl Loading<'_> {
         let file = spool.file(DUMP_FILE, data.spec.estimate_bytes.unwrap_or(0))?;
         let (path, spooled) = (file.clone(), file.clone());
         let bytes = blocking(move || Ok(write_part(data, &path)?.1)).await?;
-        let mut command = self.command();
+        let mut command = self.command()?;
         let mut chosen = None;
         if !self.only.is_empty() {
             let entries = blocking(move || file_contents(&spooled)).await?;
@@ -102,14 +102,14 @@ impl Loading<'_> {
         Ok(loaded(bytes, chosen))
     }
 
-    fn command(&self) -> Command {
-        let mut command = self.database.program(self.tools.pg_restore());
+    fn command(&self) -> Result<Command, PostgresError> {
+        let mut command = self.database.program(self.tools.pg_restore())?;
         command.arg(format!("--dbname={}", connection_string(&self.database.database)));
         command.args(["--format=custom", "--no-password"]);
         if !self.with_tablespaces {
             command.arg("--no-tablespaces");
         }
-        command
+        Ok(command)
     }
 
     fn choose(

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::tunnelled::Tunnelled;
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
 use crate::cx::Cx;
 use crate::swap;
@@ -118,14 +119,22 @@ impl Source for PostgresSource {
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
-        Ok(match &self.databases {
+        let capture: Box<dyn Capture> = match &self.databases {
             None => Box::new(capture::DatabaseCapture::begin(cx, self, None).await?),
             Some(databases) => Box::new(server::ServerCapture::begin(cx, self, databases).await?),
+        };
+        Ok(match &self.connection.tunnel {
+            None => capture,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, capture)),
         })
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
-        Box::new(apply::DatabaseTarget::new(self, options))
+        let target = Box::new(apply::DatabaseTarget::new(self, options));
+        match &self.connection.tunnel {
+            None => target,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, target)),
+        }
     }
 
     /// Whoever is connected is disconnected by the swap.
@@ -150,6 +159,10 @@ impl Source for PostgresSource {
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
-        Box::new(exchange::DatabaseSwapper::new(self))
+        let swapper = Box::new(exchange::DatabaseSwapper::new(self));
+        match &self.connection.tunnel {
+            None => swapper,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, swapper)),
+        }
     }
 }
