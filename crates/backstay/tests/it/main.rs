@@ -15,6 +15,7 @@ mod golden;
 mod manual;
 mod postgres;
 mod postgres_faults;
+mod postgres_shapes;
 mod restores;
 mod s3;
 mod servers;

@@ -10,13 +10,13 @@ use backstay_format::{Content, DatabaseRole, Details, MediaType, PostgresContent
 use tokio::io::AsyncWriteExt as _;
 use tokio_postgres::Client;
 
-use super::connection::Connection;
+use super::connection::{Connection, KEEPALIVES};
 use super::error::{PostgresError, statement};
 use super::exchange::{self, Replacement};
-use super::globals::{self, identifier};
+use super::names::{self, TableName, bytes_of};
 use super::program::Program;
 use super::tools::Tools;
-use super::{PostgresSource, describe};
+use super::{PostgresSource, describe, globals};
 use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::source::{
@@ -174,7 +174,7 @@ impl DatabaseTarget {
         self.server.as_ref().ok_or_else(|| refused("the restore was not prepared"))
     }
 
-    async fn load(&mut self, cx: &Cx, mut data: PartReader) -> Result<(), SourceError> {
+    async fn load(&mut self, mut data: PartReader) -> Result<(), SourceError> {
         let target = self.target()?;
         let major = describe::major_version(self.server()?).await?;
         let tools = Tools::find(self.source.options.programs.as_deref(), major).await?;
@@ -182,7 +182,7 @@ impl DatabaseTarget {
         let mut command = target.program(tools.pg_restore());
         // As a value inside of a connection string, a name is only a name.
         let name = loaded.replace('\\', "\\\\").replace('\'', "\\'");
-        command.arg(format!("--dbname=dbname='{name}'"));
+        command.arg(format!("--dbname=dbname='{name}' {KEEPALIVES}"));
         command.args(["--format=custom", "--no-password"]);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut program = Program::start("pg_restore", command)?;
@@ -190,45 +190,54 @@ impl DatabaseTarget {
         while let Some(bytes) = data.next().await? {
             let Some(pipe) = &mut stdin else { break };
             // A program that takes no more has ended; how, is asked below.
-            if cx.run(pipe.write_all(&bytes)).await?.is_err() {
+            if pipe.write_all(&bytes).await.is_err() {
                 break;
             }
             self.report.bytes += bytes.len() as u64;
         }
         drop(stdin);
-        let status = cx.run(program.wait()).await??;
+        let status = program.wait().await?;
         program.judge(status).await?;
         Ok(())
     }
 
     /// Proves what was loaded, and gives it what stands outside of the dump.
     async fn complete(&mut self, cx: &Cx) -> Result<(), PostgresError> {
-        self.compare_rows(cx).await?;
-        let (loaded, properties) = (self.replacement()?.loaded, self.content()?.properties);
-        for dressing in globals::dress_database(&loaded, &properties) {
-            let given = self.server()?.batch_execute(&dressing).await;
+        let (content, loaded) = (self.content()?, self.replacement()?.loaded);
+        // From within: there, the names of roles have the bytes that they have in this encoding.
+        let client = self.target()?.with_database(&loaded).connect(cx).await?;
+        compare_rows(&client, &content).await?;
+        self.report.items = content.tables.len() as u64;
+        for dressing in globals::dress_database(&loaded, &content.properties) {
+            let given = client.batch_execute(&dressing).await;
             given.map_err(statement("give the new database its properties"))?;
         }
         Ok(())
     }
 
-    async fn compare_rows(&mut self, cx: &Cx) -> Result<(), PostgresError> {
-        let content = self.content()?;
-        let target = self.target()?;
-        let client = target.with_database(&self.replacement()?.loaded).connect(cx).await?;
-        let found: BTreeSet<(String, u64)> =
-            count_all(&client).await?.into_iter().map(|t| (t.table, t.rows)).collect();
-        let differing = content
-            .tables
-            .iter()
-            .filter(|table| !found.contains(&(table.table.clone(), table.rows)))
-            .map(|table| format!("{} should have {} rows", table.table, table.rows));
-        let differing: Vec<String> = differing.take(SHOWN_DIFFERENCES).collect();
-        self.report.items = content.tables.len() as u64;
-        if differing.is_empty() {
-            return Ok(());
+    /// Marks the new database as ours, and makes the roles that it needs.
+    async fn equip(&self, cx: &Cx, content: &PostgresContent) -> Result<(), PostgresError> {
+        let loaded = self.replacement()?.loaded;
+        let mark = exchange::mark(&self.source.connection.database);
+        let mark = globals::comment_database(&loaded, Some(&mark));
+        let marked = self.server()?.batch_execute(&mark).await;
+        marked.map_err(statement("mark the new database"))?;
+        let client = self.target()?.with_database(&loaded).connect(cx).await?;
+        let missing = missing_roles(&client, content).await?;
+        for create in missing.iter().flat_map(|role| globals::create_role(role)) {
+            client.batch_execute(&create).await.map_err(statement("make a missing role"))?;
         }
-        Err(refused(format!("what was loaded is not what was backed up: {}", differing.join(", "))))
+        let is_new = |name: &String| missing.iter().any(|role| role.name == *name);
+        for membership in content.memberships.iter().filter(|one| is_new(&one.member)) {
+            let grant = globals::grant_membership(membership);
+            client.batch_execute(&grant).await.map_err(statement("make a role a member"))?;
+        }
+        Ok(())
+    }
+
+    async fn drop_loaded(&self, cx: &Cx) -> Result<(), PostgresError> {
+        let server = exchange::maintenance(cx, self.target()?).await?;
+        exchange::drop_database(&server, &self.replacement()?.loaded).await
     }
 }
 
@@ -238,40 +247,30 @@ impl Target for DatabaseTarget {
         let Some(Content::Postgres(content)) = &details.content else {
             return Err(refused("the backup is not of a PostgreSQL database").into());
         };
-        Ok(self.look(cx, content, details).await?)
+        Ok(cx.run(self.look(cx, content, details)).await??)
     }
 
     async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError> {
         let Some(Content::Postgres(content)) = &details.content else {
             return Err(refused("the backup is not of a PostgreSQL database").into());
         };
-        let target = self.target()?;
-        let server = exchange::maintenance(cx, target).await?;
-        let missing = missing_roles(&server, content).await?;
-        for create in missing.iter().flat_map(|role| globals::create_role(role)) {
-            server.batch_execute(&create).await.map_err(statement("make a missing role"))?;
-        }
-        let is_new = |name: &String| missing.iter().any(|role| role.name == *name);
-        for membership in content.memberships.iter().filter(|one| is_new(&one.member)) {
-            let grant = globals::grant_membership(membership);
-            server.batch_execute(&grant).await.map_err(statement("make a role a member"))?;
-        }
-        let loaded = self.replacement()?.loaded;
-        let create = globals::create_database(&loaded, &content.properties);
+        let server = exchange::maintenance(cx, self.target()?).await?;
+        let create = globals::create_database(&self.replacement()?.loaded, &content.properties);
+        // Not given up half-way: the server would make the database all the same, and nobody would know that it is ours.
         server.batch_execute(&create).await.map_err(statement("make a new database"))?;
-        let mark = globals::comment_database(
-            &loaded,
-            Some(&exchange::mark(&self.source.connection.database)),
-        );
-        server.batch_execute(&mark).await.map_err(statement("mark the new database"))?;
         self.content = Some((**content).clone());
         self.server = Some(server);
+        let equipped = cx.run(self.equip(cx, content)).await;
+        if let Err(error) = equipped.map_err(PostgresError::from).flatten() {
+            self.drop_loaded(&cx.for_cleanup()).await?;
+            return Err(error.into());
+        }
         Ok(())
     }
 
     async fn apply(&mut self, cx: &Cx, mut data: PartReader) -> Result<Applied, SourceError> {
         if data.spec.media_type == MediaType::PostgresDump {
-            self.load(cx, data).await?;
+            cx.run(self.load(data)).await??;
         } else {
             // For people with psql; the manifest says the same in a form that needs no reading of SQL.
             while data.next().await?.is_some() {}
@@ -280,7 +279,8 @@ impl Target for DatabaseTarget {
     }
 
     async fn finish(mut self: Box<Self>, cx: &Cx) -> Result<Loaded, SourceError> {
-        if let Err(error) = self.complete(cx).await {
+        let completed = cx.run(self.complete(cx)).await;
+        if let Err(error) = completed.map_err(PostgresError::from).flatten() {
             self.discard(&cx.for_cleanup()).await?;
             return Err(error.into());
         }
@@ -289,9 +289,7 @@ impl Target for DatabaseTarget {
     }
 
     async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError> {
-        let target = self.target()?;
-        let server = exchange::maintenance(cx, target).await?;
-        Ok(exchange::drop_database(&server, &self.replacement()?.loaded).await?)
+        Ok(self.drop_loaded(cx).await?)
     }
 }
 
@@ -347,8 +345,8 @@ async fn missing_roles<'a>(
     server: &Client,
     content: &'a PostgresContent,
 ) -> Result<Vec<&'a DatabaseRole>, PostgresError> {
-    let known = describe::names(server, "SELECT rolname::text FROM pg_roles", "read the roles");
-    let known = known.await?;
+    let query = format!("SELECT {} FROM pg_roles", bytes_of("rolname"));
+    let known = names::read(server, &query, "read the roles").await?;
     Ok(content.roles.iter().filter(|role| role.is_needed && !known.contains(&role.name)).collect())
 }
 
@@ -356,8 +354,8 @@ async fn missing_extensions(
     server: &Client,
     content: &PostgresContent,
 ) -> Result<(), PostgresError> {
-    let query = "SELECT name::text FROM pg_available_extensions";
-    let known = describe::names(server, query, "read the extensions").await?;
+    let query = format!("SELECT {} FROM pg_available_extensions", bytes_of("name"));
+    let known = names::read(server, &query, "read the extensions").await?;
     let missing: Vec<&str> =
         content.extensions.iter().filter(|e| !known.contains(e)).map(String::as_str).collect();
     if missing.is_empty() {
@@ -369,25 +367,39 @@ async fn missing_extensions(
     )))
 }
 
+/// Compares what was loaded with what was backed up.
+async fn compare_rows(client: &Client, content: &PostgresContent) -> Result<(), PostgresError> {
+    let found: BTreeSet<(String, u64)> =
+        count_all(client).await?.into_iter().map(|t| (t.table, t.rows)).collect();
+    let differing = content
+        .tables
+        .iter()
+        .filter(|table| !found.contains(&(table.table.clone(), table.rows)))
+        .map(|table| format!("{} should have {} rows", table.table, table.rows));
+    let differing: Vec<String> = differing.take(SHOWN_DIFFERENCES).collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(refused(format!("what was loaded is not what was backed up: {}", differing.join(", "))))
+}
+
 /// Counts the rows of every table that has data of its own.
 async fn count_all(client: &Client) -> Result<Vec<TableRows>, PostgresError> {
     let counting = || statement("count rows");
-    let tables = client
-        .query(
-            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-              WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
-            &[],
-        )
-        .await
-        .map_err(counting())?;
+    let tables = format!(
+        "SELECT c.oid, {}, {} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
+        bytes_of("n.nspname"),
+        bytes_of("c.relname")
+    );
+    let tables = client.query(&tables, &[]).await.map_err(counting())?;
     let mut counted = Vec::with_capacity(tables.len());
     for row in &tables {
-        let (schema, table): (String, String) = (row.get(0), row.get(1));
-        let query =
-            format!("SELECT count(*) FROM ONLY {}.{}", identifier(&schema), identifier(&table));
-        let rows = client.query_one(&query, &[]).await.map_err(counting())?;
+        let name = TableName { schema: row.get(1), table: row.get(2) };
+        let counting_rows = name.counting(row.get(0));
+        let rows = client.query_one(&counting_rows, &[]).await.map_err(counting())?;
         let rows = rows.get::<_, i64>(0).unsigned_abs();
-        counted.push(TableRows { table: globals::qualified(&schema, &table), rows });
+        counted.push(TableRows { table: name.shown(), rows });
     }
     counted.sort_by(|a, b| a.table.cmp(&b.table));
     Ok(counted)

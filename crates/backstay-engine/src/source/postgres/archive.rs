@@ -8,9 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
-use backstay_format::TableRows;
-
-use super::globals::qualified;
+use super::names::TableName;
 
 const MAGIC: &[u8] = b"PGDMP";
 /// Archive versions that are known: of PostgreSQL 12 and of 17 and 18.
@@ -31,8 +29,8 @@ const MAX_STRING_BYTES: usize = 64 << 20;
 /// What an archive holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Archive {
-    /// Tables with their rows, in the order of their names.
-    pub(super) tables: Vec<TableRows>,
+    /// Tables with the number of their rows, in the order of their names.
+    pub(super) tables: Vec<(TableName, u64)>,
     /// How many large objects there are.
     pub(super) large_objects: u64,
 }
@@ -58,7 +56,7 @@ pub(super) fn read(input: impl BufRead) -> Result<Archive> {
     reader.header()?;
     let mut archive = Archive::default();
     let mut announced = reader.contents()?;
-    let mut rows = BTreeMap::new();
+    let mut tables = Vec::new();
     while let Some(kind) = reader.block()? {
         let id = reader.int()?;
         let Some(name) = announced.remove(&id) else {
@@ -67,16 +65,17 @@ pub(super) fn read(input: impl BufRead) -> Result<Archive> {
         match kind {
             BLOCK_DATA => {
                 let counted = reader.rows(&name)?;
-                rows.insert(name, counted);
+                tables.push((name, counted));
             }
             BLOCK_LARGE_OBJECTS => archive.large_objects += reader.large_objects()?,
             other => return bad(format!("a block of unknown kind {other}")),
         }
     }
     if let Some(missing) = announced.values().next() {
-        return bad(format!("the data of {missing} is missing"));
+        return bad(format!("the data of {} is missing", missing.shown()));
     }
-    archive.tables = rows.into_iter().map(|(table, rows)| TableRows { table, rows }).collect();
+    tables.sort();
+    archive.tables = tables;
     Ok(archive)
 }
 
@@ -126,17 +125,17 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Reads the table of contents. Returns the names of the entries that have data, by their numbers.
-    fn contents(&mut self) -> Result<BTreeMap<i64, String>> {
+    fn contents(&mut self) -> Result<BTreeMap<i64, TableName>> {
         let count = self.int()?;
         let mut with_data = BTreeMap::new();
         for _ in 0..count {
             let id = self.int()?;
             let has_data = self.int()? != 0;
             let (_table_oid, _oid) = (self.string()?, self.string()?);
-            let tag = self.string()?.unwrap_or_default();
+            let table = self.string()?.unwrap_or_default();
             let (_description, _section) = (self.string()?, self.int()?);
             let (_definition, _drop, _copy) = (self.string()?, self.string()?, self.string()?);
-            let namespace = self.string()?.unwrap_or_default();
+            let schema = self.string()?.unwrap_or_default();
             let (_tablespace, _access_method) = (self.string()?, self.string()?);
             if self.version >= WITH_RELATION_KIND {
                 self.int()?;
@@ -146,8 +145,7 @@ impl<R: BufRead> Reader<R> {
             let _state = self.byte()?;
             self.bytes(self.offset_bytes)?;
             if has_data {
-                let name = if namespace.is_empty() { tag } else { qualified(&namespace, &tag) };
-                with_data.insert(id, name);
+                with_data.insert(id, TableName { schema, table });
             }
         }
         Ok(with_data)
@@ -162,7 +160,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Counts the rows of a table.
-    fn rows(&mut self, table: &str) -> Result<u64> {
+    fn rows(&mut self, table: &TableName) -> Result<u64> {
         let mut newlines = 0;
         let mut end = [0; END_OF_ROWS.len()];
         self.chunks(|bytes| {
@@ -177,7 +175,7 @@ impl<R: BufRead> Reader<R> {
             }
         })?;
         if end != *END_OF_ROWS {
-            return bad(format!("the rows of {table} have no end"));
+            return bad(format!("the rows of {} have no end", table.shown()));
         }
         Ok(newlines - NEWLINES_AT_END)
     }
@@ -234,14 +232,12 @@ impl<R: BufRead> Reader<R> {
         Ok(if is_negative { -number } else { number })
     }
 
-    fn string(&mut self) -> Result<Option<String>> {
+    fn string(&mut self) -> Result<Option<Vec<u8>>> {
         let Ok(length) = usize::try_from(self.int()?) else { return Ok(None) };
         if length > MAX_STRING_BYTES {
             return bad(format!("a text of {length} bytes"));
         }
-        let bytes = self.bytes(length)?;
-        // Names of databases in other encodings are shown as well as can be.
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        self.bytes(length).map(Some)
     }
 
     fn bytes(&mut self, length: usize) -> Result<Vec<u8>> {

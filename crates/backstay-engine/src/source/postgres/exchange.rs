@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::connection::Connection;
-use super::error::{PostgresError, statement};
+use super::error::{Cause, PostgresError, statement};
 use super::globals::{comment_database, identifier};
 use crate::cx::Cx;
 use crate::error::EngineError;
@@ -74,8 +74,11 @@ pub(super) fn server_of(connection: &Connection) -> String {
 pub(super) async fn maintenance(cx: &Cx, connection: &Connection) -> Result<Client, PostgresError> {
     let [first, second] = MAINTENANCE;
     match connection.with_database(first).connect(cx).await {
-        Ok(client) => Ok(client),
-        Err(error) => connection.with_database(second).connect(cx).await.map_err(|_| error),
+        // Who does not answer does not answer for the other database either.
+        Err(error) if !matches!(error, PostgresError::Connect { cause: Cause::Timeout, .. }) => {
+            connection.with_database(second).connect(cx).await.map_err(|_| error)
+        }
+        connected => connected,
     }
 }
 
@@ -186,9 +189,9 @@ impl DatabaseSwapper {
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
         let server = maintenance(cx, &self.connection).await?;
         let query = "SELECT datname::text FROM pg_database
-                      WHERE datname ~ '^backstay_new_' AND shobj_description(oid, 'pg_database') = $1";
+                      WHERE starts_with(datname::text, 'backstay_new_') AND shobj_description(oid, 'pg_database') = $1";
         let mark = mark(&self.connection.database);
-        let found = server.query(query, &[&mark]).await;
+        let found = cx.run(server.query(query, &[&mark])).await?;
         let found = found.map_err(statement("look for what killed restores left"))?;
         let mut swept = Vec::new();
         for row in &found {

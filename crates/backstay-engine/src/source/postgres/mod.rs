@@ -9,6 +9,7 @@ mod describe;
 mod error;
 mod exchange;
 mod globals;
+mod names;
 mod program;
 mod tls;
 mod tools;
@@ -67,11 +68,11 @@ impl PostgresOptions {
 #[async_trait]
 impl Source for PostgresSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
-        Ok(capture::open(cx, self).await?.probe)
+        Ok(cx.run(capture::open(cx, self)).await??.probe)
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
-        Ok(Box::new(capture::DatabaseCapture::begin(cx, self).await?))
+        Ok(Box::new(cx.run(capture::DatabaseCapture::begin(cx, self)).await??))
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
@@ -95,7 +96,7 @@ impl Source for PostgresSource {
     ) -> Result<String, SourceError> {
         let swap::Replacement::Database(database) = loaded else { return Ok(String::new()) };
         let client = self.connection.with_database(&database.loaded).connect(cx).await?;
-        Ok(describe::first_row(&client, query).await?)
+        Ok(cx.run(describe::first_row(&client, query)).await??)
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
