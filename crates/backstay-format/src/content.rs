@@ -248,4 +248,22 @@ pub struct Membership {
     pub member: String,
     /// `WITH ADMIN OPTION`.
     pub with_admin_option: bool,
+    /// `WITH INHERIT`, on servers of PostgreSQL 16 and newer; those before have it at the member.
+    #[serde(default)]
+    pub inherits: Option<bool>,
+    /// `WITH SET`, on servers of PostgreSQL 16 and newer.
+    #[serde(default)]
+    pub may_set: Option<bool>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn membership_of_before_its_options_is_read_as_one_that_has_none() {
+        let old = r#"{"role": "readers", "member": "app", "with_admin_option": false}"#;
+        let membership: Membership = serde_json::from_str(old).unwrap();
+        assert_eq!((membership.inherits, membership.may_set), (None, None));
+    }
 }

@@ -1,5 +1,6 @@
 //! A private PostgreSQL server in a directory of its own.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -41,10 +42,21 @@ pub fn installed() -> Vec<(u32, PathBuf)> {
     found
 }
 
+/// How a server differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// Where its data lie, but never its log of changes; an empty directory. Its own if left out.
+    pub data: Option<PathBuf>,
+    /// Settings, as `name=value`.
+    pub settings: Vec<String>,
+}
+
 /// A running server; ends when it is dropped.
 pub struct PostgresServer {
     dir: tempfile::TempDir,
+    data: PathBuf,
     programs: PathBuf,
+    settings: Vec<String>,
     child: Child,
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
@@ -59,6 +71,11 @@ impl PostgresServer {
 
     /// Starts a server of these programs.
     pub fn start_with(programs: &Path) -> Self {
+        Self::start_as(programs, Setup::default())
+    }
+
+    /// Starts a server of these programs that differs from the usual one.
+    pub fn start_as(programs: &Path, setup: Setup) -> Self {
         let dir = tempfile::tempdir().expect("a directory for the server");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("its address").port();
@@ -66,7 +83,8 @@ impl PostgresServer {
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
         }
-        let (data, secret) = (dir.path().join("data"), dir.path().join("secret"));
+        let secret = dir.path().join("secret");
+        let data = setup.data.unwrap_or_else(|| dir.path().join("data"));
         std::fs::write(&secret, PASSWORD).expect("a file with the password");
         let made = unprivileged(&programs.join("initdb"))
             .arg("--pgdata")
@@ -74,23 +92,27 @@ impl PostgresServer {
             .args(["--username", USER, "--auth", "scram-sha-256", "--encoding", "UTF8"])
             .args(["--locale", "C", "--no-sync", "--pwfile"])
             .arg(&secret)
+            .arg("--waldir")
+            .arg(dir.path().join("log"))
             .output()
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let child = Self::run(programs, dir.path(), port);
-        let server = Self { dir, programs: programs.to_owned(), child, port };
+        let (programs, settings) = (programs.to_owned(), setup.settings);
+        let child = Self::run(&programs, (dir.path(), &data), port, &settings);
+        let server = Self { dir, data, programs, settings, child, port };
         server.wait();
         server
     }
 
-    fn run(programs: &Path, dir: &Path, port: u16) -> Child {
+    fn run(programs: &Path, (dir, data): (&Path, &Path), port: u16, settings: &[String]) -> Child {
         unprivileged(&programs.join("postgres"))
             .arg("-D")
-            .arg(dir.join("data"))
+            .arg(data)
             .arg("-k")
             .arg(dir)
             .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
             .args(["-c", "fsync=off", "-c", "max_connections=50", "-c", "log_min_messages=fatal"])
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -113,7 +135,8 @@ impl PostgresServer {
     /// Waits until the server is dead, and starts it again.
     pub fn revive(&mut self) {
         self.child.wait().expect("the server's end");
-        self.child = Self::run(&self.programs, self.dir.path(), self.port);
+        let places = (self.dir.path(), self.data.as_path());
+        self.child = Self::run(&self.programs, places, self.port, &self.settings);
         self.wait();
     }
 
@@ -190,7 +213,21 @@ impl PostgresServer {
         let output = self.psql(database, statements);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{statements}\n{error}");
-        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+        exact(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Runs a script of `psql`, with its own commands, that must work. Returns what it prints.
+    pub fn script(&self, database: &str, script: &str) -> String {
+        let mut command = self.command("psql", database);
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("psql runs");
+        let mut stdin = child.stdin.take().expect("its input");
+        stdin.write_all(script.as_bytes()).expect("psql reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("psql ends");
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+        exact(&output.stdout).trim_end().to_owned()
     }
 
     /// Returns everything that a database is, as its own tool writes it, with the rows of each table in an order that does
@@ -203,7 +240,7 @@ impl PostgresServer {
             .expect("pg_dump runs");
         assert!(schema.status.success(), "{}", String::from_utf8_lossy(&schema.stderr));
         // Newer versions guard their scripts with a random word.
-        let schema = String::from_utf8_lossy(&schema.stdout)
+        let schema = exact(&schema.stdout)
             .lines()
             .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
             .map(|line| format!("{line}\n"))
@@ -213,19 +250,11 @@ impl PostgresServer {
 
     /// Returns the rows of all tables, large objects and sequences; the same on every version.
     pub fn data_digest(&self, database: &str) -> String {
-        let tables = self.sql(
-            database,
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-              WHERE relkind IN ('r', 'm') AND nspname !~ '^(pg_|information_schema$)' ORDER BY 1",
-        );
-        let mut digest = String::new();
-        for table in tables.lines() {
-            let query = format!(
-                "SELECT count(*), md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM ONLY {table} t"
-            );
-            let line = [table, " ", &self.sql(database, &query), "\n"].concat();
-            digest.push_str(&line);
-        }
+        // Each row is a query of its own; made and run by psql, so that no name passes through here.
+        let tables = r"SELECT format('SELECT %L, count(*), md5(string_agg(t::text, E''\n'' ORDER BY t::text)) FROM ONLY %I.%I t', relname, nspname, relname)
+              FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+              WHERE relkind IN ('r', 'm') AND nspname !~ '^(pg_|information_schema$)' ORDER BY nspname, relname \gexec";
+        let mut digest = self.script(database, tables) + "\n";
         let objects = "SELECT loid, md5(string_agg(data, '' ORDER BY pageno)) FROM pg_largeobject GROUP BY 1 ORDER BY 1";
         digest.push_str(&self.sql(database, objects));
         let sequences =
@@ -233,6 +262,12 @@ impl PostgresServer {
         digest.push_str(&self.sql(database, sequences));
         digest
     }
+}
+
+/// Returns bytes as text that differs wherever they do, also where they are no text.
+fn exact(bytes: &[u8]) -> String {
+    let chunks = bytes.utf8_chunks();
+    chunks.map(|chunk| format!("{}{}", chunk.valid(), chunk.invalid().escape_ascii())).collect()
 }
 
 fn unprivileged(program: &Path) -> Command {

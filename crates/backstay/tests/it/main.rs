@@ -16,6 +16,7 @@ mod manual;
 mod postgres;
 mod postgres_faults;
 mod postgres_servers;
+mod postgres_shapes;
 mod postgres_tables;
 mod restores;
 mod s3;

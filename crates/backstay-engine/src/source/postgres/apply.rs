@@ -15,7 +15,7 @@ use super::error::{PostgresError, refused, statement};
 use super::exchange::{self, Replacement};
 use super::in_place::{self, InPlace, Kept};
 use super::load::{self, DUMP_FILE, Loading};
-use super::member::{Member, members, needed_globals};
+use super::member::{Globals, Member, members, needed_globals};
 use super::tools::Tools;
 use super::{PostgresSource, describe, globals, look};
 use crate::cx::Cx;
@@ -227,35 +227,25 @@ impl DatabaseTarget {
         self.prepared.as_mut().ok_or_else(|| refused("the restore was not prepared"))
     }
 
-    async fn make_roles(
+    /// Makes all that the dumps need.
+    async fn equip(
         &self,
-        server: &Client,
+        cx: &Cx,
         details: &Details,
         members: &[Member],
     ) -> Result<(), PostgresError> {
-        let needed = needed_globals(details, members);
-        let missing = look::missing_roles(server, needed.roles.iter()).await?;
-        for create in missing.iter().flat_map(|role| globals::create_role(role)) {
-            server.batch_execute(&create).await.map_err(statement("make a missing role"))?;
+        let is_whole = members.len() > 1;
+        for member in members {
+            let place = &member.place;
+            let is_in_place = self.prepared.as_ref().is_some_and(|p| p.in_place.is_some());
+            let database = if is_in_place { &place.target } else { &place.loaded };
+            let client = self.place(database).connect(cx).await?;
+            make_roles(&client, &needed_globals(details, std::slice::from_ref(member))).await?;
         }
-        let is_new = |name: &String| missing.iter().any(|role| role.name == *name);
-        for membership in needed.memberships.iter().filter(|one| is_new(&one.member)) {
-            let grant = globals::grant_membership(membership);
-            server.batch_execute(&grant).await.map_err(statement("make a role a member"))?;
+        if let (true, Some(prepared)) = (is_whole, &self.prepared) {
+            make_roles(&prepared.server, &needed_globals(details, members)).await?;
         }
         Ok(())
-    }
-
-    /// Makes an empty database for a member.
-    async fn make_database(&self, server: &Client, member: &Member) -> Result<(), PostgresError> {
-        let loaded = &member.place.loaded;
-        let mut properties = member.content.properties.clone();
-        let missing = look::missing_tablespaces(server, &member.content).await?;
-        properties.tablespace.take_if(|space| missing.contains(&space.as_str()));
-        let create = globals::create_database(loaded, &properties);
-        server.batch_execute(&create).await.map_err(statement("make a new database"))?;
-        let mark = globals::comment_database(loaded, Some(&exchange::mark(&self.source.label())));
-        server.batch_execute(&mark).await.map_err(statement("mark the new database"))
     }
 
     async fn load(&mut self, cx: &Cx, data: PartReader) -> Result<(), SourceError> {
@@ -287,17 +277,26 @@ impl DatabaseTarget {
         Ok(())
     }
 
+    async fn complete(&mut self, cx: &Cx) -> Result<swap::Replacement, SourceError> {
+        match self.prepared()?.in_place.take() {
+            Some(spool) => Ok(swap::Replacement::InPlace(self.complete_in_place(cx, spool).await?)),
+            None => Ok(self.complete_beside(cx).await?.into()),
+        }
+    }
+
     /// Proves what was loaded, and gives it what stands outside of the dumps.
-    async fn complete(&mut self, cx: &Cx) -> Result<Replacement, PostgresError> {
+    async fn complete_beside(&mut self, cx: &Cx) -> Result<Replacement, PostgresError> {
         let source = self.source.clone();
         let prepared = self.prepared()?;
         let (mut items, mut databases) = (0, Vec::new());
         for (member, chosen) in prepared.members.iter().zip(&prepared.chosen) {
             let database = source.connection.with_database(&member.place.loaded);
-            items += load::compare_rows(cx, &database, &member.content, chosen.as_ref()).await?;
+            // From within: there, the names of roles have the bytes that they have in this encoding.
+            let client = database.connect(cx).await?;
+            items += load::compare_rows(&client, &member.content, chosen.as_ref()).await?;
             let properties = &member.content.properties;
             for dressing in globals::dress_database(&member.place.loaded, properties) {
-                let given = prepared.server.batch_execute(&dressing).await;
+                let given = client.batch_execute(&dressing).await;
                 given.map_err(statement("give the new database its properties"))?;
             }
             databases.push(member.place.clone());
@@ -366,7 +365,7 @@ fn content_of(details: &Details, mut present: Vec<PostgresContent>) -> Option<Co
 #[async_trait]
 impl Target for DatabaseTarget {
     async fn outlook(&self, cx: &Cx, details: &Details) -> Result<Outlook, SourceError> {
-        Ok(self.look(cx, details).await?)
+        Ok(cx.run(self.look(cx, details)).await??)
     }
 
     async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError> {
@@ -382,15 +381,17 @@ impl Target for DatabaseTarget {
         let is_in_place = self.why_in_place(&server, replaces).await?.is_some();
         let in_place =
             if is_in_place { Some(Spool::create(&self.source.options.spool)?) } else { None };
-        self.make_roles(&server, details, &members).await?;
-        if in_place.is_none() {
+        let chosen = vec![None; members.len()];
+        let prepared = Prepared { members: members.clone(), server, tools, in_place, chosen };
+        let prepared = self.prepared.insert(prepared);
+        if !is_in_place {
             for member in &members {
-                self.make_database(&server, member).await?;
+                // Not given up half-way: the server would make the database all the same, and nobody would know that it
+                // is ours.
+                make_database(&self.source, &prepared.server, member).await?;
             }
         }
-        let chosen = vec![None; members.len()];
-        self.prepared = Some(Prepared { members, server, tools, in_place, chosen });
-        Ok(())
+        Ok(cx.run(self.equip(cx, details, &members)).await??)
     }
 
     /// The rest is for people with psql; the manifest says the same in a form that needs no reading of SQL.
@@ -401,7 +402,7 @@ impl Target for DatabaseTarget {
 
     async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<Applied, SourceError> {
         let Some(spool) = &self.prepared()?.in_place else {
-            self.load(cx, data).await?;
+            cx.run(self.load(cx, data)).await??;
             return Ok(Applied::Done);
         };
         let path = spool.file(DUMP_FILE, data.spec.estimate_bytes.unwrap_or(0))?;
@@ -410,17 +411,14 @@ impl Target for DatabaseTarget {
     }
 
     async fn finish(mut self: Box<Self>, cx: &Cx) -> Result<Loaded, SourceError> {
-        let replacement = match self.prepared()?.in_place.take() {
-            Some(spool) => swap::Replacement::InPlace(self.complete_in_place(cx, spool).await?),
-            None => match self.complete(cx).await {
-                Ok(replacement) => replacement.into(),
-                Err(error) => {
-                    self.discard(&cx.for_cleanup()).await?;
-                    return Err(error.into());
-                }
-            },
-        };
-        Ok(Loaded { report: self.report, replacement })
+        let completed = cx.run(self.complete(cx)).await.map_err(SourceError::from).flatten();
+        match completed {
+            Ok(replacement) => Ok(Loaded { report: self.report, replacement }),
+            Err(error) => {
+                self.discard(&cx.for_cleanup()).await?;
+                Err(error)
+            }
+        }
     }
 
     async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError> {
@@ -431,4 +429,35 @@ impl Target for DatabaseTarget {
         }
         Ok(())
     }
+}
+
+/// Makes an empty database for a member, and marks it as ours.
+async fn make_database(
+    source: &PostgresSource,
+    server: &Client,
+    member: &Member,
+) -> Result<(), PostgresError> {
+    let loaded = &member.place.loaded;
+    let mut properties = member.content.properties.clone();
+    let missing = look::missing_tablespaces(server, &member.content).await?;
+    properties.tablespace.take_if(|space| missing.contains(&space.as_str()));
+    let create = globals::create_database(loaded, &properties);
+    server.batch_execute(&create).await.map_err(statement("make a new database"))?;
+    let mark = globals::comment_database(loaded, Some(&exchange::mark(&source.label())));
+    server.batch_execute(&mark).await.map_err(statement("mark the new database"))
+}
+
+/// Makes the roles that the server lacks. Asked from within a database, so that their names have the bytes that they have
+/// in its encoding.
+async fn make_roles(client: &Client, needed: &Globals) -> Result<(), PostgresError> {
+    let missing = look::missing_roles(client, needed.roles.iter()).await?;
+    for create in missing.iter().flat_map(|role| globals::create_role(role)) {
+        client.batch_execute(&create).await.map_err(statement("make a missing role"))?;
+    }
+    let is_new = |name: &String| missing.iter().any(|role| role.name == *name);
+    for membership in needed.memberships.iter().filter(|one| is_new(&one.member)) {
+        let grant = globals::grant_membership(membership);
+        client.batch_execute(&grant).await.map_err(statement("make a role a member"))?;
+    }
+    Ok(())
 }

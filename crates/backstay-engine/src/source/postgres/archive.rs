@@ -8,9 +8,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
-use backstay_format::TableRows;
-
 use super::globals::{identifier, qualified};
+use super::names::{TableName, shown};
 
 const MAGIC: &[u8] = b"PGDMP";
 /// Archive versions that are known: of PostgreSQL 12 and of 17 and 18.
@@ -31,8 +30,8 @@ const MAX_STRING_BYTES: usize = 64 << 20;
 /// What an archive holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Archive {
-    /// Tables with their rows, in the order of their names.
-    pub(super) tables: Vec<TableRows>,
+    /// Tables with the number of their rows, in the order of their names.
+    pub(super) tables: Vec<(TableName, u64)>,
     /// How many large objects there are.
     pub(super) large_objects: u64,
 }
@@ -50,6 +49,8 @@ pub(super) struct Entry {
     pub(super) schema: String,
     /// Its name; of what belongs to a table, with the table's.
     pub(super) name: String,
+    /// Both as they are, in the encoding of the database.
+    pub(super) bytes: TableName,
     /// The entries that must be there before it.
     pub(super) needs: Vec<i64>,
 }
@@ -87,9 +88,9 @@ pub(super) fn read(input: impl BufRead) -> Result<Archive> {
     reader.header()?;
     let mut archive = Archive::default();
     let with_data = reader.contents()?.into_iter().filter(|entry| entry.has_data);
-    let mut announced: BTreeMap<i64, String> =
-        with_data.map(|entry| (entry.id, entry.qualified())).collect();
-    let mut rows = BTreeMap::new();
+    let mut announced: BTreeMap<i64, TableName> =
+        with_data.map(|entry| (entry.id, entry.bytes)).collect();
+    let mut tables = Vec::new();
     while let Some(kind) = reader.block()? {
         let id = reader.int()?;
         let Some(name) = announced.remove(&id) else {
@@ -98,16 +99,17 @@ pub(super) fn read(input: impl BufRead) -> Result<Archive> {
         match kind {
             BLOCK_DATA => {
                 let counted = reader.rows(&name)?;
-                rows.insert(name, counted);
+                tables.push((name, counted));
             }
             BLOCK_LARGE_OBJECTS => archive.large_objects += reader.large_objects()?,
             other => return bad(format!("a block of unknown kind {other}")),
         }
     }
     if let Some(missing) = announced.values().next() {
-        return bad(format!("the data of {missing} is missing"));
+        return bad(format!("the data of {} is missing", missing.shown()));
     }
-    archive.tables = rows.into_iter().map(|(table, rows)| TableRows { table, rows }).collect();
+    tables.sort();
+    archive.tables = tables;
     Ok(archive)
 }
 
@@ -186,6 +188,7 @@ impl<R: BufRead> Reader<R> {
         let (_owner, _with_oids) = (self.string()?, self.string()?);
         let mut needs = Vec::new();
         while let Some(needed) = self.string()? {
+            let needed = shown(&needed);
             match needed.parse() {
                 Ok(number) => needs.push(number),
                 Err(_) => return bad(format!("entry {id} needs {needed:?}, which is no number")),
@@ -193,8 +196,11 @@ impl<R: BufRead> Reader<R> {
         }
         let _state = self.byte()?;
         self.bytes(self.offset_bytes)?;
-        let (kind, schema) = (kind.unwrap_or_default(), schema.unwrap_or_default());
-        Ok(Entry { id, has_data, kind, schema, name: name.unwrap_or_default(), needs })
+        let kind = shown(&kind.unwrap_or_default());
+        let bytes =
+            TableName { schema: schema.unwrap_or_default(), table: name.unwrap_or_default() };
+        let (schema, name) = (shown(&bytes.schema), shown(&bytes.table));
+        Ok(Entry { id, has_data, kind, schema, name, bytes, needs })
     }
 
     /// Returns the kind of the next block, or nothing at the end of the archive.
@@ -206,7 +212,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Counts the rows of a table.
-    fn rows(&mut self, table: &str) -> Result<u64> {
+    fn rows(&mut self, table: &TableName) -> Result<u64> {
         let mut newlines = 0;
         let mut end = [0; END_OF_ROWS.len()];
         self.chunks(|bytes| {
@@ -221,7 +227,7 @@ impl<R: BufRead> Reader<R> {
             }
         })?;
         if end != *END_OF_ROWS {
-            return bad(format!("the rows of {table} have no end"));
+            return bad(format!("the rows of {} have no end", table.shown()));
         }
         Ok(newlines - NEWLINES_AT_END)
     }
@@ -278,14 +284,12 @@ impl<R: BufRead> Reader<R> {
         Ok(if is_negative { -number } else { number })
     }
 
-    fn string(&mut self) -> Result<Option<String>> {
+    fn string(&mut self) -> Result<Option<Vec<u8>>> {
         let Ok(length) = usize::try_from(self.int()?) else { return Ok(None) };
         if length > MAX_STRING_BYTES {
             return bad(format!("a text of {length} bytes"));
         }
-        let bytes = self.bytes(length)?;
-        // Names of databases in other encodings are shown as well as can be.
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        self.bytes(length).map(Some)
     }
 
     fn bytes(&mut self, length: usize) -> Result<Vec<u8>> {

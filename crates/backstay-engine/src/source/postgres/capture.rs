@@ -6,13 +6,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backstay_format::{Content, MediaType, PostgresContent};
+use backstay_format::{Content, MediaType, PostgresContent, TableRows};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use super::archive::{self, Archive, ArchiveError};
+use super::connection::KEEPALIVES;
 use super::error::{PostgresError, statement};
+use super::names::{self, bytes_of};
 use super::program::Program;
 use super::tools::Tools;
 use super::{PostgresSource, describe, globals};
@@ -52,14 +54,14 @@ pub(super) async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, Pos
         )
         .await
         .map_err(statement("ask for the database's size"))?;
-    let unreadable = describe::names(
-        &client,
-        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    let unreadable = format!(
+        "SELECT {} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.relkind IN ('r', 'p', 'S') AND n.nspname !~ '^(pg_|information_schema$)'
             AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) ORDER BY 1 LIMIT 5",
-        "look for tables that may not be read",
-    )
-    .await?;
+        bytes_of("c.oid::regclass")
+    );
+    let unreadable =
+        names::read(&client, &unreadable, "look for tables that may not be read").await?;
     if !unreadable.is_empty() {
         let (names, user) = (unreadable.join(", "), &source.connection.user);
         let finding = format!(
@@ -109,7 +111,8 @@ impl DatabaseCapture {
         let row = client
             .query_one(
                 "SELECT pg_export_snapshot(), current_setting('server_version'),
-                        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text",
+                        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text,
+                        getdatabaseencoding()::text",
                 &[],
             )
             .await
@@ -118,12 +121,12 @@ impl DatabaseCapture {
         let part = |name: &str| folder.map_or_else(|| name.to_owned(), |f| format!("{f}/{name}"));
         let spec = fixed_part(&part(DUMP), MediaType::PostgresDump, Some(probe.size_bytes));
         let (writer, dump) = part_pipe(spec);
-        let snapshot: String = row.get(0);
-        let dumping = start_dump(cx, source, &tools, &snapshot, writer)?;
+        let view = View { snapshot: row.get(0), encoding: row.get(3) };
+        let dumping = start_dump(cx, source, &tools, &view, writer)?;
         let dumping = tokio::spawn(dumping.finish());
         // Hashes of passwords are secrets, and parts that are not sealed are open to anybody.
         let mut roles = describe::roles(&client, source.options.with_passwords).await?;
-        let memberships = describe::memberships(&client).await?;
+        let memberships = describe::memberships(&client, major).await?;
         let properties = describe::properties(&client, major).await?;
         let mut warnings = Vec::new();
         let migrations = match &source.options.migrations {
@@ -181,20 +184,29 @@ async fn applied_migrations(
     }
 }
 
+/// What is dumped, and how it is written.
+struct View {
+    snapshot: String,
+    /// Of the database. A default of its own for clients would make the dump one of converted bytes.
+    encoding: String,
+}
+
 /// Starts to dump what a snapshot shows.
 fn start_dump(
     cx: &Cx,
     source: &PostgresSource,
     tools: &Tools,
-    snapshot: &str,
+    view: &View,
     writer: PartWriter,
 ) -> Result<Dumping, PostgresError> {
     let mut command = source.connection.program(tools.pg_dump())?;
     // A session of this name is the dump's; whoever waits for it is found by it.
-    let session = format!("backstay dump {snapshot}");
+    let session = format!("backstay dump {}", view.snapshot);
     command.env("PGDATABASE", &source.connection.database).env("PGAPPNAME", &session);
     command.args(["--format=custom", "--compress=0", "--no-password"]);
-    command.arg(format!("--snapshot={snapshot}"));
+    command.arg(format!("--dbname={KEEPALIVES}"));
+    command.arg(format!("--snapshot={}", view.snapshot));
+    command.arg(format!("--encoding={}", view.encoding));
     let lock_timeout = source.options.lock_timeout.as_millis();
     command.arg(format!("--lock-wait-timeout={lock_timeout}"));
     command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -226,18 +238,21 @@ pub(super) struct Captured {
 
 impl DatabaseCapture {
     /// Waits for the dump, and says what was read.
-    pub(super) async fn end(self) -> Result<Captured, SourceError> {
+    pub(super) async fn end(self, cx: &Cx) -> Result<Captured, SourceError> {
         let never = || PostgresError::Archive { finding: "the database was not dumped".to_owned() };
         // A dump that nobody took ends now.
         drop(self.dump);
         let archive = self.dumping.await.map_err(|_died| never())??;
+        let (names, rows): (Vec<_>, Vec<u64>) = archive.tables.into_iter().unzip();
+        let encoding = &self.content.properties.encoding;
+        let names = cx.run(names::to_utf8(&self.client, encoding, names)).await??;
+        let tables = names.iter().zip(rows);
+        let tables = tables.map(|(name, rows)| TableRows { table: name.shown(), rows }).collect();
         // The snapshot was of use until here.
-        self.client.batch_execute("ROLLBACK").await.map_err(statement("end reading"))?;
-        let content = PostgresContent {
-            tables: archive.tables,
-            large_objects: archive.large_objects,
-            ..self.content
-        };
+        let ended = cx.run(self.client.batch_execute("ROLLBACK")).await?;
+        ended.map_err(statement("end reading"))?;
+        let content =
+            PostgresContent { tables, large_objects: archive.large_objects, ..self.content };
         let Self { consistency_point, migrations, warnings, .. } = self;
         Ok(Captured { content, consistency_point, migrations, warnings })
     }
@@ -269,8 +284,8 @@ impl Capture for DatabaseCapture {
         }
     }
 
-    async fn finish(self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
-        let Captured { content, consistency_point, migrations, warnings } = self.end().await?;
+    async fn finish(self: Box<Self>, cx: &Cx) -> Result<CaptureReport, SourceError> {
+        let Captured { content, consistency_point, migrations, warnings } = self.end(cx).await?;
         Ok(CaptureReport {
             engine: Some(engine(&content.server_version)),
             content: Some(Content::Postgres(Box::new(content))),
@@ -322,16 +337,16 @@ async fn behind(cx: &Cx, source: &PostgresSource, session: &str) -> PostgresErro
         loop {
             let row = client
                 .query_opt(
-                    "SELECT w.pid, coalesce(w.relation::regclass::text, w.locktype)
+                    &format!("SELECT w.pid, {}
                        FROM pg_locks w, pg_stat_activity d
                       WHERE d.application_name = $1 AND d.pid = ANY (pg_blocking_pids(w.pid))
-                        AND NOT w.granted AND now() - w.waitstart > make_interval(secs => $2) LIMIT 1",
+                        AND NOT w.granted AND now() - w.waitstart > make_interval(secs => $2) LIMIT 1", bytes_of("coalesce(w.relation::regclass::text, w.locktype)")),
                     &[&session, &limit],
                 )
                 .await
                 .map_err(statement("look who waits behind the dump"))?;
             if let Some(row) = row {
-                return Ok::<(i32, String), PostgresError>((row.get(0), row.get(1)));
+                return Ok::<(i32, String), PostgresError>((row.get(0), names::text(&row, 1)));
             }
             tokio::time::sleep(WATCH_EVERY).await;
         }

@@ -19,6 +19,14 @@ use crate::source::tunnel::{Forward, Tunnel, TunnelCause};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Where tunnels begin.
 const NEAR_END: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// A peer that is gone without a word is noticed after two minutes; the system's own default is two hours. Keepalives say
+/// nothing about a server that is busy: its system answers them.
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVES_RETRIES: u32 = 6;
+/// The same for the server's own programs, which take it in a connection string only.
+pub(super) const KEEPALIVES: &str =
+    "keepalives=1 keepalives_idle=60 keepalives_interval=10 keepalives_count=6";
 /// What the server's list of sessions calls us.
 const APPLICATION: &str = "backstay";
 
@@ -143,6 +151,8 @@ impl Connection {
             Some(forward) => config.hostaddr(NEAR_END).port(forward.port),
         };
         config.application_name(APPLICATION).connect_timeout(CONNECT_TIMEOUT);
+        config.keepalives_idle(KEEPALIVES_IDLE).keepalives_interval(KEEPALIVES_INTERVAL);
+        config.keepalives_retries(KEEPALIVES_RETRIES);
         if let Some(password) = &self.password {
             config.password(password.expose_secret());
         }
@@ -153,7 +163,8 @@ impl Connection {
             TlsMode::Prefer => SslMode::Prefer,
             TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
         });
-        let connecting = async {
+        // Boxed: a session that is sealed is a large future, and everything waits for sessions.
+        let connecting = Box::pin(async {
             if config.get_ssl_mode() == SslMode::Disable {
                 let (client, connection) =
                     config.connect(NoTls).await.map_err(|error| Cause::of(&error))?;
@@ -165,7 +176,7 @@ impl Connection {
                 config.connect(tls).await.map_err(|error| Cause::of(&error))?;
             drop(tokio::spawn(connection));
             Ok(client)
-        };
+        });
         let limited = tokio::time::timeout(CONNECT_TIMEOUT, connecting);
         limited.await.unwrap_or(Err(Cause::Timeout))
     }

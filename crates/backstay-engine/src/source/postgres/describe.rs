@@ -6,9 +6,11 @@ use backstay_format::{
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::error::{PostgresError, statement};
+use super::names::{self, bytes_of, optional_text, text};
 
 /// Collation providers came in 15, roles' options of memberships in 16, the name of the locale column changed in 17.
 const WITH_PROVIDER: u32 = 15;
+const WITH_OPTIONS: u32 = 16;
 const WITH_LOCALE: u32 = 17;
 
 /// Returns the server's major version.
@@ -38,43 +40,55 @@ pub(super) async fn properties(
         _ => ("'c'", "NULL::text"),
     };
     let query = format!(
-        "SELECT pg_get_userbyid(datdba)::text, pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text,
-                {provider}, {locale}, datconnlimit, shobj_description(oid, 'pg_database'),
-                (SELECT spcname::text FROM pg_tablespace t WHERE t.oid = dattablespace AND spcname <> 'pg_default')
-           FROM pg_database WHERE datname = current_database()"
+        "SELECT {owner}, pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text,
+                {provider}, {locale}, datconnlimit, {comment}, {tablespace}
+           FROM pg_database WHERE datname = current_database()",
+        owner = bytes_of("pg_get_userbyid(datdba)"),
+        tablespace = bytes_of(
+            "(SELECT spcname FROM pg_tablespace t WHERE t.oid = dattablespace AND spcname <> 'pg_default')"
+        ),
+        comment = bytes_of("shobj_description(oid, 'pg_database')"),
     );
     let read = || statement("read the database's properties");
     let row = client.query_one(&query, &[]).await.map_err(read())?;
     let mut properties = DatabaseProperties {
-        owner: row.get(0),
+        owner: text(&row, 0),
         encoding: row.get(1),
         collate: row.get(2),
         ctype: row.get(3),
         locale_provider: row.get(4),
         locale: row.get(5),
         connection_limit: row.get(6),
-        comment: row.get(7),
-        tablespace: row.get(8),
+        comment: optional_text(&row, 7),
+        tablespace: optional_text(&row, 8),
         settings: Vec::new(),
         grants: Vec::new(),
     };
-    let settings = "SELECT r.rolname::text, unnest(s.setconfig)
-           FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole
+    let role = bytes_of("r.rolname");
+    let settings = format!(
+        "SELECT {role}, {setting}
+           FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) one
           WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
-          ORDER BY 1 NULLS FIRST, 2";
-    for row in client.query(settings, &[]).await.map_err(read())? {
-        let setting: String = row.get(1);
+          ORDER BY 1 NULLS FIRST, 2",
+        setting = bytes_of("one"),
+    );
+    for row in client.query(&settings, &[]).await.map_err(read())? {
+        let setting = text(&row, 1);
         if let Some((name, value)) = setting.split_once('=') {
-            let (role, name, value) = (row.get(0), name.to_owned(), value.to_owned());
+            let role = optional_text(&row, 0);
+            let (name, value) = (name.to_owned(), value.to_owned());
             properties.settings.push(DatabaseSetting { role, name, value });
         }
     }
-    let grants = "SELECT r.rolname::text, a.privilege_type, a.is_grantable
-           FROM pg_database d, aclexplode(d.datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
-          WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2";
-    for row in client.query(grants, &[]).await.map_err(read())? {
+    let grants = format!(
+        "SELECT {role}, a.privilege_type, a.is_grantable
+           FROM pg_database d, aclexplode(d.datacl) WITH ORDINALITY AS a(grantor, grantee, privilege_type, is_grantable, n)
+                LEFT JOIN pg_roles r ON r.oid = a.grantee
+          WHERE d.datname = current_database() ORDER BY a.n"
+    );
+    for row in client.query(&grants, &[]).await.map_err(read())? {
         properties.grants.push(DatabaseGrant {
-            grantee: row.get(0),
+            grantee: optional_text(&row, 0),
             privilege: row.get(1),
             with_grant_option: row.get(2),
         });
@@ -106,12 +120,14 @@ pub(super) async fn roles(
                    AND (dbid = here.oid OR classid = 'pg_database'::regclass AND objid = here.oid)
                 UNION SELECT datdba FROM here
                 UNION SELECT m.roleid FROM pg_auth_members m JOIN needed ON m.member = needed.role)
-         SELECT r.rolname::text, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin,
+         SELECT {name}, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin,
                 r.rolreplication, r.rolbypassrls, r.rolconnlimit, r.rolvaliduntil::text, {password},
                 r.oid IN (SELECT role FROM needed),
-                coalesce((SELECT s.setconfig FROM pg_db_role_setting s
-                           WHERE s.setrole = r.oid AND s.setdatabase = 0), '{{}}')
-           FROM pg_roles r WHERE r.rolname !~ '^pg_' ORDER BY 1"
+                ARRAY(SELECT {setting} FROM pg_db_role_setting s, unnest(s.setconfig) one
+                       WHERE s.setrole = r.oid AND s.setdatabase = 0)
+           FROM pg_roles r WHERE NOT starts_with(r.rolname::text, 'pg_') ORDER BY 1",
+        name = bytes_of("r.rolname"),
+        setting = bytes_of("one"),
     );
     let rows = client.query(&query, &[]).await.map_err(read())?;
     Ok(rows.iter().map(role).collect())
@@ -119,7 +135,7 @@ pub(super) async fn roles(
 
 fn role(row: &Row) -> DatabaseRole {
     DatabaseRole {
-        name: row.get(0),
+        name: text(row, 0),
         is_superuser: row.get(1),
         inherits: row.get(2),
         may_create_roles: row.get(3),
@@ -131,55 +147,68 @@ fn role(row: &Row) -> DatabaseRole {
         valid_until: row.get(9),
         password: row.get(10),
         is_needed: row.get(11),
-        settings: row.get(12),
+        settings: row.get::<_, Vec<&[u8]>>(12).into_iter().map(names::shown).collect(),
     }
 }
 
 /// Reads who is a member of which role.
-pub(super) async fn memberships(client: &Client) -> Result<Vec<Membership>, PostgresError> {
-    let query = "SELECT g.rolname::text, m.rolname::text, bool_or(a.admin_option)
+pub(super) async fn memberships(
+    client: &Client,
+    major: u32,
+) -> Result<Vec<Membership>, PostgresError> {
+    let options = if major >= WITH_OPTIONS {
+        "bool_or(a.inherit_option), bool_or(a.set_option)"
+    } else {
+        "NULL::bool, NULL::bool"
+    };
+    // What several have granted adds up.
+    let query = format!(
+        "SELECT {role}, {member}, bool_or(a.admin_option), {options}
            FROM pg_auth_members a JOIN pg_roles g ON g.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
-          WHERE m.rolname !~ '^pg_' GROUP BY 1, 2 ORDER BY 1, 2";
-    let rows = client.query(query, &[]).await.map_err(statement("read the roles' members"))?;
+          WHERE NOT starts_with(m.rolname::text, 'pg_') GROUP BY 1, 2 ORDER BY 1, 2",
+        role = bytes_of("g.rolname"),
+        member = bytes_of("m.rolname"),
+    );
+    let rows = client.query(&query, &[]).await.map_err(statement("read the roles' members"))?;
     let membership = |row: &Row| Membership {
-        role: row.get(0),
-        member: row.get(1),
+        role: text(row, 0),
+        member: text(row, 1),
         with_admin_option: row.get(2),
+        inherits: row.get(3),
+        may_set: row.get(4),
     };
     Ok(rows.iter().map(membership).collect())
 }
 
 /// Reads the tablespaces that the database or anything in it lies in, but the server's own two.
 pub(super) async fn tablespaces_in_use(client: &Client) -> Result<Vec<String>, PostgresError> {
-    let query = "SELECT spcname::text FROM pg_tablespace t WHERE spcname !~ '^pg_'
-        AND (oid IN (SELECT reltablespace FROM pg_class)
-             OR oid = (SELECT dattablespace FROM pg_database WHERE datname = current_database())) ORDER BY 1";
-    names(client, query, "read the tablespaces").await
+    let query = format!(
+        "SELECT {} FROM pg_tablespace t WHERE spcname !~ '^pg_'
+            AND (oid IN (SELECT reltablespace FROM pg_class)
+                 OR oid = (SELECT dattablespace FROM pg_database WHERE datname = current_database())) ORDER BY 1",
+        bytes_of("spcname")
+    );
+    names::read(client, &query, "read the tablespaces").await
 }
 
 /// Reads the server's tablespaces but its own two.
 pub(super) async fn tablespaces(client: &Client) -> Result<Vec<Tablespace>, PostgresError> {
-    let query = "SELECT spcname::text, pg_get_userbyid(spcowner)::text, pg_tablespace_location(oid)
-                   FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1";
-    let rows = client.query(query, &[]).await.map_err(statement("read the tablespaces"))?;
+    let query = format!(
+        "SELECT {}, {}, {} FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1",
+        bytes_of("spcname"),
+        bytes_of("pg_get_userbyid(spcowner)"),
+        bytes_of("pg_tablespace_location(oid)")
+    );
+    let rows = client.query(&query, &[]).await.map_err(statement("read the tablespaces"))?;
     let tablespace =
-        |row: &Row| Tablespace { name: row.get(0), owner: row.get(1), location: row.get(2) };
+        |row: &Row| Tablespace { name: text(row, 0), owner: text(row, 1), location: text(row, 2) };
     Ok(rows.iter().map(tablespace).collect())
 }
 
 /// Reads the extensions that are installed in the database.
 pub(super) async fn extensions(client: &Client) -> Result<Vec<String>, PostgresError> {
-    names(client, "SELECT extname::text FROM pg_extension ORDER BY 1", "read the extensions").await
-}
-
-/// Reads the first column of a query as text.
-pub(super) async fn names(
-    client: &Client,
-    query: &str,
-    action: &'static str,
-) -> Result<Vec<String>, PostgresError> {
-    let rows = client.query(query, &[]).await.map_err(statement(action))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let query = format!("SELECT {} FROM pg_extension ORDER BY 1", bytes_of("extname"));
+    names::read(client, &query, "read the extensions").await
 }
 
 /// Runs the user's query for applied migrations. Whatever its first column is, it is taken as text.

@@ -146,7 +146,10 @@ pub(super) fn statement(
 ) -> impl FnOnce(tokio_postgres::Error) -> PostgresError {
     move |error| {
         let finding = match error.as_db_error() {
-            Some(server) => server.message().to_owned(),
+            Some(server) => match server.hint() {
+                Some(hint) => format!("{} ({hint})", server.message()),
+                None => server.message().to_owned(),
+            },
             None => with_causes(&error),
         };
         PostgresError::Statement { action, finding }

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::connection::Connection;
-use super::error::{PostgresError, refused, statement};
+use super::error::{Cause, PostgresError, refused, statement};
 use super::globals::{comment_database, identifier};
 use super::{PostgresSource, in_place};
 use crate::cx::Cx;
@@ -20,8 +20,9 @@ use crate::swap::{self, Direction, Swapper, foreign};
 
 /// Databases that are there to be connected to while others are made, renamed and dropped.
 const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
-/// What the names of databases that restores make match.
-pub(super) const OURS: &str = "^backstay_(new|old)_";
+/// How the names of databases that restores make begin: what was loaded, and what was replaced.
+pub(super) const NEW: &str = "backstay_new_";
+pub(super) const OLD: &str = "backstay_old_";
 /// The server waits five seconds for sessions to go before it gives a rename up.
 const RENAME_TRIES: u32 = 6;
 const TERMINATE_EVERY: Duration = Duration::from_millis(50);
@@ -159,6 +160,8 @@ pub(super) async fn maintenance(
     for name in MAINTENANCE.into_iter().filter(|name| !renamed.contains(name)) {
         match connection.with_database(name).connect(cx).await {
             Ok(client) => return Ok(client),
+            // Who does not answer does not answer for the other database either.
+            Err(error @ PostgresError::Connect { cause: Cause::Timeout, .. }) => return Err(error),
             Err(error) => failed = failed.or(Some(error)),
         }
     }
@@ -281,8 +284,9 @@ impl DatabaseSwapper {
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
         let server = maintenance(cx, &self.source.connection, &[]).await?;
         let query = "SELECT datname::text FROM pg_database
-                      WHERE datname ~ '^backstay_new_' AND shobj_description(oid, 'pg_database') = $1";
-        let found = server.query(query, &[&mark(&self.source.label())]).await;
+                      WHERE starts_with(datname::text, $2) AND shobj_description(oid, 'pg_database') = $1";
+        let mark = mark(&self.source.label());
+        let found = cx.run(server.query(query, &[&mark, &NEW])).await?;
         let found = found.map_err(statement("look for what killed restores left"))?;
         let mut swept = Vec::new();
         for row in &found {

@@ -74,8 +74,15 @@ pub(super) fn create_role(role: &DatabaseRole) -> Vec<String> {
 /// Returns the statement that makes a role a member.
 pub(super) fn grant_membership(membership: &Membership) -> String {
     let (role, member) = (identifier(&membership.role), identifier(&membership.member));
-    let admin = if membership.with_admin_option { " WITH ADMIN OPTION" } else { "" };
-    format!("GRANT {role} TO {member}{admin}")
+    let mut options = Vec::new();
+    if membership.with_admin_option {
+        options.push("ADMIN OPTION".to_owned());
+    }
+    // Servers that have no such options are never restored to from one that has.
+    options.extend(membership.inherits.map(|inherits| format!("INHERIT {inherits}")));
+    options.extend(membership.may_set.map(|may_set| format!("SET {may_set}")));
+    let with = if options.is_empty() { "" } else { " WITH " };
+    format!("GRANT {role} TO {member}{with}{}", options.join(", "))
 }
 
 /// Returns the statement that makes an empty database of the same kind.

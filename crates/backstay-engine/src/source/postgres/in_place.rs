@@ -16,6 +16,7 @@ use super::error::{PostgresError, refused};
 use super::exchange::server_of;
 use super::globals::literal;
 use super::load::{DUMP_FILE, LIST_FILE, connection_string};
+use super::names::{self, bytes_of};
 use super::program::Program;
 use super::selection::{self, Chosen, Surroundings};
 use super::tools::Tools;
@@ -85,13 +86,15 @@ fn drop_everything() -> String {
 /// Names what stands in the way of dropping everything: what the role does not own.
 pub(super) async fn not_owned(client: &Client) -> Result<Vec<String>, PostgresError> {
     let query = format!(
-        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        "SELECT {class} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND {USERS_SCHEMA} AND NOT pg_has_role(c.relowner, 'USAGE')
             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-          UNION ALL SELECT format('the schema %I', n.nspname) FROM pg_namespace n
-          WHERE {USERS_SCHEMA} AND n.oid NOT IN ({KEPT_SCHEMAS}) AND NOT pg_has_role(n.nspowner, 'USAGE') LIMIT 5"
+          UNION ALL SELECT {schema} FROM pg_namespace n
+          WHERE {USERS_SCHEMA} AND n.oid NOT IN ({KEPT_SCHEMAS}) AND NOT pg_has_role(n.nspowner, 'USAGE') LIMIT 5",
+        class = bytes_of("c.oid::regclass"),
+        schema = bytes_of("format('the schema %I', n.nspname)"),
     );
-    describe::names(client, &query, "look who owns what").await
+    names::read(client, &query, "look who owns what").await
 }
 
 /// What of a dump is not loaded, since what it would make is there and stays.
@@ -112,8 +115,8 @@ impl Kept {
         let action = "look which schemas stay";
         Ok(Self {
             extensions: describe::extensions(client).await?,
-            schemas: describe::names(client, &schemas(""), action).await?,
-            foreign_schemas: describe::names(
+            schemas: names::read(client, &schemas(""), action).await?,
+            foreign_schemas: names::read(
                 client,
                 &schemas("AND NOT pg_has_role(nspowner, 'USAGE')"),
                 action,
@@ -154,7 +157,7 @@ pub(super) fn prepare(
     let texts = [
         (LIST_FILE, chosen.list.clone()),
         (BEFORE_FILE, drop),
-        (AFTER_FILE, checks(entries, &chosen, tables)),
+        (AFTER_FILE, checks(entries, &chosen, tables)?),
     ];
     for (name, text) in texts {
         let path = folder.join(name);
@@ -164,21 +167,31 @@ pub(super) fn prepare(
 }
 
 /// Fails the transaction unless each table has the rows that were backed up.
-fn checks(entries: &[Entry], chosen: &Chosen, tables: &[TableRows]) -> String {
-    let with_rows = entries.iter().filter(|entry| entry.kind == "TABLE DATA");
-    let checked = with_rows.filter_map(|entry| {
+fn checks(
+    entries: &[Entry],
+    chosen: &Chosen,
+    tables: &[TableRows],
+) -> Result<String, PostgresError> {
+    let mut statements = "SET client_encoding = 'UTF8';\n".to_owned();
+    for entry in entries.iter().filter(|entry| entry.kind == "TABLE DATA") {
         let name = entry.qualified();
-        let rows = tables.iter().find(|table| table.table == name)?.rows;
-        chosen.tables.contains(&name).then(|| {
-            format!(
-                "DO $backstay$ DECLARE found bigint := (SELECT count(*) FROM ONLY {}); BEGIN
-                   IF found <> {rows} THEN RAISE EXCEPTION '% should have {rows} rows and has %', {}, found; END IF; END $backstay$;\n",
-                entry.always_quoted(),
-                literal(&name)
-            )
-        })
-    });
-    checked.collect()
+        if !chosen.tables.contains(&name) {
+            continue;
+        }
+        let Some(TableRows { rows, .. }) = tables.iter().find(|table| table.table == name) else {
+            // Names in other encodings than UTF-8 can look so.
+            return Err(refused(format!(
+                "the rows of {name} cannot be counted in place; restore to another database with --to"
+            )));
+        };
+        statements.push_str(&format!(
+            "DO $backstay$ DECLARE found bigint := (SELECT count(*) FROM ONLY {}); BEGIN
+               IF found <> {rows} THEN RAISE EXCEPTION '% should have {rows} rows and has %', {}, found; END IF; END $backstay$;\n",
+            entry.always_quoted(),
+            literal(&name)
+        ));
+    }
+    Ok(statements)
 }
 
 /// Runs the transaction.

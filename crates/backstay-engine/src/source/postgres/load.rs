@@ -10,9 +10,10 @@ use backstay_format::PostgresContent;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio_postgres::Client;
 
 use super::archive::{self, Entry};
-use super::connection::Connection;
+use super::connection::{Connection, KEEPALIVES};
 use super::error::{PostgresError, refused, statement};
 use super::look::count_all;
 use super::program::Program;
@@ -134,7 +135,7 @@ fn loaded(bytes: u64, chosen: Option<Chosen>) -> Loaded {
 /// Says which database is meant: as a value inside of a connection string, a name is only a name.
 pub(super) fn connection_string(database: &str) -> String {
     let name = database.replace('\\', "\\\\").replace('\'', "\\'");
-    format!("dbname='{name}'")
+    format!("dbname='{name}' {KEEPALIVES}")
 }
 
 /// Reads on until the table of contents is there. Returns what was read, and the table.
@@ -187,14 +188,12 @@ async fn feed(
 
 /// Fails unless every table has the rows that were backed up. Returns how many tables there are.
 pub(super) async fn compare_rows(
-    cx: &Cx,
-    database: &Connection,
+    client: &Client,
     content: &PostgresContent,
     chosen: Option<&BTreeSet<String>>,
 ) -> Result<u64, PostgresError> {
-    let client = database.connect(cx).await?;
     let found: BTreeSet<(String, u64)> =
-        count_all(&client).await?.into_iter().map(|t| (t.table, t.rows)).collect();
+        count_all(client).await?.into_iter().map(|t| (t.table, t.rows)).collect();
     let is_wanted = |table: &str| chosen.is_none_or(|chosen| chosen.contains(table));
     let tables = || content.tables.iter().filter(|table| is_wanted(&table.table));
     let differing = tables()

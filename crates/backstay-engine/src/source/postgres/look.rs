@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::connection::Connection;
 use super::describe;
 use super::error::{PostgresError, refused, statement};
-use super::globals::{self, identifier};
+use super::names::{self, TableName, bytes_of};
 use crate::cx::Cx;
 
 /// A preview must not keep a person waiting: what is not counted by then is not shown.
@@ -102,8 +102,8 @@ pub(super) async fn missing_roles<'a>(
     server: &Client,
     roles: impl Iterator<Item = &'a DatabaseRole>,
 ) -> Result<Vec<&'a DatabaseRole>, PostgresError> {
-    let query = "SELECT rolname::text FROM pg_roles";
-    let known = describe::names(server, query, "read the roles").await?;
+    let query = format!("SELECT {} FROM pg_roles", bytes_of("rolname"));
+    let known = names::read(server, &query, "read the roles").await?;
     let mut missing: Vec<&DatabaseRole> = roles.filter(|r| !known.contains(&r.name)).collect();
     missing.sort_by(|a, b| a.name.cmp(&b.name));
     missing.dedup_by(|a, b| a.name == b.name);
@@ -115,8 +115,8 @@ pub(super) async fn missing_extensions(
     server: &Client,
     content: &PostgresContent,
 ) -> Result<(), PostgresError> {
-    let query = "SELECT name::text FROM pg_available_extensions";
-    let known = describe::names(server, query, "read the extensions").await?;
+    let query = format!("SELECT {} FROM pg_available_extensions", bytes_of("name"));
+    let known = names::read(server, &query, "read the extensions").await?;
     let missing: Vec<&str> =
         content.extensions.iter().filter(|e| !known.contains(e)).map(String::as_str).collect();
     if missing.is_empty() {
@@ -133,8 +133,8 @@ pub(super) async fn missing_tablespaces<'a>(
     server: &Client,
     content: &'a PostgresContent,
 ) -> Result<Vec<&'a str>, PostgresError> {
-    let query = "SELECT spcname::text FROM pg_tablespace";
-    let known = describe::names(server, query, "read the tablespaces").await?;
+    let query = format!("SELECT {} FROM pg_tablespace", bytes_of("spcname"));
+    let known = names::read(server, &query, "read the tablespaces").await?;
     let needed = content.tablespaces.iter().filter(|name| !known.contains(name));
     Ok(needed.map(String::as_str).collect())
 }
@@ -142,22 +142,20 @@ pub(super) async fn missing_tablespaces<'a>(
 /// Counts the rows of every table that has data of its own.
 pub(super) async fn count_all(client: &Client) -> Result<Vec<TableRows>, PostgresError> {
     let counting = || statement("count rows");
-    let tables = client
-        .query(
-            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-              WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
-            &[],
-        )
-        .await
-        .map_err(counting())?;
+    let tables = format!(
+        "SELECT c.oid, {}, {} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
+        bytes_of("n.nspname"),
+        bytes_of("c.relname")
+    );
+    let tables = client.query(&tables, &[]).await.map_err(counting())?;
     let mut counted = Vec::with_capacity(tables.len());
     for row in &tables {
-        let (schema, table): (String, String) = (row.get(0), row.get(1));
-        let query =
-            format!("SELECT count(*) FROM ONLY {}.{}", identifier(&schema), identifier(&table));
-        let rows = client.query_one(&query, &[]).await.map_err(counting())?;
+        let name = TableName { schema: row.get(1), table: row.get(2) };
+        let counting_rows = name.counting(row.get(0));
+        let rows = client.query_one(&counting_rows, &[]).await.map_err(counting())?;
         let rows = rows.get::<_, i64>(0).unsigned_abs();
-        counted.push(TableRows { table: globals::qualified(&schema, &table), rows });
+        counted.push(TableRows { table: name.shown(), rows });
     }
     counted.sort_by(|a, b| a.table.cmp(&b.table));
     Ok(counted)

@@ -4,7 +4,7 @@ use backstay_format::{Content, DatabaseRole, Details, Membership, PartName, Post
 
 use super::PostgresSource;
 use super::error::{PostgresError, refused};
-use super::exchange::Loaded;
+use super::exchange::{Loaded, NEW, OLD};
 
 /// Of the name of a database, in bytes; `NAMEDATALEN` of every packaged server.
 const MAX_NAME_BYTES: usize = 63;
@@ -67,8 +67,8 @@ pub(super) fn members(
     for (index, member) in members.iter_mut().enumerate() {
         let number = if several { format!("_{index}") } else { String::new() };
         let place = &mut member.place;
-        place.loaded = format!("backstay_new_{tag}{number}");
-        place.parked = format!("backstay_old_{tag}{number}");
+        place.loaded = format!("{NEW}{tag}{number}");
+        place.parked = format!("{OLD}{tag}{number}");
         if let Some(to) = to {
             place.target = if several { format!("{to}_{}", place.target) } else { to.to_owned() };
         } else if !source.is_meant(&place.target) {

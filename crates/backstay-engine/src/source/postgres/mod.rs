@@ -14,6 +14,7 @@ mod in_place;
 mod load;
 mod look;
 mod member;
+mod names;
 mod program;
 mod selection;
 mod server;
@@ -113,15 +114,17 @@ impl PostgresSource {
 impl Source for PostgresSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
         match &self.databases {
-            None => Ok(capture::open(cx, self).await?.probe),
-            Some(databases) => server::probe(cx, self, databases).await,
+            None => Ok(cx.run(capture::open(cx, self)).await??.probe),
+            Some(databases) => cx.run(server::probe(cx, self, databases)).await?,
         }
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
         let capture: Box<dyn Capture> = match &self.databases {
-            None => Box::new(capture::DatabaseCapture::begin(cx, self, None).await?),
-            Some(databases) => Box::new(server::ServerCapture::begin(cx, self, databases).await?),
+            None => Box::new(cx.run(capture::DatabaseCapture::begin(cx, self, None)).await??),
+            Some(databases) => {
+                Box::new(cx.run(server::ServerCapture::begin(cx, self, databases)).await??)
+            }
         };
         Ok(match &self.connection.tunnel {
             None => capture,
@@ -155,7 +158,7 @@ impl Source for PostgresSource {
     ) -> Result<String, SourceError> {
         let swap::Replacement::Databases(loaded) = loaded else { return Ok(String::new()) };
         let client = self.connection.with_database(loaded.named(database)?).connect(cx).await?;
-        Ok(describe::first_row(&client, query).await?)
+        Ok(cx.run(describe::first_row(&client, query)).await??)
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {

@@ -273,6 +273,7 @@ mod tests {
             schema: (*schema).to_owned(),
             name: (*name).to_owned(),
             needs: needs.to_vec(),
+            ..Entry::default()
         };
         rows.iter().map(entry).collect()
     }

@@ -10,7 +10,8 @@ use tokio_postgres::Client;
 use super::capture::{self, Captured, DatabaseCapture, ROLES};
 use super::databases::{self, Databases};
 use super::error::PostgresError;
-use super::exchange::OURS;
+use super::exchange::{NEW, OLD};
+use super::names::{self, bytes_of};
 use super::{PostgresSource, describe, exchange, globals};
 use crate::cx::Cx;
 use crate::part::{CaptureReport, ItemErrors, PartReader};
@@ -21,9 +22,10 @@ const TABLESPACES: &str = "tablespaces.sql";
 /// Reads what databases there are, but templates, those that nobody may connect to, and our own.
 pub(super) async fn present(server: &Client) -> Result<Vec<String>, PostgresError> {
     let query = format!(
-        "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate AND datname !~ '{OURS}' ORDER BY 1"
+        "SELECT {} FROM pg_database WHERE datallowconn AND NOT datistemplate AND NOT starts_with(datname::text, '{NEW}') AND NOT starts_with(datname::text, '{OLD}') ORDER BY datname",
+        bytes_of("datname")
     );
-    describe::names(server, &query, "list the databases").await
+    names::read(server, &query, "list the databases").await
 }
 
 /// Reads which databases a backup would hold, and which are asked for by name and not there.
@@ -100,10 +102,11 @@ impl ServerCapture {
             let finding = format!("{location} has no database like {databases}; check `databases`");
             return Err(PostgresError::Refused { finding });
         }
+        let major = describe::major_version(&server).await?;
         let content = PostgresServerContent {
             server_version: describe::version(&server).await?,
             roles: describe::roles(&server, source.options.with_passwords).await?,
-            memberships: describe::memberships(&server).await?,
+            memberships: describe::memberships(&server, major).await?,
             tablespaces: describe::tablespaces(&server).await?,
             databases: Vec::new(),
         };
@@ -131,7 +134,8 @@ impl ServerCapture {
     async fn read(&mut self, cx: &Cx, name: String) -> Result<(), SourceError> {
         let (folder, began) = (databases::folder(&name), cx.now());
         let source = self.source.of_database(&name);
-        match DatabaseCapture::begin(cx, &source, Some(&folder)).await {
+        let begun = cx.run(DatabaseCapture::begin(cx, &source, Some(&folder))).await?;
+        match begun {
             Ok(capture) => self.reading = Some(Reading { name, folder, began, capture }),
             Err(error) => self.miss(name, error.into())?,
         }
@@ -139,9 +143,9 @@ impl ServerCapture {
     }
 
     /// Notes what came of a database.
-    async fn settle(&mut self, reading: Reading) -> Result<(), SourceError> {
+    async fn settle(&mut self, cx: &Cx, reading: Reading) -> Result<(), SourceError> {
         let Reading { name, folder, began, capture } = reading;
-        match capture.end().await {
+        match capture.end(cx).await {
             Ok(Captured { content, consistency_point, migrations, warnings }) => {
                 let warnings = warnings.iter().map(|warning| format!("database {name}: {warning}"));
                 self.warnings.extend(warnings);
@@ -181,7 +185,7 @@ impl Capture for ServerCapture {
                 return Ok(Some(part));
             }
             if let Some(read) = self.reading.take() {
-                self.settle(read).await?;
+                self.settle(cx, read).await?;
             }
             let Some(name) = self.waiting.pop_front() else { return Ok(None) };
             self.read(cx, name).await?;
@@ -192,9 +196,9 @@ impl Capture for ServerCapture {
         true
     }
 
-    async fn finish(mut self: Box<Self>, _cx: &Cx) -> Result<CaptureReport, SourceError> {
+    async fn finish(mut self: Box<Self>, cx: &Cx) -> Result<CaptureReport, SourceError> {
         if let Some(read) = self.reading.take() {
-            self.settle(read).await?;
+            self.settle(cx, read).await?;
         }
         match self.cause {
             // A backup without any database is none.
