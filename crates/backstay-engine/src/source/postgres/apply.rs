@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::error::{PostgresError, statement};
 use super::exchange::{self, Replacement};
 use super::globals::{self, identifier};
-use super::program::Program;
+use super::program::{Program, widen};
 use super::tools::Tools;
 use super::{PostgresSource, describe};
 use crate::cx::Cx;
@@ -187,6 +187,9 @@ impl DatabaseTarget {
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut program = Program::start("pg_restore", command)?;
         let mut stdin = program.child.stdin.take();
+        if let Some(pipe) = &stdin {
+            widen(pipe);
+        }
         while let Some(bytes) = data.next().await? {
             let Some(pipe) = &mut stdin else { break };
             // A program that takes no more has ended; how, is asked below.

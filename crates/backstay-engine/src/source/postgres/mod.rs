@@ -67,7 +67,7 @@ impl PostgresOptions {
 #[async_trait]
 impl Source for PostgresSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
-        Ok(capture::open(cx, self).await?.probe)
+        Ok(capture::probe(cx, self).await?)
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
