@@ -16,6 +16,17 @@ use anyhow::{Context as _, ensure};
 use self::measure::Cost;
 use self::server::{BUCKET, KEY_ID, SECRET, Server};
 
+/// What every comparison is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    /// Runs of each, alternating; the medians are shown
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// A built `backstay`, instead of building one for release
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+}
+
 /// Returns the program to measure: the given one, or one that is built for release.
 fn backstay(given: Option<&Path>, root: &Path) -> anyhow::Result<PathBuf> {
     if let Some(program) = given {

@@ -6,7 +6,7 @@ use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
 use crate::part::{CaptureReport, PartError};
-use crate::source::Source;
+use crate::source::{Capture, Source};
 use crate::vault::{BackupWriter, Draft, Vault};
 
 /// Makes a backup of a source. When this returns, the backup is durable and proven to be readable.
@@ -19,8 +19,10 @@ pub async fn backup(
     draft: Draft,
 ) -> Result<IndexEntry, EngineError> {
     cx.event(Event::Step { what: "reading the source".to_owned() });
-    let mut writer = vault.begin(cx, draft).await?;
-    let captured = match write_parts(cx, source, &mut writer).await {
+    // The source is looked at while the vault is asked; until both are well, nothing is written.
+    let reading = async { Ok(source.capture(cx).await?) };
+    let (mut writer, capture) = tokio::try_join!(vault.begin(cx, draft), reading)?;
+    let captured = match write_parts(cx, capture, &mut writer).await {
         Ok(captured) => captured,
         Err(error) => {
             writer.discard(&cx.for_cleanup()).await;
@@ -33,10 +35,9 @@ pub async fn backup(
 
 async fn write_parts(
     cx: &Cx,
-    source: &dyn Source,
+    mut capture: Box<dyn Capture>,
     writer: &mut BackupWriter,
 ) -> Result<CaptureReport, EngineError> {
-    let mut capture = source.capture(cx).await?;
     while let Some(part) = capture.next_part(cx).await? {
         if let Err(error) = writer.write_part(cx, part).await {
             if is_cut_short(&error) && capture.goes_on() {

@@ -21,6 +21,10 @@ const ZSTD_JOB_BYTES: u32 = 2 << 20;
 /// More workers than this only cost memory: the storage is slower.
 const MAX_ZSTD_WORKERS: usize = 4;
 
+/// A part that is expected to be smaller is compressed by the thread that reads it: jobs for workers would only be filled
+/// by the end of it.
+const MIN_BYTES_FOR_WORKERS: u64 = 4 * ZSTD_JOB_BYTES as u64;
+
 /// How a part is turned into stored bytes.
 #[derive(Debug)]
 pub struct Encoding {
@@ -93,7 +97,7 @@ fn encode_all(
         }
     };
     let mut zstd = zstd::stream::write::Encoder::new(sink, encoding.level).map_err(broken)?;
-    prepare_zstd(&mut zstd).map_err(broken)?;
+    prepare_zstd(&mut zstd, part.spec.estimate_bytes).map_err(broken)?;
     let mut hasher = Hasher::new();
     let mut plain_bytes = 0;
     while let Some(chunk) = part.blocking_next()? {
@@ -107,10 +111,15 @@ fn encode_all(
     Ok((plain_bytes, hasher.finish()))
 }
 
-fn prepare_zstd<W: Write>(zstd: &mut zstd::stream::write::Encoder<'_, W>) -> io::Result<()> {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    zstd.multithread(cores.min(MAX_ZSTD_WORKERS) as u32)?;
-    zstd.set_parameter(zstd::zstd_safe::CParameter::JobSize(ZSTD_JOB_BYTES))?;
+fn prepare_zstd<W: Write>(
+    zstd: &mut zstd::stream::write::Encoder<'_, W>,
+    estimate: Option<u64>,
+) -> io::Result<()> {
+    if estimate.is_none_or(|bytes| bytes >= MIN_BYTES_FOR_WORKERS) {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        zstd.multithread(cores.min(MAX_ZSTD_WORKERS) as u32)?;
+        zstd.set_parameter(zstd::zstd_safe::CParameter::JobSize(ZSTD_JOB_BYTES))?;
+    }
     // Lets `zstd -t` and `zstd -d` check what lies unsealed in a bucket.
     zstd.include_checksum(true)
 }

@@ -96,9 +96,16 @@ impl Installation {
     /// Like [`Installation::open`], where nothing needs to be configured yet.
     pub(crate) async fn open_even_empty(global: &Global, cx: Cx) -> anyhow::Result<Self> {
         // Checked before anything is made, and before an existing home says what else belongs to it.
-        let additions = read_additions(global).await?;
+        let there = open_present_home(global).await?;
+        let additions = match &there {
+            Some((_, catalog)) => additions_in(catalog).await?,
+            None => Additions::default(),
+        };
         let mut config = Config::load(config_path(global).as_deref(), &additions, &environment())?;
-        let (home, catalog) = open_home(global).await?;
+        let (home, catalog) = match there {
+            Some(there) => there,
+            None => open_home(global).await?,
+        };
         if let Some(recovered) = catalog.setting::<Recovered>(RECOVERED).await? {
             if config_path(global).is_none() {
                 config.organisation = recovered.organisation.clone();
@@ -404,11 +411,22 @@ impl Installation {
 
 /// Reads what commands added, without making a home where there is none.
 pub(crate) async fn read_additions(global: &Global) -> anyhow::Result<Additions> {
-    if !home_path(global)?.join("catalog.db").exists() {
-        return Ok(Additions::default());
+    match open_present_home(global).await? {
+        Some((_, catalog)) => additions_in(&catalog).await,
+        None => Ok(Additions::default()),
     }
-    let (_, catalog) = open_home(global).await?;
+}
+
+async fn additions_in(catalog: &Catalog) -> anyhow::Result<Additions> {
     Ok(catalog.setting(ADDITIONS).await?.unwrap_or_default())
+}
+
+/// Opens the home directory and its catalog, unless nobody has made them yet.
+async fn open_present_home(global: &Global) -> anyhow::Result<Option<(Home, Catalog)>> {
+    if !home_path(global)?.join("catalog.db").exists() {
+        return Ok(None);
+    }
+    open_home(global).await.map(Some)
 }
 
 /// Opens the home directory and its catalog, without a configuration.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::ensure;
@@ -10,7 +10,7 @@ use anyhow::ensure;
 use crate::bench::measure::{Cost, measure, medians};
 use crate::bench::server::Server;
 use crate::bench::subject::{Bench, Subject};
-use crate::bench::{Scratch, backstay, print_head, print_rows};
+use crate::bench::{Common, Scratch, backstay, print_head, print_rows};
 
 /// How much is measured, and how often.
 #[derive(Debug, clap::Args)]
@@ -21,17 +21,13 @@ pub(crate) struct Options {
     /// Size of the large file
     #[arg(long, default_value_t = 1024)]
     file_mib: usize,
-    /// Runs of each, alternating; the medians are shown
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-    /// A built `backstay`, instead of building one for release
-    #[arg(long, value_name = "PATH")]
-    program: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Measures everything and prints one table in Markdown.
 pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Result<()> {
-    let program = backstay(options.program.as_deref(), root)?;
+    let program = backstay(options.common.program.as_deref(), root)?;
     let scratch = Scratch::create(&root.join("target/bench"))?;
     let tree = scratch.0.join("tree");
     make_tree(&tree, options.files)?;
@@ -43,7 +39,7 @@ pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Resul
     for (what, data) in [("tree", &tree), ("large file", &large)] {
         let course =
             Course { server: &server, program: &program, tools, data, scratch: &scratch.0 };
-        let results = course.run(what, options.runs)?;
+        let results = course.run(what, options.common.runs)?;
         let named = |cost: fn(&(Cost, Cost)) -> Cost| -> Vec<(&str, Cost)> {
             Subject::ALL.into_iter().map(Subject::name).zip(results.iter().map(cost)).collect()
         };

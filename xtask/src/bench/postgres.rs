@@ -1,12 +1,12 @@
 //! A PostgreSQL database, to a real S3 server and into a new database.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::bench::database::Database;
 use crate::bench::measure::{Cost, measure, medians};
 use crate::bench::server::{BUCKET, KEY_ID, SECRET, Server};
-use crate::bench::{Scratch, backstay, print_head, print_rows, s3_environment, with_tools};
+use crate::bench::{Common, Scratch, backstay, print_head, print_rows, s3_environment, with_tools};
 use anyhow::ensure;
 
 /// Tables of pgbench have about fifteen mebibytes for each unit of scale.
@@ -19,17 +19,13 @@ pub(crate) struct Options {
     /// Size of the large database
     #[arg(long, default_value_t = 1024)]
     mib: usize,
-    /// Runs of each, alternating; the medians are shown
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-    /// A built `backstay`, instead of building one for release
-    #[arg(long, value_name = "PATH")]
-    program: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Measures everything and prints one table in Markdown.
 pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Result<()> {
-    let program = backstay(options.program.as_deref(), root)?;
+    let program = backstay(options.common.program.as_deref(), root)?;
     let scratch = Scratch::create(&root.join("target/bench"))?;
     let storage = Server::start(&tools.join("rclone"), &scratch.0.join("server"))?;
     print_head();
@@ -45,7 +41,7 @@ pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Resul
         };
         std::fs::create_dir(course.scratch)?;
         let mut costs: [Vec<(Cost, Cost)>; 4] = Default::default();
-        for run in 0..options.runs.max(1) {
+        for run in 0..options.common.runs.max(1) {
             for (subject, costs) in Subject::ALL.into_iter().zip(&mut costs) {
                 costs.push(course.once(subject, run)?);
             }

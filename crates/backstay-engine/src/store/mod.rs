@@ -114,7 +114,7 @@ impl Store {
     pub async fn create(&self, cx: &Cx, name: &str, data: Bytes) -> Result<(), StoreError> {
         if !self.profile.create_only_put {
             // Names that must be unique carry random ids, so the gap between asking and writing is not used by anybody.
-            return match self.head(cx, name).await? {
+            return match self.definitely_missing(cx, name, &self.path(name)?).await? {
                 None => self.put(cx, name, data).await,
                 Some(_) => self.already_there(cx, name, &data).await,
             };
@@ -159,22 +159,33 @@ impl Store {
 
     /// Reads exactly the bytes of a range.
     pub async fn range(&self, cx: &Cx, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let path = self.path(name)?;
-        let wanted = range.end.saturating_sub(range.start);
-        if wanted == 0 {
+        if range.is_empty() {
             // A range of no bytes cannot be asked for in HTTP.
             return Ok(Bytes::new());
         }
-        let bytes = self
-            .read_again(cx, "read", name, || async {
-                let options = GetOptions::new().with_range(Some(range.clone()));
-                http::body(self.backend.get_opts(&path, options).await?).await
-            })
-            .await?;
+        let wanted = range.end - range.start;
+        let (bytes, _) = self.range_of(cx, name, range).await?;
         if bytes.len() as u64 == wanted {
             return Ok(bytes);
         }
         Err(self.error(StoreErrorKind::CutShort, "read", name, None))
+    }
+
+    /// Reads as much of a range as there is. Returns beside it how many bytes the whole object has.
+    async fn range_of(
+        &self,
+        cx: &Cx,
+        name: &str,
+        range: Range<u64>,
+    ) -> Result<(Bytes, u64), StoreError> {
+        let path = self.path(name)?;
+        self.read_again(cx, "read", name, || async {
+            let options = GetOptions::new().with_range(Some(range.clone()));
+            let found = self.backend.get_opts(&path, options).await?;
+            let whole = found.meta.size;
+            Ok((http::body(found).await?, whole))
+        })
+        .await
     }
 
     /// Returns what is known of an object, or `None` if it is definitely not there.
@@ -265,38 +276,66 @@ impl Store {
         Ok(Upload::new(self.clone(), name.to_owned(), self.path(name)?, estimate))
     }
 
-    /// Compares an object with what was sent: its size, its last bytes, and all of it where the storage does not check
+    /// Compares an object with what was sent: its size and its last bytes, and all of it where the storage does not check
     /// uploads itself.
     async fn prove(&self, cx: &Cx, name: &str, sent: &Sent) -> Result<(), StoreError> {
-        let corrupt =
-            |found: String| self.error(StoreErrorKind::Corrupt, "prove", name, Some(found));
+        // All of it says more than its end does.
+        let proven = match sent.sha256 {
+            Some(sha256) if sent.bytes > 0 => self.read_back(cx, name, sent.bytes, sha256).await,
+            _ => self.prove_end(cx, name, sent).await,
+        };
+        proven.map_err(|error| match error.kind() {
+            StoreErrorKind::NotFound => {
+                self.differs(name, "it acknowledged the object but does not have it".to_owned())
+            }
+            _ => error,
+        })
+    }
+
+    fn differs(&self, name: &str, found: String) -> StoreError {
+        self.error(StoreErrorKind::Corrupt, "prove", name, Some(found))
+    }
+
+    fn check_size(&self, name: &str, there: u64, sent: u64) -> Result<(), StoreError> {
+        if there == sent {
+            return Ok(());
+        }
+        Err(self.differs(name, format!("it has {there} bytes of the {sent} that were sent")))
+    }
+
+    async fn prove_end(&self, cx: &Cx, name: &str, sent: &Sent) -> Result<(), StoreError> {
         let there = self.head(cx, name).await?;
-        let there = there
-            .ok_or_else(|| corrupt("it acknowledged the object but does not have it".to_owned()))?;
-        if there.bytes != sent.bytes {
-            return Err(corrupt(format!(
-                "it has {} bytes of the {} that were sent",
-                there.bytes, sent.bytes
-            )));
-        }
+        let there =
+            there.ok_or_else(|| self.error(StoreErrorKind::NotFound, "prove", name, None))?;
+        self.check_size(name, there.bytes, sent.bytes)?;
         let tail = self.range(cx, name, sent.bytes - sent.tail.len() as u64..sent.bytes).await?;
-        if tail != sent.tail {
-            return Err(corrupt("its last bytes are not those that were sent".to_owned()));
+        if tail == sent.tail {
+            return Ok(());
         }
-        let Some(sha256) = sent.sha256 else { return Ok(()) };
-        let mut hasher = backstay_format::Hasher::new();
-        let starts = (0..sent.bytes).step_by(upload::READ_BACK_BYTES as usize);
+        Err(self.differs(name, "its last bytes are not those that were sent".to_owned()))
+    }
+
+    /// Reads an object of at least one byte, and compares it with the digest of what was sent.
+    async fn read_back(
+        &self,
+        cx: &Cx,
+        name: &str,
+        sent: u64,
+        sha256: Sha256,
+    ) -> Result<(), StoreError> {
+        let starts = (0..sent).step_by(upload::READ_BACK_BYTES as usize);
         let read =
-            |start| self.range(cx, name, start..(start + upload::READ_BACK_BYTES).min(sent.bytes));
+            |start| self.range_of(cx, name, start..(start + upload::READ_BACK_BYTES).min(sent));
         let mut ranges = stream::iter(starts).map(read).buffered(upload::READ_BACK_AT_ONCE);
-        while let Some(bytes) = ranges.try_next().await? {
+        let mut hasher = backstay_format::Hasher::new();
+        while let Some((bytes, whole)) = ranges.try_next().await? {
+            self.check_size(name, whole, sent)?;
             hasher.update(&bytes);
         }
         if hasher.finish() == sha256 {
-            Ok(())
-        } else {
-            Err(corrupt("its bytes are not those that were sent".to_owned()))
+            return Ok(());
         }
+        Err(self.differs(name, "its bytes are not those that were sent".to_owned()))
     }
 
     /// Runs one call, stopping with the context, and says what a failure means.

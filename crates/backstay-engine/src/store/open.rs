@@ -185,14 +185,15 @@ fn open_s3(
 }
 
 fn client_options(spec: &S3Spec) -> object_store::Result<ClientOptions> {
+    let is_plain = spec.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
     // The library's deadline of 30 s is for request and body together; ours grow with the body.
     let mut options = ClientOptions::new()
         .with_timeout_disabled()
         .with_connect_timeout(Duration::from_secs(10))
         .with_http1_only()
-        .with_allow_http(
-            spec.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")),
-        );
+        .with_allow_http(is_plain)
+        // Reading all of the system's takes longer than a small backup's requests, and here none is asked for.
+        .with_no_system_certificates(is_plain);
     if let Some(pem) = &spec.ca_pem {
         for certificate in Certificate::from_pem_bundle(pem)? {
             options = options.with_root_certificate(certificate);

@@ -94,6 +94,25 @@ impl Vault {
         self.write_index(cx, (organisation, source), backups).await
     }
 
+    /// Adds to the index a backup that was just made: what it is need not be read again.
+    pub(super) async fn add_to_index(
+        &self,
+        cx: &Cx,
+        place: &BackupPlace,
+        made: IndexEntry,
+    ) -> Result<(), EngineError> {
+        let (organisation, source) = (&place.organisation, &place.source);
+        let (index, folders) = tokio::join!(
+            self.read_index(cx, organisation, source),
+            self.folders(cx, organisation, source)
+        );
+        let (mut index, mut folders) = (index?.unwrap_or_default(), folders?);
+        folders.insert(made.id.clone());
+        index.push(made);
+        let listing = self.reconcile(cx, (organisation, source), index, folders).await?;
+        self.write_index(cx, (organisation, source), listing.backups).await
+    }
+
     async fn write_index(
         &self,
         cx: &Cx,

@@ -122,18 +122,17 @@ impl Vault {
     pub async fn ensure_key_slot(&self, cx: &Cx) -> Result<(), EngineError> {
         let newest = self.keyring.newest()?;
         let name = ObjectName::key_slots(&newest.id);
-        if self.store.head(cx, name.as_str()).await?.is_some() {
-            match self.key_slot(cx, &newest.id).await {
-                Ok(slot) if slot.open(self.keyring.recovery()).is_ok() => return Ok(()),
-                Ok(_) | Err(EngineError::Slot(_)) => cx.event(Event::Warning {
-                    text: format!(
-                        "the key slot of {} in {} was damaged; it is written anew",
-                        newest.id,
-                        self.location()
-                    ),
-                }),
-                Err(other) => return Err(other),
-            }
+        match self.key_slot(cx, &newest.id).await {
+            Ok(slot) if slot.open(self.keyring.recovery()).is_ok() => return Ok(()),
+            Ok(_) | Err(EngineError::Slot(_)) => cx.event(Event::Warning {
+                text: format!(
+                    "the key slot of {} in {} was damaged; it is written anew",
+                    newest.id,
+                    self.location()
+                ),
+            }),
+            Err(EngineError::Store(error)) if error.kind() == StoreErrorKind::NotFound => {}
+            Err(other) => return Err(other),
         }
         let slot = SlotFile::new(&newest.key, newest.created_at, self.keyring.recovery(), random());
         self.store.put(cx, name.as_str(), slot.encode().into()).await?;

@@ -264,11 +264,7 @@ impl BackupWriter {
 
 /// A backup whose index entry could not be written is a backup all the same: listings find it.
 async fn add_to_index(cx: &Cx, vault: &Vault, place: &BackupPlace, entry: &IndexEntry) {
-    let changed = vault.change_index(cx, &place.organisation, &place.source, |backups| {
-        backups.retain(|known| known.id != entry.id);
-        backups.push(entry.clone());
-    });
-    if let Err(error) = changed.await {
+    if let Err(error) = vault.add_to_index(cx, place, entry.clone()).await {
         cx.event(Event::Warning {
             text: format!("the index of {} could not be written: {error}", place.source),
         });

@@ -8,14 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backstay_format::{Content, MediaType, PostgresContent, TableRows};
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::Client;
 
 use super::archive::{self, Archive, ArchiveError};
 use super::connection::KEEPALIVES;
 use super::error::{PostgresError, statement};
 use super::names::{self, bytes_of};
-use super::program::Program;
+use super::program::{Program, widen};
 use super::tools::Tools;
 use super::{PostgresSource, describe, globals};
 use crate::cx::Cx;
@@ -25,57 +25,81 @@ use crate::source::{Capture, Probe, SourceError, fixed_part};
 pub(super) const ROLES: &str = "roles.sql";
 const PROPERTIES: &str = "properties.sql";
 const DUMP: &str = "database.dump";
-/// Of the pipe from the dump.
-const PIPE_BYTES: usize = 1 << 20;
+/// What every database has before anything is made in it; none of that is dumped.
+const EMPTY_DATABASE_BYTES: u64 = 7 << 20;
 /// How often it is looked whether somebody waits behind the dump.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// A session with the database, and what fits its server.
-pub(super) struct Opened {
+/// A session with the database, in a transaction that sees one view of it, and what fits its server.
+struct Opened {
     client: Client,
     major: u32,
     tools: Tools,
-    pub(super) probe: Probe,
+    server_version: String,
+    consistency_point: String,
+    view: View,
+    size_bytes: u64,
+    tables: u64,
 }
 
-/// Connects, and asks what a backup would find.
-pub(super) async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, PostgresError> {
-    let programs = source.options.programs.as_deref();
-    let (client, installed) =
-        tokio::join!(source.connection.connect(cx), Tools::installed(programs));
-    let client = client?;
-    let major = describe::major_version(&client).await?;
-    let tools = Tools::fitting(installed, major)?;
-    let row = client
-        .query_one(
-            "SELECT pg_database_size(current_database()), current_setting('server_version'),
-                    (SELECT count(*) FROM pg_class WHERE relkind = 'r' AND NOT relnamespace::regnamespace::text ~ '^(pg_|information_schema$)')",
-            &[],
-        )
-        .await
-        .map_err(statement("ask for the database's size"))?;
-    let unreadable = format!(
+/// Connects, begins to read, and says what a backup would find.
+pub(super) async fn probe(cx: &Cx, source: &PostgresSource) -> Result<Probe, PostgresError> {
+    let opened = open(cx, source).await?;
+    check_readable(&opened.client, &source.connection.user).await?;
+    Ok(Probe {
+        engine: Some(engine(&opened.server_version)),
+        size_bytes: opened.size_bytes,
+        items: Some(opened.tables),
+        warnings: Vec::new(),
+    })
+}
+
+/// Asks all that is needed for a dump to begin, at once: each answer that is waited for costs a small backup dear.
+async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, PostgresError> {
+    let client = source.connection.connect(cx).await?;
+    let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
+    let begin = format!(
+        "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = 0;
+         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+         SELECT pg_export_snapshot(), current_setting('server_version_num'), current_setting('server_version'),
+                CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
+                getdatabaseencoding(), pg_database_size(current_database()),
+                (SELECT count(*) FROM pg_class WHERE relkind = 'r' AND NOT relnamespace::regnamespace::text ~ '^(pg_|information_schema$)')"
+    );
+    let rows = describe::texts(&client, &begin, "begin to read").await?;
+    let mut columns = rows.into_iter().flatten().map(Option::unwrap_or_default);
+    let mut text = || columns.next().unwrap_or_default();
+    let (snapshot, number) = (text(), text());
+    let major = number.parse().map_or(0, |number: u32| number / 10_000);
+    Ok(Opened {
+        client,
+        major,
+        tools: Tools::find(source.options.programs.as_deref(), major).await?,
+        server_version: text(),
+        consistency_point: text(),
+        view: View { snapshot, encoding: text() },
+        size_bytes: text().parse().unwrap_or(0),
+        tables: text().parse().unwrap_or(0),
+    })
+}
+
+/// Fails if the role may not read everything, with what gives it that right.
+async fn check_readable(client: &Client, user: &str) -> Result<(), PostgresError> {
+    let query = format!(
         "SELECT {} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.relkind IN ('r', 'p', 'S') AND n.nspname !~ '^(pg_|information_schema$)'
             AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) ORDER BY 1 LIMIT 5",
         bytes_of("c.oid::regclass")
     );
-    let unreadable =
-        names::read(&client, &unreadable, "look for tables that may not be read").await?;
-    if !unreadable.is_empty() {
-        let (names, user) = (unreadable.join(", "), &source.connection.user);
-        let finding = format!(
-            "role {user} may not read {names}; GRANT pg_read_all_data TO {user} gives it that right"
-        );
-        return Err(PostgresError::Refused { finding });
+    let unreadable = names::read(client, &query, "look for tables that may not be read").await?;
+    if unreadable.is_empty() {
+        return Ok(());
     }
-    let probe = Probe {
-        engine: Some(engine(row.get(1))),
-        size_bytes: row.get::<_, i64>(0).unsigned_abs(),
-        items: Some(row.get::<_, i64>(2).unsigned_abs()),
-        warnings: Vec::new(),
-    };
-    Ok(Opened { client, major, tools, probe })
+    let names = unreadable.join(", ");
+    let finding = format!(
+        "role {user} may not read {names}; GRANT pg_read_all_data TO {user} gives it that right"
+    );
+    Err(PostgresError::Refused { finding })
 }
 
 /// One view of a database.
@@ -90,7 +114,8 @@ pub(super) struct DatabaseCapture {
     texts: Vec<(String, String)>,
     /// The part that the dump is written into, until it is taken.
     dump: Option<PartReader>,
-    dumping: JoinHandle<Result<Archive, SourceError>>,
+    /// The one task that waits for the dump; the dump ends with this.
+    dumping: JoinSet<Result<Archive, SourceError>>,
 }
 
 impl DatabaseCapture {
@@ -101,33 +126,26 @@ impl DatabaseCapture {
         source: &PostgresSource,
         folder: Option<&str>,
     ) -> Result<Self, PostgresError> {
-        let Opened { client, major, tools, probe } = open(cx, source).await?;
-        let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
-        let begin = format!(
-            "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = 0;
-             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        );
-        client.batch_execute(&begin).await.map_err(statement("begin to read"))?;
-        let row = client
-            .query_one(
-                "SELECT pg_export_snapshot(), current_setting('server_version'),
-                        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text,
-                        getdatabaseencoding()::text",
-                &[],
-            )
-            .await
-            .map_err(statement("take a snapshot"))?;
+        let opened = open(cx, source).await?;
         // It connects and looks around while we do.
+        let estimate = opened.size_bytes.saturating_sub(EMPTY_DATABASE_BYTES);
         let part = |name: &str| folder.map_or_else(|| name.to_owned(), |f| format!("{f}/{name}"));
-        let spec = fixed_part(&part(DUMP), MediaType::PostgresDump, Some(probe.size_bytes));
+        let spec = fixed_part(&part(DUMP), MediaType::PostgresDump, Some(estimate));
         let (writer, dump) = part_pipe(spec);
-        let view = View { snapshot: row.get(0), encoding: row.get(3) };
-        let dumping = start_dump(cx, source, &tools, &view, writer)?;
-        let dumping = tokio::spawn(dumping.finish());
+        let mut dumping = JoinSet::new();
+        let started = start_dump(cx, source, &opened.tools, &opened.view, writer)?;
+        drop(dumping.spawn(started.finish()));
+        let Opened { client, major, .. } = opened;
         // Hashes of passwords are secrets, and parts that are not sealed are open to anybody.
-        let mut roles = describe::roles(&client, source.options.with_passwords).await?;
-        let memberships = describe::memberships(&client, major).await?;
-        let properties = describe::properties(&client, major).await?;
+        let with_passwords = source.options.with_passwords;
+        let ((), mut roles, memberships, properties, extensions, tablespaces) = tokio::try_join!(
+            check_readable(&client, &source.connection.user),
+            describe::roles(&client, with_passwords),
+            describe::memberships(&client, major),
+            describe::properties(&client, major),
+            describe::extensions(&client),
+            describe::tablespaces_in_use(&client),
+        )?;
         let mut warnings = Vec::new();
         let migrations = match &source.options.migrations {
             Some(query) => applied_migrations(&client, query, &mut warnings).await?,
@@ -142,17 +160,17 @@ impl DatabaseCapture {
         }
         let content = PostgresContent {
             database: source.connection.database.clone(),
-            server_version: row.get(1),
+            server_version: opened.server_version,
             properties,
             roles,
             memberships,
-            extensions: describe::extensions(&client).await?,
-            tablespaces: describe::tablespaces_in_use(&client).await?,
+            extensions,
+            tablespaces,
             tables: Vec::new(),
             large_objects: 0,
         };
         Ok(Self {
-            consistency_point: row.get(2),
+            consistency_point: opened.consistency_point,
             client,
             content,
             migrations,
@@ -215,10 +233,7 @@ fn start_dump(
     let stdout = stdout.ok_or_else(|| PostgresError::Archive {
         finding: "the output of pg_dump cannot be read".to_owned(),
     })?;
-    // More room means fewer turns of both; where the system grants none, the usual room does.
-    if let Err(error) = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES) {
-        tracing::debug!(%error, "the pipe from pg_dump keeps its size");
-    }
+    widen(&stdout);
     let reading = tokio::task::spawn_blocking(move || {
         let mut tee = Tee { input: std::fs::File::from(stdout), output: writer };
         let read = archive::read(BufReader::with_capacity(CHUNK_BYTES, &mut tee));
@@ -238,11 +253,11 @@ pub(super) struct Captured {
 
 impl DatabaseCapture {
     /// Waits for the dump, and says what was read.
-    pub(super) async fn end(self, cx: &Cx) -> Result<Captured, SourceError> {
+    pub(super) async fn end(mut self, cx: &Cx) -> Result<Captured, SourceError> {
         let never = || PostgresError::Archive { finding: "the database was not dumped".to_owned() };
         // A dump that nobody took ends now.
         drop(self.dump);
-        let archive = self.dumping.await.map_err(|_died| never())??;
+        let archive = self.dumping.join_next().await.and_then(Result::ok).ok_or_else(never)??;
         let (names, rows): (Vec<_>, Vec<u64>) = archive.tables.into_iter().unzip();
         let encoding = &self.content.properties.encoding;
         let names = cx.run(names::to_utf8(&self.client, encoding, names)).await??;

@@ -224,7 +224,8 @@ pub(super) async fn first_row(client: &Client, query: &str) -> Result<String, Po
     Ok(row.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>().join("|"))
 }
 
-async fn texts(
+/// Runs statements. Returns all rows that come of them, as text.
+pub(super) async fn texts(
     client: &Client,
     query: &str,
     action: &'static str,

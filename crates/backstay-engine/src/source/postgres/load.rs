@@ -16,7 +16,7 @@ use super::archive::{self, Entry};
 use super::connection::{Connection, KEEPALIVES};
 use super::error::{PostgresError, refused, statement};
 use super::look::count_all;
-use super::program::Program;
+use super::program::{Program, widen};
 use super::selection::{self, Chosen, Surroundings};
 use super::tools::Tools;
 use crate::cx::Cx;
@@ -174,6 +174,9 @@ async fn feed(
     mut data: PartReader,
 ) -> Result<u64, SourceError> {
     let mut stdin = program.child.stdin.take();
+    if let Some(pipe) = &stdin {
+        widen(pipe);
+    }
     let (mut fed, mut next) = (0, Some(head));
     while let (Some(pipe), Some(bytes)) = (&mut stdin, next) {
         // A program that takes no more has ended; how, the caller asks.

@@ -114,7 +114,7 @@ impl PostgresSource {
 impl Source for PostgresSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
         match &self.databases {
-            None => Ok(cx.run(capture::open(cx, self)).await??.probe),
+            None => Ok(cx.run(capture::probe(cx, self)).await??),
             Some(databases) => cx.run(server::probe(cx, self, databases)).await?,
         }
     }

@@ -1,5 +1,6 @@
 //! Running a program of PostgreSQL to its end, with what it complains of.
 
+use std::os::fd::AsFd;
 use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -16,6 +17,16 @@ const SHOWN_LINES: usize = 12;
 
 /// How errors are told from warnings and notices.
 const ERRORS: [&str; 4] = ["ERROR:", "error:", "FATAL:", "fatal:"];
+
+/// Of the pipes that dumps flow through.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// Makes room in a pipe: more room means fewer turns of both ends. Where the system grants none, the usual room does.
+pub(super) fn widen(pipe: impl AsFd) {
+    if let Err(error) = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES) {
+        tracing::debug!(%error, "a pipe keeps its size");
+    }
+}
 
 /// A running program. It is killed when this is dropped, with what it started.
 pub(super) struct Program {

@@ -54,11 +54,11 @@ pub(super) async fn probe(
         all.warnings.push(format!("no database is like {databases}"));
     }
     for name in found {
-        match capture::open(cx, &source.of_database(&name)).await {
-            Ok(opened) => {
-                all.engine = opened.probe.engine;
-                all.size_bytes += opened.probe.size_bytes;
-                all.items = Some(all.items.unwrap_or(0) + opened.probe.items.unwrap_or(0));
+        match capture::probe(cx, &source.of_database(&name)).await {
+            Ok(one) => {
+                all.engine = one.engine;
+                all.size_bytes += one.size_bytes;
+                all.items = Some(all.items.unwrap_or(0) + one.items.unwrap_or(0));
             }
             Err(PostgresError::Cancelled(cancelled)) => return Err(cancelled.into()),
             Err(error) => all.warnings.push(format!("database {name}: {error}")),

@@ -26,12 +26,18 @@ impl Tools {
         configured: Option<&Path>,
         server: u32,
     ) -> Result<Self, PostgresError> {
-        Self::fitting(Self::installed(configured).await, server)
+        let directories = configured.map_or_else(installed, |given| vec![given.to_owned()]);
+        // Packages say in the directory's name what they are; asking a program takes as long as a small dump. One that
+        // is older than it should be refuses the server itself.
+        let named = directories.iter().find(|directory| named_version(directory) == Some(server));
+        if let Some(directory) = named.filter(|directory| directory.join("pg_dump").is_file()) {
+            return Ok(Self { directory: directory.clone(), major: server });
+        }
+        Self::fitting(Self::asked(directories).await, server)
     }
 
-    /// Finds all programs, whatever server they fit.
-    pub(super) async fn installed(configured: Option<&Path>) -> Vec<Self> {
-        let directories = configured.map_or_else(installed, |given| vec![given.to_owned()]);
+    /// Asks all programs of which version they are, the oldest first.
+    async fn asked(directories: Vec<PathBuf>) -> Vec<Self> {
         let mut found = Vec::new();
         for directory in directories {
             if let Some(major) = major_version(&directory.join("pg_dump")).await {
@@ -44,7 +50,7 @@ impl Tools {
     }
 
     /// Chooses those that fit a server.
-    pub(super) fn fitting(found: Vec<Self>, server: u32) -> Result<Self, PostgresError> {
+    fn fitting(found: Vec<Self>, server: u32) -> Result<Self, PostgresError> {
         let newest = found.last().map_or_else(
             || "none is installed".to_owned(),
             |newest| format!("the newest that is installed is of {}", newest.major),
@@ -88,6 +94,15 @@ fn installed() -> Vec<PathBuf> {
     directories.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     directories.retain(|directory| directory.join("pg_dump").is_file());
     directories
+}
+
+/// Returns of which major version a package's directory is: `/usr/lib/postgresql/15/bin`, `/usr/pgsql-15/bin`.
+fn named_version(directory: &Path) -> Option<u32> {
+    let path = directory.to_str()?.strip_suffix("/bin")?;
+    VERSIONED.iter().find_map(|beginning| {
+        let rest = path.strip_prefix(beginning)?;
+        rest.strip_prefix('/').unwrap_or(rest).parse().ok()
+    })
 }
 
 /// Asks a program for its version: `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
