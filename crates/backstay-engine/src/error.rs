@@ -167,6 +167,11 @@ pub enum ErrorKind {
 }
 
 impl EngineError {
+    /// Says whether the same may work a little later, with nothing changed: a dump gave way to the app.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Source(error) if error.is_passing())
+    }
+
     /// Says what a caller may do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -2,6 +2,7 @@
 //! is expected; nothing is made before all of it is right.
 
 mod overrides;
+mod passfile;
 mod postgres;
 mod raw;
 mod source;
@@ -166,6 +167,9 @@ impl Config {
         }
         for storage in storages.values() {
             storage.warn(&mut warnings);
+        }
+        for source in sources.values() {
+            source.warn(&mut warnings);
         }
         Some(Self { organisation: organisation?, storages, sources, warnings })
     }

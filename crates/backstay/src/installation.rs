@@ -159,7 +159,9 @@ impl Installation {
             let place = self.place(&slug, newest.id.clone());
             let manifest = vault.manifest(&self.cx, &place).await?;
             let origin = vault.details(&manifest)?.origin;
-            let kind = origin.and_then(|origin| SourceKind::bare(&manifest.source_kind, &origin));
+            let kind = origin.and_then(|origin| {
+                SourceKind::bare(&manifest.source_kind, &origin, &environment())
+            });
             let Some(kind) = kind else { continue };
             return Ok(Some(SourceConfig::bare(slug, kind, storage.name.clone())));
         }

@@ -100,7 +100,8 @@ fn event_line(event: &Event) -> Option<String> {
         Event::ItemError { item, error } => format!("left out {item}: {error}"),
         Event::Warning { text } => format!("warning: {text}"),
         Event::Retrying { what, error, after } => {
-            format!("trying again in {} ms: {what}: {error}", after.as_millis())
+            let after = after.as_secs_f64();
+            format!("trying again in {after:.1} s: {what}: {error}")
         }
         _ => return None,
     })

@@ -293,6 +293,11 @@ impl SourceError {
         matches!(self, Self::Cancelled(_))
     }
 
+    /// Says whether the same may work a little later, with nothing changed.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.is_passing())
+    }
+
     /// Makes an [`SourceError::Io`].
     pub fn io(action: &'static str, path: impl Into<PathBuf>, cause: io::Error) -> Self {
         Self::Io { action, path: path.into(), cause }

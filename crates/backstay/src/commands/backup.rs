@@ -4,9 +4,10 @@ use anyhow::Context as _;
 use backstay_control::{JobKind, JobState};
 use backstay_engine::backup::backup;
 use backstay_engine::error::{EngineError, ErrorKind};
+use backstay_engine::event::Event;
 use backstay_engine::forget;
 use backstay_engine::hook::run_hook;
-use backstay_engine::vault::Vault;
+use backstay_engine::vault::{Draft, Vault};
 use backstay_format::{IndexEntry, Status, Trigger};
 
 use super::undo::{finish_interrupted, let_go_of_expired};
@@ -34,7 +35,7 @@ pub(super) async fn backup_all(
         sources.push(app.source(name).await?);
     }
     for warning in &app.config.warnings {
-        app.cx.event(backstay_engine::event::Event::Warning { text: warning.clone() });
+        app.cx.event(Event::Warning { text: warning.clone() });
     }
     let is_single = sources.len() == 1;
     let mut exit = Exit::Done;
@@ -141,23 +142,7 @@ async fn make(
     finish_interrupted(app, source).await?;
     let vault = app.vault_for_writing(storage).await?;
     let_go_of_expired(app, source).await;
-    let before = match &source.before_backup {
-        Some(hook) => run_hook(&app.cx, "before_backup", hook).await,
-        None => Ok(()),
-    };
-    let made = match before {
-        Ok(()) => {
-            let draft = app.draft(source, trigger, args.note.clone());
-            backup(&app.cx, app.engine_source(source).as_ref(), &vault, draft).await
-        }
-        Err(error) => Err(error),
-    };
-    let mut afterwards = None;
-    if let Some(hook) = &source.after_backup {
-        afterwards = run_hook(&app.cx.for_cleanup(), "after_backup", hook).await.err();
-    }
-    // The backup's own error matters more.
-    let mut entry = made.map_err(explain)?;
+    let (mut entry, mut afterwards) = try_until_made(app, source, trigger, args, &vault).await?;
     if args.hold {
         let (place, reason) = (app.place(&source.name, entry.id.clone()), "held when it was made");
         match vault.hold(&app.cx, &place, reason).await {
@@ -172,6 +157,57 @@ async fn make(
     let context = format!("backup {} was made, and then", entry.id);
     let afterwards = afterwards.map(|error| anyhow::Error::new(error).context(context));
     Ok(Made { entry, storage: source.storage.clone(), location, afterwards })
+}
+
+/// Backs up, and once more a while later if that may help. Returns what failed after the backup was made, too.
+async fn try_until_made(
+    app: &Installation,
+    source: &SourceConfig,
+    trigger: Trigger,
+    args: &BackupArgs,
+    vault: &Vault,
+) -> anyhow::Result<(IndexEntry, Option<EngineError>)> {
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let draft = app.draft(source, trigger, args.note.clone());
+        let (made, afterwards) = try_once(app, source, vault, draft).await;
+        let error = match made {
+            Ok(entry) => return Ok((entry, afterwards)),
+            Err(error) => error,
+        };
+        if !error.is_passing() || tried > source.retries {
+            let error = explain(error);
+            let tries = format!("tried {tried} times");
+            return Err(if tried > 1 { error.context(tries) } else { error });
+        }
+        let (what, after) = (format!("the backup of {}", source.name), source.retry_after);
+        app.cx.event(Event::Retrying { what, error: error.to_string(), after });
+        app.cx.run(tokio::time::sleep(after)).await?;
+    }
+}
+
+/// Backs up, with the hooks around: an app that they stop must not stand still between two tries.
+async fn try_once(
+    app: &Installation,
+    source: &SourceConfig,
+    vault: &Vault,
+    draft: Draft,
+) -> (Result<IndexEntry, EngineError>, Option<EngineError>) {
+    let before = match &source.before_backup {
+        Some(hook) => run_hook(&app.cx, "before_backup", hook).await,
+        None => Ok(()),
+    };
+    let made = match before {
+        Ok(()) => backup(&app.cx, app.engine_source(source).as_ref(), vault, draft).await,
+        Err(error) => Err(error),
+    };
+    let mut afterwards = None;
+    if let Some(hook) = &source.after_backup {
+        afterwards = run_hook(&app.cx.for_cleanup(), "after_backup", hook).await.err();
+    }
+    // The backup's own error matters more.
+    (made, afterwards)
 }
 
 /// A stop that reached a part of the engine as a failed stream is a stop all the same.
@@ -199,7 +235,7 @@ async fn forget_old(app: &Installation, source: &SourceConfig, vault: &Vault) {
     };
     if let Err(error) = forgotten.await {
         let text = format!("old backups of {} were not forgotten: {error}", source.name);
-        app.cx.event(backstay_engine::event::Event::Warning { text });
+        app.cx.event(Event::Warning { text });
     }
 }
 
@@ -210,7 +246,7 @@ async fn warn_without_kit(app: &Installation) -> anyhow::Result<()> {
     if exported != Some(true) && app.config.sources.values().any(|source| source.sealed) {
         let text = "there is no recovery kit yet: if this machine dies, nobody can open its backups; make one with \
                     `backstay keys kit --output kit.txt` and keep it elsewhere";
-        app.cx.event(backstay_engine::event::Event::Warning { text: text.to_owned() });
+        app.cx.event(Event::Warning { text: text.to_owned() });
     }
     Ok(())
 }

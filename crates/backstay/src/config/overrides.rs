@@ -11,7 +11,7 @@ const SEPARATOR: &str = "__";
 /// Tables of named things.
 const TABLES: [&str; 2] = ["storages", "sources"];
 /// Fields that are no text; lists and tables show it by themselves.
-const NO_TEXT: [&str; 4] = ["use_ssl", "one_file_system", "compression_level", "port"];
+const NO_TEXT: [&str; 5] = ["use_ssl", "one_file_system", "compression_level", "port", "retries"];
 
 /// Puts the values of all variables that name a setting into the table.
 pub(super) fn apply<'a>(table: &mut DeTable<'a>, env: &'a Environment) -> Result<(), Vec<Fault>> {

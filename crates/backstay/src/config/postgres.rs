@@ -1,7 +1,7 @@
 //! `[sources.NAME]` of kind `postgres`: how its server is reached.
 
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use backstay_engine::source::postgres::{Connection, Databases, PostgresOptions, Tls, TlsMode};
@@ -11,10 +11,10 @@ use secrecy::SecretString;
 use toml::Spanned;
 use url::Url;
 
-use super::Env;
 use super::raw::{Faults, RawSource, expand};
 use super::ssh;
 use super::storage::resolve_file;
+use super::{Env, passfile};
 
 const DEFAULT_PORT: u16 = 5432;
 /// Between where a server is and which of its databases are meant.
@@ -34,11 +34,13 @@ pub(crate) struct PostgresConfig {
     /// Whether the connection is to another server than the source's own.
     pub(crate) elsewhere: bool,
     pub(crate) options: PostgresOptions,
+    /// What a person should know though it is legal.
+    pub(crate) warning: Option<String>,
 }
 
 impl PostgresConfig {
     /// Makes a configuration of what [`PostgresConfig::location`] returned.
-    pub(crate) fn of_location(location: &str) -> Result<Self, String> {
+    pub(crate) fn of_location(location: &str, env: Env<'_>) -> Result<Self, String> {
         let (url, patterns) = match location.split_once(PATTERNS) {
             Some((url, patterns)) => (url, patterns.split(", ").map(str::to_owned).collect()),
             None => (location, Vec::new()),
@@ -48,7 +50,10 @@ impl PostgresConfig {
             false => Some(Databases::new(patterns).map_err(|error| error.to_string())?),
         };
         let options = PostgresOptions::new(DEFAULT_LOCK_TIMEOUT);
-        Ok(Self { connection: of_url(url)?, databases, elsewhere: false, options })
+        let (connection, passfile) = of_url(url)?;
+        let mut config = Self { connection, databases, elsewhere: false, options, warning: None };
+        config.find_password(passfile.as_deref(), env)?;
+        Ok(config)
     }
 
     /// Returns where the databases are, without any secret.
@@ -67,23 +72,44 @@ impl PostgresConfig {
     pub(crate) fn aim(&mut self, url: &str, env: Env<'_>) -> Result<String, String> {
         let is_reference = url.starts_with("file:") || url.contains("${");
         let resolved = resolve_file(&expand(url, env)?)?;
-        let connection = of_url(&resolved)?;
+        let (connection, passfile) = of_url(&resolved)?;
         if connection.password.is_some() && !is_reference {
             return Err("holds a password, which everybody on this machine can read on a command line; give --to 'file:/path' or --to '${NAME}' with the URL in the file or variable".to_owned());
         }
         self.connection = connection;
         self.elsewhere = true;
+        self.find_password(passfile.as_deref(), env)?;
         Ok(self.connection.database.clone())
+    }
+
+    /// Looks for a password where none is given. A file that was not asked for is only warned of.
+    fn find_password(&mut self, passfile: Option<&Path>, env: Env<'_>) -> Result<(), String> {
+        if let Some(file) = passfile {
+            let Connection { host, port, database, user, .. } = &self.connection;
+            let missing = format!("has no line for {host}:{port}:{database}:{user}");
+            let found = passfile::password(file, &self.connection)?;
+            self.connection.password =
+                Some(found.ok_or_else(|| format!("{} {missing}", file.display()))?);
+        } else if self.connection.password.is_none()
+            && let Some(file) = passfile::usual(env)
+        {
+            match passfile::password(&file, &self.connection) {
+                Ok(found) => self.connection.password = found,
+                Err(problem) => self.warning = Some(format!("no password is taken: {problem}")),
+            }
+        }
+        Ok(())
     }
 }
 
 /// The fields that only this kind has.
-fn own_fields(raw: &RawSource) -> [(&'static str, Option<&Spanned<String>>); 13] {
+fn own_fields(raw: &RawSource) -> [(&'static str, Option<&Spanned<String>>); 14] {
     [
         ("url", raw.url.as_ref()),
         ("host", raw.host.as_ref()),
         ("user", raw.user.as_ref()),
         ("password", raw.password.as_ref()),
+        ("passfile", raw.passfile.as_ref()),
         ("database", raw.database.as_ref()),
         ("tls", raw.tls.as_ref()),
         ("tls_ca_file", raw.tls_ca_file.as_ref()),
@@ -126,18 +152,18 @@ pub(super) fn check(
     if let Some(path) = &raw.path {
         faults.add("path", path.span(), "a source of kind `postgres` has `url` or `host` instead");
     }
-    let mut connection = match &raw.url {
+    let (mut connection, of_url) = match &raw.url {
         Some(raw_url) => {
             let url = text_or_file("url", raw_url, env, faults)?;
             match of_url(&url) {
-                Ok(connection) => connection,
+                Ok(found) => found,
                 Err(problem) => {
                     faults.add("url", raw_url.span(), problem);
                     return None;
                 }
             }
         }
-        None => separate_fields(raw, env, faults)?,
+        None => (separate_fields(raw, env, faults)?, None),
     };
     if raw.url.is_some() {
         for (name, value) in
@@ -152,6 +178,7 @@ pub(super) fn check(
         connection.password =
             Some(SecretString::from(text_or_file("password", password, env, faults)?));
     }
+    let passfile = check_passfile(raw, connection.password.is_some(), of_url, env, faults);
     check_tls(raw, &mut connection.tls, env, faults);
     if let Some(raw_ssh) = &raw.ssh {
         let bastion = ssh::check(raw_ssh, &connection.host, env, faults)?;
@@ -181,7 +208,15 @@ pub(super) fn check(
         }
     }
     let databases = check_databases(raw, env, faults)?;
-    Some(PostgresConfig { connection, databases, elsewhere: false, options })
+    let mut config =
+        PostgresConfig { connection, databases, elsewhere: false, options, warning: None };
+    if let Err(problem) = config.find_password(passfile.as_deref(), env) {
+        let place =
+            raw.passfile.as_ref().or(raw.url.as_ref()).map_or(raw.kind.span(), Spanned::span);
+        faults.add("passfile", place, problem);
+        return None;
+    }
+    Some(config)
 }
 
 fn check_databases(
@@ -199,6 +234,31 @@ fn check_databases(
             None
         }
     }
+}
+
+/// Returns the file of passwords that was asked for, in a field of its own or in the URL.
+fn check_passfile(
+    raw: &RawSource,
+    has_password: bool,
+    of_url: Option<PathBuf>,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<PathBuf> {
+    let Some(raw_file) = &raw.passfile else {
+        // As libpq has it, a password that is given counts more.
+        return of_url.filter(|_| !has_password);
+    };
+    if has_password || of_url.is_some() {
+        faults.add("passfile", raw_file.span(), "there is a password already; give one of both");
+        return None;
+    }
+    let file = PathBuf::from(faults.text("passfile", raw_file, env)?);
+    if file.is_absolute() {
+        return Some(file);
+    }
+    let problem = format!("found `{}`, expected an absolute path", file.display());
+    faults.add("passfile", raw_file.span(), problem);
+    None
 }
 
 fn separate_fields(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<Connection> {
@@ -294,8 +354,8 @@ fn text_or_file(
     }
 }
 
-/// Reads `postgres://user:password@host:port/database?sslmode=…`.
-fn of_url(text: &str) -> Result<Connection, String> {
+/// Reads `postgres://user:password@host:port/database?sslmode=…`. Returns the file of passwords that it names, too.
+fn of_url(text: &str) -> Result<(Connection, Option<PathBuf>), String> {
     // Never repeat what was found: a password may stand in it.
     let url = Url::parse(text).map_err(|error| {
         format!("is no URL ({error}); expected postgres://user:password@host:5432/database, special characters as %XX")
@@ -325,6 +385,7 @@ fn of_url(text: &str) -> Result<Connection, String> {
         tls: Tls::default(),
         tunnel: None,
     };
+    let mut passfile = None;
     for (name, value) in url.query_pairs() {
         let tls = &mut connection.tls;
         match name.as_ref() {
@@ -336,10 +397,11 @@ fn of_url(text: &str) -> Result<Connection, String> {
             }
             "sslrootcert" => tls.ca_file = Some(PathBuf::from(value.as_ref())),
             "sslcert" => tls.certificate_file = Some(PathBuf::from(value.as_ref())),
+            "passfile" => passfile = Some(PathBuf::from(value.as_ref())),
             "sslkey" => tls.key_file = Some(PathBuf::from(value.as_ref())),
             other => {
                 return Err(format!(
-                    "has the parameter `{other}`, which is not known; known are host, sslmode, sslrootcert, sslcert and sslkey"
+                    "has the parameter `{other}`, which is not known; known are host, passfile, sslmode, sslrootcert, sslcert and sslkey"
                 ));
             }
         }
@@ -347,5 +409,5 @@ fn of_url(text: &str) -> Result<Connection, String> {
     if connection.host.is_empty() {
         return Err("names no host; expected postgres://user@host:5432/database".to_owned());
     }
-    Ok(connection)
+    Ok((connection, passfile))
 }

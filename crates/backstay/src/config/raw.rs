@@ -117,6 +117,9 @@ pub(super) struct RawSource {
     /// Better a reference, `${NAME}` or `file:/path`, than the password itself.
     #[schemars(with = "Option<String>")]
     pub(super) password: Option<Spanned<String>>,
+    /// A file of passwords as libpq reads it; without this and `password`, `PGPASSFILE` or `~/.pgpass` counts.
+    #[schemars(with = "Option<String>")]
+    pub(super) passfile: Option<Spanned<String>>,
     /// The database's name.
     #[schemars(with = "Option<String>")]
     pub(super) database: Option<Spanned<String>>,
@@ -145,7 +148,7 @@ pub(super) struct RawSource {
     /// How long a dump waits for a lock, and others for one of the dump's; `30s` if left out.
     #[schemars(with = "Option<String>")]
     pub(super) lock_timeout: Option<Spanned<String>>,
-    /// How long each question to the database may take, apart from the dump itself; without end if left out.
+    /// How long each question to the database and each statement of a dump may take; without end if left out.
     #[schemars(with = "Option<String>")]
     pub(super) statement_timeout: Option<Spanned<String>>,
     /// A query whose first column lists the app's applied migrations in their order.
@@ -175,6 +178,12 @@ pub(super) struct RawSource {
     /// zstd level, 1 to 19; 3 if left out.
     #[schemars(with = "Option<i32>")]
     pub(super) compression_level: Option<Spanned<i32>>,
+    /// How often a backup that gave way to the app is tried again; 2 if left out.
+    #[schemars(with = "Option<u32>")]
+    pub(super) retries: Option<Spanned<u32>>,
+    /// How long is waited before that; `1m` if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) retry_after: Option<Spanned<String>>,
     /// How long a restore can be undone; `7d` if left out.
     #[schemars(with = "Option<String>")]
     pub(super) undo_for: Option<Spanned<String>>,

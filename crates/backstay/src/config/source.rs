@@ -24,6 +24,8 @@ const DEFAULT_LEVEL: i32 = 3;
 const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_mins(5);
 /// What a check answers if nothing else is expected: true, as PostgreSQL writes it.
 const DEFAULT_ANSWER: &str = "t";
+const DEFAULT_RETRIES: u32 = 2;
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_mins(1);
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Kinds that the design names and this version does not have.
 const LATER_KINDS: [&str; 4] = ["mysql", "duckdb", "redis", "command"];
@@ -41,6 +43,8 @@ pub(crate) struct SourceConfig {
     pub(crate) keep: Rules,
     pub(crate) sealed: bool,
     pub(crate) compression_level: i32,
+    pub(crate) retries: u32,
+    pub(crate) retry_after: Duration,
     pub(crate) undo_for: SignedDuration,
     pub(crate) checks: Vec<Check>,
     pub(crate) before_backup: Option<Hook>,
@@ -77,14 +81,14 @@ impl SourceKind {
     }
 
     /// Returns a kind with nothing set but where it was; for sources that only a vault knows.
-    pub(crate) fn bare(word: &str, origin: &str) -> Option<Self> {
+    pub(crate) fn bare(word: &str, origin: &str, env: Env<'_>) -> Option<Self> {
         match word {
             "files" => {
                 Some(Self::Files(FilesConfig { root: origin.into(), ..FilesConfig::default() }))
             }
             "sqlite" => Some(Self::Sqlite { path: origin.into() }),
             "postgres" => {
-                PostgresConfig::of_location(origin).ok().map(Box::new).map(Self::Postgres)
+                PostgresConfig::of_location(origin, env).ok().map(Box::new).map(Self::Postgres)
             }
             _ => None,
         }
@@ -130,6 +134,15 @@ impl SourceKind {
 }
 
 impl SourceConfig {
+    /// Adds what a person should know though it is legal.
+    pub(super) fn warn(&self, warnings: &mut Vec<String>) {
+        if let SourceKind::Postgres(postgres) = &self.kind
+            && let Some(warning) = &postgres.warning
+        {
+            warnings.push(format!("source {}: {warning}", self.name));
+        }
+    }
+
     /// Makes a source of what a vault knows of it.
     pub(crate) fn bare(name: Slug, kind: SourceKind, storage: String) -> Self {
         Self {
@@ -143,6 +156,8 @@ impl SourceConfig {
             keep: Rules::default(),
             sealed: true,
             compression_level: DEFAULT_LEVEL,
+            retries: DEFAULT_RETRIES,
+            retry_after: DEFAULT_RETRY_AFTER,
             undo_for: DEFAULT_UNDO,
             checks: Vec::new(),
             before_backup: None,
@@ -192,6 +207,14 @@ pub(super) fn check(
     });
     let undo_for =
         raw.undo_for.as_ref().map_or(Some(DEFAULT_UNDO), |text| duration("undo_for", text, faults));
+    let retry_after = raw.retry_after.as_ref().map_or(Some(DEFAULT_RETRY_AFTER), |text| {
+        let waited = duration("retry_after", text, faults)?;
+        let waited = Duration::try_from(waited);
+        if waited.is_err() {
+            faults.add("retry_after", text.span(), "is less than nothing");
+        }
+        waited.ok()
+    });
     let label = |name, value: &Option<Spanned<String>>| {
         value.as_ref().and_then(|value| faults.text(name, value, env))
     };
@@ -226,6 +249,8 @@ pub(super) fn check(
         keep: raw.keep.clone().unwrap_or_default(),
         sealed,
         compression_level: level,
+        retries: raw.retries.as_ref().map_or(DEFAULT_RETRIES, |retries| *retries.get_ref()),
+        retry_after: retry_after?,
         undo_for: undo_for?,
     })
 }

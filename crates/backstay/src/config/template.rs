@@ -52,6 +52,7 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # ssh = { host = "bastion.example.com", user = "backup", identity_file = "/etc/backstay/id_ed25519" }   # if it is reached through it
 # storage = "bucket"
 # lock_timeout = "30s"                 # the dump gives way to whoever waits behind it longer than this
+# retries = 2                          # how often a dump that gave way is tried again, retry_after = "1m" later
 # migrations = "SELECT version FROM schema_migrations ORDER BY version"
 #
 # [sources.crm]

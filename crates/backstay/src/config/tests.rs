@@ -253,6 +253,15 @@ fn database_is_reached_by_a_url_or_by_fields_and_faults_never_repeat_a_password(
             "host = '/run/pg'\nuser = 'u'\ndatabase = 'd'\nssh = { host = 'h' }",
             "sources.db.ssh: cannot lead to `/run/pg`",
         ),
+        ("url = '${URL}'\npassfile = '/x'", "sources.db.passfile: there is a password already"),
+        (
+            "url = 'postgres://u@h/d'\npassfile = 'x'",
+            "sources.db.passfile: found `x`, expected an absolute path",
+        ),
+        ("url = 'postgres://u@h/d?passfile=/does/not/exist'", "passfile: /does/not/exist cannot"),
+        ("url = '${URL}'\nretries = -1", "sources.db.retries"),
+        ("url = '${URL}'\nretry_after = 'soon'", "sources.db.retry_after: found `soon`"),
+        ("url = '${URL}'\nretry_after = '-1m'", "sources.db.retry_after: is less than nothing"),
         ("url = '${URL}'\ntls = 'sometimes'", "sources.db.tls: found `sometimes`"),
     ] {
         let found = faults(fields);

@@ -13,6 +13,8 @@ mod drills;
 mod faults;
 mod golden;
 mod manual;
+mod passfiles;
+mod patience;
 mod postgres;
 mod postgres_faults;
 mod postgres_servers;

@@ -132,7 +132,7 @@ fn dump_gives_way_to_whoever_waits_behind_it() {
     let server = PostgresServer::start();
     server.sql("postgres", "CREATE DATABASE shop");
     server.sql("shop", "CREATE TABLE orders (n int); INSERT INTO orders VALUES (1)");
-    let shell = with_database(&server, "shop", "lock_timeout = '1s'");
+    let shell = with_database(&server, "shop", "lock_timeout = '1s'\nretries = 0");
     // The dump has its locks and takes its time.
     with_program(&server, &shell, "pg_dump", "\"$REAL\" \"$@\" | (sleep 60; cat)");
     server.sql("shop", "INSERT INTO orders SELECT generate_series(1, 200000)");

@@ -54,6 +54,12 @@ pub enum PostgresError {
         /// What is installed.
         found: String,
     },
+    /// The dump stood in somebody's way.
+    #[error("{finding}")]
+    GaveWay {
+        /// In whose, and what to do.
+        finding: String,
+    },
     /// The server cannot take the backup as it is.
     #[error("{finding}")]
     Refused {
@@ -63,6 +69,22 @@ pub enum PostgresError {
     /// Told to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl PostgresError {
+    /// Says whether the same may work a little later, with nothing changed.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::GaveWay { .. } => true,
+            // No code comes with it: where the server speaks another language, this is not tried again. Only while it waits
+            // for its locks does a dump have a limit, and pg_dump sets it as one for statements.
+            Self::Program { finding, .. } => {
+                finding.contains("due to statement timeout")
+                    || finding.contains("due to lock timeout")
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Why no session could be had.
