@@ -3,7 +3,6 @@
 use std::io::{self, BufReader, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use backstay_format::{Content, MediaType, PostgresContent, TableRows};
@@ -17,7 +16,7 @@ use super::error::{PostgresError, statement};
 use super::names::{self, bytes_of};
 use super::program::{Program, widen};
 use super::tools::Tools;
-use super::{PostgresSource, describe, globals};
+use super::{PostgresSource, describe, globals, watch};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartReader, PartWriter, part_pipe};
 use crate::source::{Capture, Probe, SourceError, fixed_part};
@@ -27,8 +26,6 @@ const PROPERTIES: &str = "properties.sql";
 const DUMP: &str = "database.dump";
 /// What every database has before anything is made in it; none of that is dumped.
 const EMPTY_DATABASE_BYTES: u64 = 7 << 20;
-/// How often it is looked whether somebody waits behind the dump.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// A session with the database, in a transaction that sees one view of it, and what fits its server.
 struct Opened {
@@ -326,7 +323,7 @@ impl Dumping {
     async fn finish(mut self) -> Result<Archive, SourceError> {
         let status = tokio::select! {
             status = self.cx.run(self.program.wait()) => status??,
-            waiting = behind(&self.cx, &self.source, &self.session) => return Err(waiting.into()),
+            waiting = watch::behind(&self.cx, &self.source, &self.session) => return Err(waiting.into()),
         };
         let (writer, read) = self.reading.await.map_err(|_died| PostgresError::Archive {
             finding: "the thread that reads the dump died".to_owned(),
@@ -340,81 +337,6 @@ impl Dumping {
         writer.finish_async().await;
         Ok(archive)
     }
-}
-
-/// Ends when the dump must: somebody has waited too long for a lock that it holds, since the app matters more than its
-/// backup, or one of its statements takes too long.
-async fn behind(cx: &Cx, source: &PostgresSource, session: &str) -> PostgresError {
-    let watch = async {
-        // Most dumps are over before anybody could have waited long.
-        tokio::time::sleep(WATCH_EVERY).await;
-        let client = source.connection.connect(cx).await?;
-        loop {
-            if let Some(reason) = who_waits(&client, source, session).await? {
-                return Ok::<_, PostgresError>(reason);
-            }
-            if let Some(reason) = what_lasts(&client, source, session).await? {
-                return Ok(reason);
-            }
-            tokio::time::sleep(WATCH_EVERY).await;
-        }
-    };
-    match watch.await {
-        Ok(reason) => reason,
-        // A dump that nobody can watch is still a dump.
-        Err(_) => std::future::pending().await,
-    }
-}
-
-async fn who_waits(
-    client: &Client,
-    source: &PostgresSource,
-    session: &str,
-) -> Result<Option<PostgresError>, PostgresError> {
-    let limit = source.options.lock_timeout;
-    let row = client
-        .query_opt(
-            "SELECT w.pid, coalesce(w.relation::regclass::text, w.locktype)
-               FROM pg_locks w, pg_stat_activity d
-              WHERE d.application_name = $1 AND d.pid = ANY (pg_blocking_pids(w.pid))
-                AND NOT w.granted AND now() - w.waitstart > make_interval(secs => $2) LIMIT 1",
-            &[&session, &limit.as_secs_f64()],
-        )
-        .await
-        .map_err(statement("look who waits behind the dump"))?;
-    Ok(row.map(|row| PostgresError::GaveWay {
-        finding: format!(
-            "session {} waited longer than {} s behind the dump for a lock on {}, so the dump gave way; back up again when it is done, or raise lock_timeout",
-            row.get::<_, i32>(0),
-            limit.as_secs(),
-            row.get::<_, String>(1),
-        ),
-    }))
-}
-
-/// The dump's program lifts the server's limit for itself, so it is kept here.
-async fn what_lasts(
-    client: &Client,
-    source: &PostgresSource,
-    session: &str,
-) -> Result<Option<PostgresError>, PostgresError> {
-    let Some(limit) = source.options.statement_timeout else { return Ok(None) };
-    let row = client
-        .query_opt(
-            "SELECT left(query, 200) FROM pg_stat_activity
-              WHERE application_name = $1 AND state = 'active'
-                AND now() - query_start > make_interval(secs => $2) LIMIT 1",
-            &[&session, &limit.as_secs_f64()],
-        )
-        .await
-        .map_err(statement("look how long the dump takes"))?;
-    Ok(row.map(|row| PostgresError::Refused {
-        finding: format!(
-            "a statement of the dump took longer than {} s, so the dump was ended; raise statement_timeout, or leave it out: {}",
-            limit.as_secs(),
-            row.get::<_, String>(0),
-        ),
-    }))
 }
 
 /// Passes on what it reads.

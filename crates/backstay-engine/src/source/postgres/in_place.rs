@@ -171,7 +171,7 @@ fn checks(
     chosen: &Chosen,
     tables: &[TableRows],
 ) -> Result<String, PostgresError> {
-    let mut statements = "SET client_encoding = 'UTF8';\n".to_owned();
+    let mut statements = vec!["SET client_encoding = 'UTF8';\n".to_owned()];
     for entry in entries.iter().filter(|entry| entry.kind == "TABLE DATA") {
         let name = entry.qualified();
         if !chosen.tables.contains(&name) {
@@ -183,14 +183,14 @@ fn checks(
                 "the rows of {name} cannot be counted in place; restore to another database with --to"
             )));
         };
-        statements.push_str(&format!(
+        statements.push(format!(
             "DO $backstay$ DECLARE found bigint := (SELECT count(*) FROM ONLY {}); BEGIN
                IF found <> {rows} THEN RAISE EXCEPTION '% should have {rows} rows and has %', {}, found; END IF; END $backstay$;\n",
             entry.always_quoted(),
             literal(&name)
         ));
     }
-    Ok(statements)
+    Ok(statements.concat())
 }
 
 /// Runs the transaction.

@@ -60,7 +60,7 @@ pub(super) struct Loaded {
 impl Loading<'_> {
     pub(super) async fn run(&self, cx: &Cx, mut data: PartReader) -> Result<Loaded, SourceError> {
         if self.jobs.get() > 1 {
-            return self.from_file(cx, &Spool::create(self.spool)?, data).await;
+            return self.by_file(cx, &Spool::create(self.spool)?, data).await;
         }
         let mut command = self.command()?;
         let (mut head, mut chosen, mut spool) = (Vec::new(), None, None);
@@ -80,7 +80,7 @@ impl Loading<'_> {
     }
 
     /// Spools the dump, so that several sessions can load from it.
-    async fn from_file(
+    async fn by_file(
         &self,
         cx: &Cx,
         spool: &Spool,

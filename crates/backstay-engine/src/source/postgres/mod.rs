@@ -20,6 +20,7 @@ mod selection;
 mod server;
 mod tls;
 mod tools;
+mod watch;
 
 use std::ffi::OsString;
 use std::num::NonZero;
@@ -121,7 +122,10 @@ impl Source for PostgresSource {
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
         let capture: Box<dyn Capture> = match &self.databases {
-            None => Box::new(cx.run(capture::DatabaseCapture::begin(cx, self, None)).await??),
+            None => {
+                let begun = Box::pin(capture::DatabaseCapture::begin(cx, self, None));
+                Box::new(cx.run(begun).await??)
+            }
             Some(databases) => {
                 Box::new(cx.run(server::ServerCapture::begin(cx, self, databases)).await??)
             }

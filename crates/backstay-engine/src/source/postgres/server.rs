@@ -134,7 +134,7 @@ impl ServerCapture {
     async fn read(&mut self, cx: &Cx, name: String) -> Result<(), SourceError> {
         let (folder, began) = (databases::folder(&name), cx.now());
         let source = self.source.of_database(&name);
-        let begun = cx.run(DatabaseCapture::begin(cx, &source, Some(&folder))).await?;
+        let begun = cx.run(Box::pin(DatabaseCapture::begin(cx, &source, Some(&folder)))).await?;
         match begun {
             Ok(capture) => self.reading = Some(Reading { name, folder, began, capture }),
             Err(error) => self.miss(name, error.into())?,
