@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use super::connection::{Connection, KEEPALIVES};
 use super::error::{PostgresError, statement};
-use super::exchange::{self, Replacement};
+use super::exchange::{self, Replacement, limit_locks};
 use super::names::{self, TableName, bytes_of};
 use super::program::Program;
 use super::tools::Tools;
@@ -73,6 +73,10 @@ impl DatabaseTarget {
         self.target.as_ref().map_err(refused)
     }
 
+    async fn maintenance(&self, cx: &Cx) -> Result<Client, PostgresError> {
+        exchange::maintenance(cx, self.target()?, self.source.options.lock_timeout).await
+    }
+
     fn replacement(&self) -> Result<Replacement, PostgresError> {
         let target = self.target()?;
         Ok(Replacement {
@@ -102,7 +106,7 @@ impl DatabaseTarget {
             ));
         }
         let target = self.target()?;
-        let server = exchange::maintenance(cx, target).await?;
+        let server = self.maintenance(cx).await?;
         let major = describe::major_version(&server).await?;
         Tools::find(self.source.options.programs.as_deref(), major).await?;
         let backed_up = major_of(&content.server_version);
@@ -206,6 +210,7 @@ impl DatabaseTarget {
         let (content, loaded) = (self.content()?, self.replacement()?.loaded);
         // From within: there, the names of roles have the bytes that they have in this encoding.
         let client = self.target()?.with_database(&loaded).connect(cx).await?;
+        limit_locks(&client, self.source.options.lock_timeout).await?;
         compare_rows(&client, &content).await?;
         self.report.items = content.tables.len() as u64;
         for dressing in globals::dress_database(&loaded, &content.properties) {
@@ -236,7 +241,7 @@ impl DatabaseTarget {
     }
 
     async fn drop_loaded(&self, cx: &Cx) -> Result<(), PostgresError> {
-        let server = exchange::maintenance(cx, self.target()?).await?;
+        let server = self.maintenance(cx).await?;
         exchange::drop_database(&server, &self.replacement()?.loaded).await
     }
 }
@@ -254,7 +259,7 @@ impl Target for DatabaseTarget {
         let Some(Content::Postgres(content)) = &details.content else {
             return Err(refused("the backup is not of a PostgreSQL database").into());
         };
-        let server = exchange::maintenance(cx, self.target()?).await?;
+        let server = self.maintenance(cx).await?;
         let create = globals::create_database(&self.replacement()?.loaded, &content.properties);
         // Not given up half-way: the server would make the database all the same, and nobody would know that it is ours.
         server.batch_execute(&create).await.map_err(statement("make a new database"))?;

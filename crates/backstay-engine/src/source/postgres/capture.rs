@@ -97,8 +97,9 @@ impl DatabaseCapture {
     pub(super) async fn begin(cx: &Cx, source: &PostgresSource) -> Result<Self, PostgresError> {
         let Opened { client, major, tools, probe } = open(cx, source).await?;
         let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
+        let lock_millis = source.options.lock_timeout.as_millis();
         let begin = format!(
-            "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = 0;
+            "SET statement_timeout = {millis}; SET lock_timeout = {lock_millis}; SET idle_in_transaction_session_timeout = 0;
              BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
         );
         client.batch_execute(&begin).await.map_err(statement("begin to read"))?;

@@ -70,8 +70,25 @@ pub(super) fn server_of(connection: &Connection) -> String {
     format!("{}:{}", connection.host, connection.port)
 }
 
-/// Connects to a database that is none of the user's.
-pub(super) async fn maintenance(cx: &Cx, connection: &Connection) -> Result<Client, PostgresError> {
+/// Connects to a database that is none of the user's. No statement of the session waits longer for a lock.
+pub(super) async fn maintenance(
+    cx: &Cx,
+    connection: &Connection,
+    lock_timeout: Duration,
+) -> Result<Client, PostgresError> {
+    let client = connect_beside(cx, connection).await?;
+    cx.run(limit_locks(&client, lock_timeout)).await??;
+    Ok(client)
+}
+
+/// Limits how long the statements of a session wait for locks: a server does not notice that whoever asked is gone.
+pub(super) async fn limit_locks(client: &Client, limit: Duration) -> Result<(), PostgresError> {
+    let limit = format!("SET lock_timeout = {}", limit.as_millis());
+    let limited = client.batch_execute(&limit).await;
+    limited.map_err(statement("limit how long is waited for locks"))
+}
+
+async fn connect_beside(cx: &Cx, connection: &Connection) -> Result<Client, PostgresError> {
     let [first, second] = MAINTENANCE;
     match connection.with_database(first).connect(cx).await {
         // Who does not answer does not answer for the other database either.
@@ -102,19 +119,24 @@ pub(super) async fn drop_database(server: &Client, database: &str) -> Result<(),
 /// Swaps databases.
 pub(super) struct DatabaseSwapper {
     connection: Connection,
+    lock_timeout: Duration,
     session: OnceCell<Client>,
 }
 
 impl DatabaseSwapper {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, session: OnceCell::new() }
+    pub(super) fn new(connection: Connection, lock_timeout: Duration) -> Self {
+        Self { connection, lock_timeout, session: OnceCell::new() }
+    }
+
+    async fn connect(&self, cx: &Cx) -> Result<Client, PostgresError> {
+        maintenance(cx, &self.connection, self.lock_timeout).await
     }
 
     /// Returns a session with the server that the names are on.
     async fn server(&self, cx: &Cx, replacement: &Replacement) -> Result<&Client, PostgresError> {
         let server = server_of(&self.connection);
         if server == replacement.server {
-            return self.session.get_or_try_init(|| maintenance(cx, &self.connection)).await;
+            return self.session.get_or_try_init(|| self.connect(cx)).await;
         }
         let finding = format!(
             "the restore was on the server {}, and the source is on {server} now",
@@ -148,13 +170,19 @@ impl DatabaseSwapper {
         let transaction = format!("BEGIN; {}; COMMIT", steps.join("; "));
         for attempt in 1.. {
             // While the first rename waits for sessions to go, it keeps new ones from coming.
-            let renamed = tokio::select! {
+            let unstopped = cx.for_cleanup();
+            // A wish to stop does not come between: how it went is only known when the server has answered.
+            let mut renaming = std::pin::pin!(server.batch_execute(&transaction));
+            let (renamed, failed) = tokio::select! {
                 biased;
-                renamed = server.batch_execute(&transaction) => renamed,
-                failed = self.disconnect(cx, swap) => return Err(failed),
+                renamed = &mut renaming => (renamed, None),
+                failed = self.disconnect(&unstopped, swap) => (renaming.await, Some(failed)),
             };
             let Err(error) = renamed else { return Ok(()) };
             server.batch_execute("ROLLBACK").await.map_err(statement("end a transaction"))?;
+            if let Some(failed) = failed {
+                return Err(failed);
+            }
             let is_busy = error.code() == Some(&SqlState::OBJECT_IN_USE);
             if !is_busy || attempt == RENAME_TRIES {
                 return Err(statement("change the names of databases")(error));
@@ -174,7 +202,7 @@ impl DatabaseSwapper {
                       WHERE datname = ANY ($1) AND pid <> pg_backend_pid()";
         // Where nobody is connected, the names have changed by then.
         tokio::time::sleep(TERMINATE_EVERY).await;
-        let helper = match maintenance(cx, &self.connection).await {
+        let helper = match self.connect(cx).await {
             Ok(helper) => helper,
             Err(error) => return error,
         };
@@ -187,7 +215,7 @@ impl DatabaseSwapper {
     }
 
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
-        let server = maintenance(cx, &self.connection).await?;
+        let server = self.connect(cx).await?;
         let query = "SELECT datname::text FROM pg_database
                       WHERE starts_with(datname::text, 'backstay_new_') AND shobj_description(oid, 'pg_database') = $1";
         let mark = mark(&self.connection.database);

@@ -100,6 +100,6 @@ impl Source for PostgresSource {
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
-        Box::new(exchange::DatabaseSwapper::new(self.connection.clone()))
+        Box::new(exchange::DatabaseSwapper::new(self.connection.clone(), self.options.lock_timeout))
     }
 }
