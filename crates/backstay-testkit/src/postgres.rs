@@ -42,19 +42,9 @@ pub fn installed() -> Vec<(u32, PathBuf)> {
     found
 }
 
-/// How a server differs from the usual one.
-#[derive(Debug, Clone, Default)]
-pub struct Setup {
-    /// Where its data lie, but never its log of changes; an empty directory. Its own if left out.
-    pub data: Option<PathBuf>,
-    /// Settings, as `name=value`.
-    pub settings: Vec<String>,
-}
-
 /// A running server; ends when it is dropped.
 pub struct PostgresServer {
     dir: tempfile::TempDir,
-    data: PathBuf,
     programs: PathBuf,
     settings: Vec<String>,
     child: Child,
@@ -71,11 +61,11 @@ impl PostgresServer {
 
     /// Starts a server of these programs.
     pub fn start_with(programs: &Path) -> Self {
-        Self::start_as(programs, Setup::default())
+        Self::start_as(programs, &[])
     }
 
-    /// Starts a server of these programs that differs from the usual one.
-    pub fn start_as(programs: &Path, setup: Setup) -> Self {
+    /// Starts a server of these programs with more settings, as `name=value`.
+    pub fn start_as(programs: &Path, settings: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory for the server");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("its address").port();
@@ -84,7 +74,7 @@ impl PostgresServer {
             std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
         }
         let secret = dir.path().join("secret");
-        let data = setup.data.unwrap_or_else(|| dir.path().join("data"));
+        let data = dir.path().join("data");
         std::fs::write(&secret, PASSWORD).expect("a file with the password");
         let made = unprivileged(&programs.join("initdb"))
             .arg("--pgdata")
@@ -92,22 +82,21 @@ impl PostgresServer {
             .args(["--username", USER, "--auth", "scram-sha-256", "--encoding", "UTF8"])
             .args(["--locale", "C", "--no-sync", "--pwfile"])
             .arg(&secret)
-            .arg("--waldir")
-            .arg(dir.path().join("log"))
             .output()
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let (programs, settings) = (programs.to_owned(), setup.settings);
-        let child = Self::run(&programs, (dir.path(), &data), port, &settings);
-        let server = Self { dir, data, programs, settings, child, port };
+        let programs = programs.to_owned();
+        let settings: Vec<String> = settings.iter().map(|one| (*one).to_owned()).collect();
+        let child = Self::run(&programs, dir.path(), port, &settings);
+        let server = Self { dir, programs, settings, child, port };
         server.wait();
         server
     }
 
-    fn run(programs: &Path, (dir, data): (&Path, &Path), port: u16, settings: &[String]) -> Child {
+    fn run(programs: &Path, dir: &Path, port: u16, settings: &[String]) -> Child {
         unprivileged(&programs.join("postgres"))
             .arg("-D")
-            .arg(data)
+            .arg(dir.join("data"))
             .arg("-k")
             .arg(dir)
             .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
@@ -135,8 +124,7 @@ impl PostgresServer {
     /// Waits until the server is dead, and starts it again.
     pub fn revive(&mut self) {
         self.child.wait().expect("the server's end");
-        let places = (self.dir.path(), self.data.as_path());
-        self.child = Self::run(&self.programs, places, self.port, &self.settings);
+        self.child = Self::run(&self.programs, self.dir.path(), self.port, &self.settings);
         self.wait();
     }
 
@@ -144,21 +132,17 @@ impl PostgresServer {
     pub fn seal(&self, names: &[&str]) -> PathBuf {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-        let (certificate, key) =
-            (self.dir.path().join("server.crt"), self.dir.path().join("server.key"));
-        std::fs::write(&certificate, made.cert.pem()).expect("its file");
-        std::fs::write(&key, made.signing_key.serialize_pem()).expect("its key's file");
-        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("chmod");
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(&key, Some(NOBODY), Some(NOBODY)).expect("chown");
+        self.seal_as(&made.cert.pem(), &made.signing_key.serialize_pem())
+    }
+
+    /// The same with a certificate and a key that somebody else made.
+    pub fn seal_as(&self, certificate: &str, key: &str) -> PathBuf {
+        let certificate = self.place("server.crt", certificate);
+        let key = self.place("server.key", key);
+        for (name, file) in [("ssl_cert_file", &certificate), ("ssl_key_file", &key)] {
+            self.sql("postgres", &format!("ALTER SYSTEM SET {name} TO '{}'", file.display()));
         }
-        for (name, value) in [
-            ("ssl_cert_file", certificate.display().to_string()),
-            ("ssl_key_file", key.display().to_string()),
-            ("ssl", "on".to_owned()),
-        ] {
-            self.sql("postgres", &format!("ALTER SYSTEM SET {name} TO '{value}'"));
-        }
+        self.sql("postgres", "ALTER SYSTEM SET ssl TO on");
         self.sql("postgres", "SELECT pg_reload_conf()");
         // Read by whoever connects, once the first process has passed it on.
         let is_sealed = || {
@@ -181,6 +165,38 @@ impl PostgresServer {
             std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).expect("chown");
         }
         folder
+    }
+
+    /// Lets a role in only by a certificate of this authority in which its name stands.
+    pub fn demand_certificate(&self, role: &str, authority: &str) {
+        let authority = self.place("authority.crt", authority);
+        let set = format!("ALTER SYSTEM SET ssl_ca_file TO '{}'", authority.display());
+        self.sql("postgres", &set);
+        let rules = self.dir.path().join("data/pg_hba.conf");
+        let others = std::fs::read_to_string(&rules).expect("the server's rules");
+        let ours = format!(
+            "hostssl all {role} all cert clientcert=verify-full\nhost all {role} all reject\n"
+        );
+        std::fs::write(&rules, ours + &others).expect("new rules");
+        self.sql("postgres", "SELECT pg_reload_conf()");
+        let is_refused = || {
+            std::thread::sleep(Duration::from_millis(50));
+            let mut command = self.command("psql", "postgres");
+            let refused = command.env("PGUSER", role).args(["-c", ""]).output().expect("psql runs");
+            String::from_utf8_lossy(&refused.stderr).contains("pg_hba.conf rejects")
+        };
+        assert!((0..START_TRIES).any(|_| is_refused()), "the server does not read its rules");
+    }
+
+    /// Puts a file where only the server reads it.
+    fn place(&self, name: &str, content: &str) -> PathBuf {
+        let file = self.dir.path().join(name);
+        std::fs::write(&file, content).expect("a file");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&file, Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        file
     }
 
     /// Returns the URL of a database, with the password.

@@ -134,13 +134,13 @@ fn killed_at_random_moments_nothing_is_half_done() {
 }
 
 /// A disk that is soon full.
-struct SmallDisk<'a> {
+pub(crate) struct SmallDisk<'a> {
     place: &'a Path,
     mounted: bool,
 }
 
 impl<'a> SmallDisk<'a> {
-    fn mount(place: &'a Path, mib: u32) -> Self {
+    pub(crate) fn mount(place: &'a Path, mib: u32) -> Self {
         std::fs::create_dir_all(place).unwrap();
         let options = format!("size={mib}m");
         let mounted = Command::new("mount")
@@ -149,6 +149,13 @@ impl<'a> SmallDisk<'a> {
             .status();
         assert!(mounted.unwrap().success(), "mounting a small disk needs root");
         Self { place, mounted: true }
+    }
+
+    /// Makes room.
+    pub(crate) fn grow(&self, mib: u32) {
+        let options = format!("remount,size={mib}m");
+        let grown = Command::new("mount").args(["-o", &options]).arg(self.place).status();
+        assert!(grown.unwrap().success());
     }
 
     fn unmount(&mut self) {

@@ -34,7 +34,7 @@ fn peak_kib(shell: &Shell, words: &[&str]) -> u64 {
     peak
 }
 
-fn assert_within_promise(shell: &Shell, words: &[&str]) {
+pub(crate) fn assert_within_promise(shell: &Shell, words: &[&str]) {
     let peak = peak_kib(shell, words);
     assert!(peak <= PROMISED_KIB, "{words:?} took {} MiB", peak / 1024);
 }

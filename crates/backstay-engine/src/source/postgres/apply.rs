@@ -114,7 +114,7 @@ impl DatabaseTarget {
     async fn look(&self, cx: &Cx, details: &Details) -> Result<Outlook, PostgresError> {
         let members = self.members(details)?;
         let targets: Vec<&str> = members.iter().map(|one| one.place.target.as_str()).collect();
-        let server = exchange::maintenance(cx, &self.source.connection, &targets).await?;
+        let server = exchange::maintenance(cx, &self.source, &targets).await?;
         let major = describe::major_version(&server).await?;
         Tools::find(self.source.options.programs.as_deref(), major).await?;
         let mut warnings = left_out(&self.source, details);
@@ -293,6 +293,7 @@ impl DatabaseTarget {
             let database = source.connection.with_database(&member.place.loaded);
             // From within: there, the names of roles have the bytes that they have in this encoding.
             let client = database.connect(cx).await?;
+            exchange::limit_locks(&client, source.options.lock_timeout).await?;
             items += load::compare_rows(&client, &member.content, chosen.as_ref()).await?;
             let properties = &member.content.properties;
             for dressing in globals::dress_database(&member.place.loaded, properties) {
@@ -371,7 +372,7 @@ impl Target for DatabaseTarget {
     async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError> {
         let members = self.members(details)?;
         let targets: Vec<&str> = members.iter().map(|one| one.place.target.as_str()).collect();
-        let server = exchange::maintenance(cx, &self.source.connection, &targets).await?;
+        let server = exchange::maintenance(cx, &self.source, &targets).await?;
         let major = describe::major_version(&server).await?;
         let tools = Tools::find(self.source.options.programs.as_deref(), major).await?;
         let mut replaces = false;
@@ -423,7 +424,7 @@ impl Target for DatabaseTarget {
 
     async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError> {
         let Some(prepared) = &self.prepared else { return Ok(()) };
-        let server = exchange::maintenance(cx, &self.source.connection, &[]).await?;
+        let server = exchange::maintenance(cx, &self.source, &[]).await?;
         for member in &prepared.members {
             exchange::drop_database(&server, &member.place.loaded).await?;
         }

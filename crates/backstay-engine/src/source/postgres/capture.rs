@@ -55,8 +55,9 @@ pub(super) async fn probe(cx: &Cx, source: &PostgresSource) -> Result<Probe, Pos
 async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, PostgresError> {
     let client = source.connection.connect(cx).await?;
     let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
+    let lock_millis = source.options.lock_timeout.as_millis();
     let begin = format!(
-        "SET statement_timeout = {millis}; SET idle_in_transaction_session_timeout = 0;
+        "SET statement_timeout = {millis}; SET lock_timeout = {lock_millis}; SET idle_in_transaction_session_timeout = 0;
          BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
          SELECT pg_export_snapshot(), current_setting('server_version_num'), current_setting('server_version'),
                 CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,

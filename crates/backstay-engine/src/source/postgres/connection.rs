@@ -81,6 +81,25 @@ pub enum TlsMode {
     VerifyFull,
 }
 
+/// Where systems keep the certificates that they trust, in one file: Debian, Red Hat, SUSE, and BSDs and Alpine.
+const SYSTEM_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+impl Tls {
+    /// Returns the system's certificates for the server's programs, if a certificate is asked for: left alone, they trust
+    /// what lies in their user's home, and we trust the system.
+    fn system_roots(&self) -> Option<PathBuf> {
+        let asks = matches!(self.mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
+        let set = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        let mut known = set.into_iter().chain(SYSTEM_ROOTS.map(PathBuf::from));
+        known.find(|file| asks && file.is_file())
+    }
+}
+
 impl TlsMode {
     /// Returns the word for it in `sslmode`.
     pub fn as_str(self) -> &'static str {
@@ -204,8 +223,9 @@ impl Connection {
         };
         command.env("PGPORT", port.to_string()).env("PGUSER", &self.user);
         command.env("PGSSLMODE", self.tls.mode.as_str());
+        let roots = self.tls.ca_file.clone().or_else(|| self.tls.system_roots());
         let files = [
-            ("PGSSLROOTCERT", &self.tls.ca_file),
+            ("PGSSLROOTCERT", &roots),
             ("PGSSLCERT", &self.tls.certificate_file),
             ("PGSSLKEY", &self.tls.key_file),
         ];

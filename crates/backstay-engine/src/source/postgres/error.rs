@@ -120,7 +120,7 @@ impl std::fmt::Display for Cause {
             Self::Timeout => f.write_str(
                 "no answer in time: a firewall may drop what is sent; check that this machine may reach the server",
             ),
-            Self::Tls(text) => write!(f, "TLS failed: {text}; check `tls` and `tls_ca_file`"),
+            Self::Tls(text) => write!(f, "TLS failed: {text}; check `tls`, `tls_ca_file` and `tls_certificate_file`"),
             Self::Login(text) => {
                 write!(f, "login failed: {text}; check user and password, and the server's pg_hba.conf")
             }
@@ -149,6 +149,13 @@ impl Cause {
         match io.map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Self::Refused,
             Some(io::ErrorKind::TimedOut) => Self::Timeout,
+            // What the other side says about our certificate.
+            _ if io
+                .and_then(io::Error::get_ref)
+                .is_some_and(|cause| cause.is::<rustls::Error>()) =>
+            {
+                Self::Tls(text)
+            }
             _ if text.contains("lookup") => Self::UnknownHost(text),
             _ if text.contains("TLS") || text.contains("certificate") => Self::Tls(text),
             _ if text.contains("password") => Self::Login(text),

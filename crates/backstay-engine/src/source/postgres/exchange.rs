@@ -150,8 +150,26 @@ pub(super) fn server_of(connection: &Connection) -> String {
     format!("{}:{}", connection.host, connection.port)
 }
 
-/// Connects to a database that is none of the user's, and none of those that are to be renamed.
+/// Connects to a database that is none of the user's, and none of those that are to be renamed. No statement of the session
+/// waits longer for a lock than the source's limit.
 pub(super) async fn maintenance(
+    cx: &Cx,
+    source: &PostgresSource,
+    renamed: &[&str],
+) -> Result<Client, PostgresError> {
+    let client = connect_beside(cx, &source.connection, renamed).await?;
+    cx.run(limit_locks(&client, source.options.lock_timeout)).await??;
+    Ok(client)
+}
+
+/// Limits how long the statements of a session wait for locks: a server does not notice that whoever asked is gone.
+pub(super) async fn limit_locks(client: &Client, limit: Duration) -> Result<(), PostgresError> {
+    let limit = format!("SET lock_timeout = {}", limit.as_millis());
+    let limited = client.batch_execute(&limit).await;
+    limited.map_err(statement("limit how long is waited for locks"))
+}
+
+async fn connect_beside(
     cx: &Cx,
     connection: &Connection,
     renamed: &[&str],
@@ -203,7 +221,7 @@ impl DatabaseSwapper {
         let server = server_of(&self.source.connection);
         if server == replacement.server {
             let targets = replacement.targets();
-            let connect = || maintenance(cx, &self.source.connection, &targets);
+            let connect = || maintenance(cx, &self.source, &targets);
             return self.session.get_or_try_init(connect).await;
         }
         let finding = format!(
@@ -246,13 +264,19 @@ impl DatabaseSwapper {
         let transaction = swap.transaction();
         for attempt in 1.. {
             // While the first rename waits for sessions to go, it keeps new ones from coming.
-            let renamed = tokio::select! {
+            let unstopped = cx.for_cleanup();
+            // A wish to stop does not come between: how it went is only known when the server has answered.
+            let mut renaming = std::pin::pin!(server.batch_execute(&transaction));
+            let (renamed, failed) = tokio::select! {
                 biased;
-                renamed = server.batch_execute(&transaction) => renamed,
-                failed = self.disconnect(cx, swap) => return Err(failed),
+                renamed = &mut renaming => (renamed, None),
+                failed = self.disconnect(&unstopped, swap) => (renaming.await, Some(failed)),
             };
             let Err(error) = renamed else { return Ok(()) };
             server.batch_execute("ROLLBACK").await.map_err(statement("end a transaction"))?;
+            if let Some(failed) = failed {
+                return Err(failed);
+            }
             let is_busy = error.code() == Some(&SqlState::OBJECT_IN_USE);
             if !is_busy || attempt == RENAME_TRIES {
                 return Err(statement("change the names of databases")(error));
@@ -269,7 +293,7 @@ impl DatabaseSwapper {
                       WHERE datname = ANY ($1) AND pid <> pg_backend_pid()";
         // Where nobody is connected, the names have changed by then.
         tokio::time::sleep(TERMINATE_EVERY).await;
-        let helper = match maintenance(cx, &self.source.connection, &databases).await {
+        let helper = match maintenance(cx, &self.source, &databases).await {
             Ok(helper) => helper,
             Err(error) => return error,
         };
@@ -282,7 +306,7 @@ impl DatabaseSwapper {
     }
 
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
-        let server = maintenance(cx, &self.source.connection, &[]).await?;
+        let server = maintenance(cx, &self.source, &[]).await?;
         let query = "SELECT datname::text FROM pg_database
                       WHERE starts_with(datname::text, $2) AND shobj_description(oid, 'pg_database') = $1";
         let mark = mark(&self.source.label());

@@ -46,7 +46,7 @@ pub(super) async fn probe(
     source: &PostgresSource,
     databases: &Databases,
 ) -> Result<Probe, SourceError> {
-    let server = exchange::maintenance(cx, &source.connection, &[]).await?;
+    let server = exchange::maintenance(cx, source, &[]).await?;
     let (found, missing) = wanted(&server, databases).await?;
     let mut all = Probe::default();
     all.warnings.extend(missing.iter().map(|name| format!("there is no database {name}")));
@@ -95,7 +95,7 @@ impl ServerCapture {
         source: &PostgresSource,
         databases: &Databases,
     ) -> Result<Self, PostgresError> {
-        let server = exchange::maintenance(cx, &source.connection, &[]).await?;
+        let server = exchange::maintenance(cx, source, &[]).await?;
         let (waiting, missing) = wanted(&server, databases).await?;
         if waiting.is_empty() {
             let location = source.connection.location();
