@@ -11,6 +11,7 @@ mod damage;
 mod hostile;
 mod listing;
 mod power;
+mod proofs;
 mod sqlite;
 mod store;
 mod trees;

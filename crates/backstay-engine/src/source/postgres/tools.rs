@@ -118,3 +118,18 @@ async fn major_version(program: &Path) -> Option<u32> {
     let version = text.split_once("(PostgreSQL) ")?.1;
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_directories_of_packages_say_by_their_name_which_version_they_are() {
+        let named = |directory| named_version(Path::new(directory));
+        assert_eq!(named("/usr/lib/postgresql/15/bin"), Some(15));
+        assert_eq!(named("/usr/pgsql-16/bin"), Some(16));
+        for other in ["/usr/bin", "/usr/lib/postgresql/15", "/home/16/bin", "/usr/pgsql-/bin"] {
+            assert_eq!(named(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What it costs to prove an upload where the storage checks none, and that nothing else passes for it.
+
+use std::sync::Arc;
+
+use backstay_engine::cx::Cx;
+use backstay_engine::event::Silent;
+use backstay_engine::store::{
+    Addressing, Profile, S3Credentials, S3Spec, Store, StoreError, StoreErrorKind, StoreSpec,
+};
+use backstay_testkit::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
+use bytes::Bytes;
+
+/// A server, and a storage on it of which nothing is known.
+fn start() -> (S3Server, Store) {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let server = std::thread::spawn(S3Server::start).join().unwrap().unwrap();
+    let spec = S3Spec {
+        bucket: BUCKET.to_owned(),
+        prefix: "backstay".to_owned(),
+        endpoint: Some(server.endpoint.clone()),
+        region: "us-east-1".to_owned(),
+        addressing: Addressing::Path,
+        credentials: S3Credentials::Static {
+            access_key_id: ACCESS_KEY.to_owned(),
+            secret_access_key: SECRET_KEY.to_owned().into(),
+            session_token: None,
+        },
+        ca_pem: None,
+    };
+    let store = Store::open(&StoreSpec::S3(spec), Profile::cautious()).unwrap();
+    (server, store)
+}
+
+async fn upload(store: &Store, bytes: &'static [u8]) -> Result<u64, StoreError> {
+    let cx = Cx::new(Arc::new(Silent));
+    let mut upload = store.upload(&cx, "x", None).await.unwrap();
+    upload.write(&cx, Bytes::from_static(bytes)).await.unwrap();
+    upload.finish(&cx).await
+}
+
+fn methods(server: &S3Server) -> Vec<String> {
+    server.calls().iter().map(|call| call.method.to_string()).collect()
+}
+
+#[tokio::test]
+async fn reading_a_small_upload_back_proves_it_with_one_request() {
+    let (server, store) = start();
+    assert_eq!(upload(&store, b"all of it").await.unwrap(), 9);
+    assert_eq!(methods(&server), ["PUT", "GET"]);
+}
+
+#[tokio::test]
+async fn object_that_is_longer_shorter_or_another_than_what_was_sent_is_no_success() {
+    for there in [&b"all of it."[..], b"all of i", b"", b"all of at"] {
+        let (server, store) = start();
+        let file = server.bucket().join("backstay/x");
+        server.script(move |call| {
+            if call.method == "GET" {
+                std::fs::write(&file, there).unwrap();
+            }
+            Fault::Pass
+        });
+        let error = upload(&store, b"all of it").await.expect_err("it is not what was sent");
+        // Of an object without bytes no range can be had, whatever the storage says of that.
+        let expected = error.kind() == StoreErrorKind::Corrupt || there.is_empty();
+        assert!(expected, "{there:?}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn object_that_must_be_new_costs_two_requests_and_replaces_nothing() {
+    let (server, store) = start();
+    let cx = Cx::new(Arc::new(Silent));
+    store.create(&cx, "x", Bytes::from_static(b"first")).await.unwrap();
+    assert_eq!(methods(&server), ["GET", "PUT"]);
+    let error = store.create(&cx, "x", Bytes::from_static(b"second")).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::AlreadyExists);
+    assert_eq!(store.get(&cx, "x", 100).await.unwrap(), "first");
+}
