@@ -6,12 +6,12 @@ use backstay_control::PastRestore;
 use backstay_engine::event::Event;
 use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
+use backstay_engine::vault::Vault;
 use backstay_format::{Content, PostgresContent, ServerDatabase};
 use jiff::SignedDuration;
 use serde_json::json;
 
 use crate::cli::RestoreArgs;
-use crate::config::SourceConfig;
 use crate::installation::Installation;
 use crate::render;
 
@@ -21,12 +21,13 @@ const SHOWN_TABLES: usize = 20;
 /// Shows what a restore would do, and how long that should take (V47-V50).
 pub(super) async fn show(
     app: &Installation,
-    (plan, source): (&RestorePlan, &SourceConfig),
+    vault: &Vault,
+    plan: &RestorePlan,
     args: &RestoreArgs,
     json: bool,
 ) -> anyhow::Result<()> {
     let (manifest, outlook, now) = (&plan.manifest, &plan.outlook, app.cx.now());
-    let expected = expected(app, plan, source).await?;
+    let expected = expected(app, vault, plan).await?;
     if json {
         if !args.dry_run {
             return Ok(());
@@ -95,14 +96,13 @@ struct Expected {
 
 async fn expected(
     app: &Installation,
+    vault: &Vault,
     plan: &RestorePlan,
-    source: &SourceConfig,
 ) -> anyhow::Result<Option<Expected>> {
-    let Some(past) = app.catalog.last_restore(source.name.as_str()).await? else {
-        return Ok(None);
-    };
-    let known = app.catalog.known_backups(&source.storage, source.name.as_str()).await?;
-    let Some(then) = known.iter().find(|entry| entry.id.as_str() == past.backup) else {
+    let source = &plan.place.source;
+    let Some(past) = app.catalog.last_restore(source.as_str()).await? else { return Ok(None) };
+    let listing = vault.list(&app.cx, &plan.place.organisation, source).await?;
+    let Some(then) = listing.backups.iter().find(|entry| entry.id.as_str() == past.backup) else {
         return Ok(None);
     };
     // What takes time grows with the bytes; a small backup has its fixed costs all the same.

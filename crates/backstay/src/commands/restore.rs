@@ -49,7 +49,7 @@ pub(super) async fn restore(
     let place = app.place(&source.name, id);
     let engine_source = app.engine_source(&aimed);
     let plan = plan_restore(&app.cx, &vault, engine_source.as_ref(), place, options).await?;
-    preview::show(app, (&plan, &source), &args, json).await?;
+    preview::show(app, &vault, &plan, &args, json).await?;
     if args.dry_run {
         return Ok(Exit::Done);
     }

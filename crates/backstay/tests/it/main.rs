@@ -19,6 +19,7 @@ mod postgres;
 mod postgres_faults;
 mod postgres_kills;
 mod postgres_network;
+mod postgres_runbook;
 mod postgres_servers;
 mod postgres_shapes;
 mod postgres_size;
