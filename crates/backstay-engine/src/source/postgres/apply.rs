@@ -161,6 +161,9 @@ impl DatabaseTarget {
 
     fn location(&self, targets: &[&str]) -> String {
         match targets {
+            [one] if !self.only.is_empty() && !self.is_elsewhere() => {
+                format!("{} in {}", self.only.join(", "), self.place(one).location())
+            }
             [one] => self.place(one).location(),
             several => {
                 let server = exchange::server_of(&self.source.connection);
@@ -389,7 +392,7 @@ impl Target for DatabaseTarget {
             for member in &members {
                 // Not given up half-way: the server would make the database all the same, and nobody would know that it
                 // is ours.
-                make_database(&self.source, &prepared.server, member).await?;
+                make_database(&prepared.server, member).await?;
             }
         }
         Ok(cx.run(self.equip(cx, details, &members)).await??)
@@ -432,20 +435,14 @@ impl Target for DatabaseTarget {
     }
 }
 
-/// Makes an empty database for a member, and marks it as ours.
-async fn make_database(
-    source: &PostgresSource,
-    server: &Client,
-    member: &Member,
-) -> Result<(), PostgresError> {
+/// Makes an empty database for a member.
+async fn make_database(server: &Client, member: &Member) -> Result<(), PostgresError> {
     let loaded = &member.place.loaded;
     let mut properties = member.content.properties.clone();
     let missing = look::missing_tablespaces(server, &member.content).await?;
     properties.tablespace.take_if(|space| missing.contains(&space.as_str()));
     let create = globals::create_database(loaded, &properties);
-    server.batch_execute(&create).await.map_err(statement("make a new database"))?;
-    let mark = globals::comment_database(loaded, Some(&exchange::mark(&source.label())));
-    server.batch_execute(&mark).await.map_err(statement("mark the new database"))
+    server.batch_execute(&create).await.map_err(statement("make a new database"))
 }
 
 /// Makes the roles that the server lacks. Asked from within a database, so that their names have the bytes that they have

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backstay_format::Sha256;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
@@ -11,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use super::connection::Connection;
 use super::error::{Cause, PostgresError, refused, statement};
-use super::globals::{comment_database, identifier};
+use super::globals::identifier;
 use super::{PostgresSource, in_place};
 use crate::cx::Cx;
 use crate::error::EngineError;
@@ -23,6 +24,8 @@ const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
 /// How the names of databases that restores make begin: what was loaded, and what was replaced.
 pub(super) const NEW: &str = "backstay_new_";
 pub(super) const OLD: &str = "backstay_old_";
+/// Of the digest of a source's label, in the names of what is loaded for it.
+const LABEL_BYTES: usize = 4;
 /// The server waits five seconds for sessions to go before it gives a rename up.
 const RENAME_TRIES: u32 = 6;
 const TERMINATE_EVERY: Duration = Duration::from_millis(50);
@@ -49,8 +52,6 @@ pub struct Loaded {
     pub loaded: String,
     /// The name of what was replaced, while it is not in place. Nobody can connect to it.
     pub parked: String,
-    /// The comment that the loaded database gets in place of our mark.
-    pub comment: Option<String>,
 }
 
 /// Changes of names, worked out.
@@ -78,10 +79,6 @@ impl From<Replacement> for swap::Replacement {
 }
 
 impl Replacement {
-    fn of_target(&self, name: &str) -> Option<&Loaded> {
-        self.databases.iter().find(|one| one.target == name)
-    }
-
     /// Returns what was loaded of the database of this name, or of the only one.
     pub(super) fn named(&self, database: Option<&str>) -> Result<&str, PostgresError> {
         let found = match (database, self.databases.as_slice()) {
@@ -123,15 +120,10 @@ impl Swap {
         let mut steps = vec!["BEGIN".to_owned()];
         for Rename { from, to } in &self.renames {
             let name = identifier(to);
-            let target = self.replacement.of_target(to);
             steps.push(format!("ALTER DATABASE {} RENAME TO {name}", identifier(from)));
             // What is set aside must not be mistaken for what is in use.
-            let is_used = target.is_some();
+            let is_used = self.replacement.targets().contains(&to.as_str());
             steps.push(format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {is_used}"));
-            if let Some(arrived) = target.filter(|one| one.loaded == *from) {
-                // Until now it was marked, so that it would be swept if nobody finished it.
-                steps.push(comment_database(to, arrived.comment.as_deref()));
-            }
         }
         steps.push("COMMIT".to_owned());
         steps.join("; ")
@@ -188,9 +180,11 @@ async fn connect_beside(
     }))
 }
 
-/// The comment of a database that is being loaded: for which source, if it is finished.
-pub(super) fn mark(label: &str) -> String {
-    format!("Backstay loads this to replace {label}")
+/// How the names of databases begin that are loaded for a source: whoever sweeps knows its own, and leaves those of other
+/// sources of the same server alone.
+pub(super) fn loaded_for(label: &str) -> String {
+    let digest = Sha256::of(label.as_bytes());
+    format!("{NEW}{}_", hex::encode(&digest.as_bytes()[..LABEL_BYTES]))
 }
 
 pub(super) async fn exists(server: &Client, database: &str) -> Result<bool, PostgresError> {
@@ -307,10 +301,9 @@ impl DatabaseSwapper {
 
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
         let server = maintenance(cx, &self.source, &[]).await?;
-        let query = "SELECT datname::text FROM pg_database
-                      WHERE starts_with(datname::text, $2) AND shobj_description(oid, 'pg_database') = $1";
-        let mark = mark(&self.source.label());
-        let found = cx.run(server.query(query, &[&mark, &NEW])).await?;
+        let query = "SELECT datname::text FROM pg_database WHERE starts_with(datname::text, $1)";
+        let ours = loaded_for(&self.source.label());
+        let found = cx.run(server.query(query, &[&ours])).await?;
         let found = found.map_err(statement("look for what killed restores left"))?;
         let mut swept = Vec::new();
         for row in &found {

@@ -108,16 +108,12 @@ pub(super) fn create_database(name: &str, properties: &DatabaseProperties) -> St
     )
 }
 
-/// Returns the statement that gives a database its comment, or takes it away.
-pub(super) fn comment_database(name: &str, comment: Option<&str>) -> String {
-    let comment = comment.map_or_else(|| "NULL".to_owned(), literal);
-    format!("COMMENT ON DATABASE {} IS {comment}", identifier(name))
-}
-
-/// Returns the statements that give a database its properties: owner, limits, settings, rights.
+/// Returns the statements that give a database its properties: comment, limits, settings, rights, owner.
 pub(super) fn dress_database(database: &str, properties: &DatabaseProperties) -> Vec<String> {
     let name = identifier(database);
-    let mut statements = Vec::new();
+    let comment = properties.comment.iter();
+    let mut statements: Vec<String> =
+        comment.map(|text| format!("COMMENT ON DATABASE {name} IS {}", literal(text))).collect();
     if properties.connection_limit >= 0 {
         let limit = properties.connection_limit;
         statements.push(format!("ALTER DATABASE {name} CONNECTION LIMIT {limit}"));
@@ -161,8 +157,7 @@ pub(super) fn tablespaces_file(tablespaces: &[Tablespace]) -> String {
 /// Writes a database's properties as a file for `psql`.
 pub(super) fn database_file(name: &str, properties: &DatabaseProperties) -> String {
     let create = create_database(name, properties);
-    let comment = comment_database(name, properties.comment.as_deref());
-    script(std::iter::once(create).chain(dress_database(name, properties)).chain([comment]))
+    script(std::iter::once(create).chain(dress_database(name, properties)))
 }
 
 fn script(statements: impl Iterator<Item = String>) -> String {

@@ -4,7 +4,7 @@ use backstay_format::{Content, DatabaseRole, Details, Membership, PartName, Post
 
 use super::PostgresSource;
 use super::error::{PostgresError, refused};
-use super::exchange::{Loaded, NEW, OLD};
+use super::exchange::{Loaded, OLD, loaded_for};
 
 /// Of the name of a database, in bytes; `NAMEDATALEN` of every packaged server.
 const MAX_NAME_BYTES: usize = 63;
@@ -67,7 +67,7 @@ pub(super) fn members(
     for (index, member) in members.iter_mut().enumerate() {
         let number = if several { format!("_{index}") } else { String::new() };
         let place = &mut member.place;
-        place.loaded = format!("{NEW}{tag}{number}");
+        place.loaded = format!("{}{tag}{number}", loaded_for(&source.label()));
         place.parked = format!("{OLD}{tag}{number}");
         if let Some(to) = to {
             place.target = if several { format!("{to}_{}", place.target) } else { to.to_owned() };
@@ -99,7 +99,6 @@ fn member(
         target: content.database.clone(),
         loaded: String::new(),
         parked: String::new(),
-        comment: content.properties.comment.clone(),
     };
     Member { folder: folder.cloned(), content: content.clone(), migrations, place }
 }
