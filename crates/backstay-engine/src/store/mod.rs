@@ -303,11 +303,15 @@ impl Store {
         Err(self.differs(name, format!("it has {there} bytes of the {sent} that were sent")))
     }
 
-    async fn prove_end(&self, cx: &Cx, name: &str, sent: &Sent) -> Result<(), StoreError> {
+    /// Returns the size of an object that should be there.
+    async fn size(&self, cx: &Cx, name: &str) -> Result<u64, StoreError> {
         let there = self.head(cx, name).await?;
-        let there =
-            there.ok_or_else(|| self.error(StoreErrorKind::NotFound, "prove", name, None))?;
-        self.check_size(name, there.bytes, sent.bytes)?;
+        let missing = || self.error(StoreErrorKind::NotFound, "prove", name, None);
+        there.map(|there| there.bytes).ok_or_else(missing)
+    }
+
+    async fn prove_end(&self, cx: &Cx, name: &str, sent: &Sent) -> Result<(), StoreError> {
+        self.check_size(name, self.size(cx, name).await?, sent.bytes)?;
         let tail = self.range(cx, name, sent.bytes - sent.tail.len() as u64..sent.bytes).await?;
         if tail == sent.tail {
             return Ok(());
@@ -323,6 +327,11 @@ impl Store {
         sent: u64,
         sha256: Sha256,
     ) -> Result<(), StoreError> {
+        // Before several are asked for at once: a server that makes the ETag of the content, as rclone's does, would make
+        // it once for each of them.
+        if sent > upload::READ_BACK_BYTES {
+            self.check_size(name, self.size(cx, name).await?, sent)?;
+        }
         let starts = (0..sent).step_by(upload::READ_BACK_BYTES as usize);
         let read =
             |start| self.range_of(cx, name, start..(start + upload::READ_BACK_BYTES).min(sent));
