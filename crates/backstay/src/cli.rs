@@ -376,7 +376,7 @@ pub(crate) struct RestoreArgs {
     /// Show the preview and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Do not back up what is replaced; it is kept beside the target all the same
+    /// Do not back up what is replaced; it is kept beside the target all the same (refused where it is not: in a database in place)
     #[arg(long)]
     pub(crate) no_safety_backup: bool,
     /// Take a backup that is not sealed although the source's backups should be

@@ -53,6 +53,10 @@ pub(super) async fn restore(
     if args.dry_run {
         return Ok(Exit::Done);
     }
+    if args.no_safety_backup && plan.outlook.replaces && plan.outlook.how == How::Transaction {
+        let text = "in place nothing is kept beside, so the safety backup would be the only copy of what is there; leave --no-safety-backup out, or restore to another place with --to";
+        return Err(UsageError(text.to_owned()).into());
+    }
     let what = if plan.outlook.replaces {
         "This replaces what is there now."
     } else {

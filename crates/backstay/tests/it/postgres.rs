@@ -145,6 +145,33 @@ fn database_moves_to_a_newer_server_and_not_to_an_older() {
     let error = shell.complains(1, &["restore", "db", "--yes"]);
     assert!(error.contains("of PostgreSQL 18 and the server is 15"), "{error}");
     assert_eq!(old.data_digest("shop"), before);
+    // All that there can be; the definitions as the newer program writes them of both.
+    nasty(&old, "odd");
+    // What the newer server does not have.
+    old.sql("odd", "DROP EXTENSION pg_trgm CASCADE; UPDATE app.types SET xml = NULL");
+    let nasty_shell = with_database(&old, "odd", "");
+    made(&nasty_shell);
+    let config = std::fs::read_to_string(nasty_shell.path("backstay.toml")).unwrap();
+    let moved = config.replace(&format!(":{}/", old.port), &format!(":{}/", new.port));
+    std::fs::write(nasty_shell.path("backstay.toml"), moved).unwrap();
+    let programs = old.programs().display().to_string();
+    let config = std::fs::read_to_string(nasty_shell.path("backstay.toml")).unwrap();
+    let newer = config.replace(&programs, &new.programs().display().to_string());
+    std::fs::write(nasty_shell.path("backstay.toml"), newer).unwrap();
+    nasty_shell.ends(0, &["restore", "db", "--yes"]);
+    assert_eq!(new.data_digest("odd"), old.data_digest("odd"));
+    let defined = |server: &PostgresServer| {
+        let port = server.port.to_string();
+        let mut dump = new.command("pg_dump", "odd");
+        let dump =
+            dump.env("PGPORT", port).args(["--schema-only", "--no-comments"]).output().unwrap();
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        // In views, newer servers leave out the name of the only table.
+        let text = String::from_utf8_lossy(&dump.stdout).replace(" types.", " ");
+        let lines = text.lines().filter(|line| !line.starts_with("--") && !line.starts_with('\\'));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    assert_eq!(defined(&new), defined(&old));
 }
 
 #[test]
@@ -295,31 +322,7 @@ fn password_is_seen_in_no_argument_no_output_and_no_part() {
     let shell = with_database(&server, "shop", "encryption = 'none'");
     // Long enough for several looks.
     with_program(&server, &shell, "pg_dump", "\"$REAL\" \"$@\" | { sleep 1; cat; }");
-    let mut child = shell
-        .command(&["backup", "db", "--json"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut seen_dump = false;
-    while child.try_wait().unwrap().is_none() {
-        for process in std::fs::read_dir("/proc").unwrap().flatten() {
-            let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-            let arguments = String::from_utf8_lossy(&arguments).into_owned();
-            assert!(!arguments.contains(PASSWORD), "{arguments}");
-            let is_dump = arguments.contains("--format=custom");
-            seen_dump |= is_dump;
-            if is_dump && let Ok(meta) = process.path().join("environ").metadata() {
-                assert_eq!(meta.permissions().mode() & 0o077, 0, "others can read its environment");
-            }
-        }
-    }
-    assert!(seen_dump);
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    for text in [output.stdout, output.stderr] {
-        assert!(!String::from_utf8_lossy(&text).contains(PASSWORD));
-    }
+    tells_no_password(&shell, &["backup", "db", "--json"], "--format=custom");
     assert!(!crate::shell::contains(&shell.path("storage"), PASSWORD.as_bytes()));
     let zstd = "find \"$1\" -name '*.zst' -exec zstd -dc {} + | grep -c \"$2\"";
     let found = std::process::Command::new("sh")
@@ -329,6 +332,46 @@ fn password_is_seen_in_no_argument_no_output_and_no_part() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), "0");
+    for words in [&["restore", "db", "--yes"][..], &["restore", "db", "--in-place", "--yes"]] {
+        std::fs::remove_dir_all(shell.path("programs")).unwrap();
+        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+        let ours = shell.path("programs").display().to_string();
+        let config = config.replace(&ours, &server.programs().display().to_string());
+        std::fs::write(shell.path("backstay.toml"), config).unwrap();
+        with_program(&server, &shell, "pg_restore", "{ sleep 1; cat; } | \"$REAL\" \"$@\"");
+        let psql = shell.path("programs/psql");
+        std::os::unix::fs::symlink(server.programs().join("psql"), psql).unwrap();
+        tells_no_password(&shell, words, "--format=custom");
+    }
+}
+
+/// Runs a command, and looks all the while at what every process shows of itself.
+fn tells_no_password(shell: &Shell, words: &[&str], of_program: &str) {
+    let mut child = shell
+        .command(words)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut seen_program = false;
+    while child.try_wait().unwrap().is_none() {
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let arguments = String::from_utf8_lossy(&arguments).into_owned();
+            assert!(!arguments.contains(PASSWORD), "{arguments}");
+            let is_program = arguments.contains(of_program);
+            seen_program |= is_program;
+            if is_program && let Ok(meta) = process.path().join("environ").metadata() {
+                assert_eq!(meta.permissions().mode() & 0o077, 0, "others can read its environment");
+            }
+        }
+    }
+    assert!(seen_program);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for text in [output.stdout, output.stderr] {
+        assert!(!String::from_utf8_lossy(&text).contains(PASSWORD));
+    }
 }
 
 #[test]

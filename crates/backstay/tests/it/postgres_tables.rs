@@ -161,10 +161,7 @@ fn restore_in_place_that_fails_leaves_everything_as_it_was() {
         with_program(&server, &shell, "pg_restore", script);
         let psql = shell.path("programs/psql");
         std::os::unix::fs::symlink(server.programs().join("psql"), psql).unwrap();
-        let error = shell.complains(
-            1,
-            &["restore", "db", "--in-place", "--yes", "--latest", "--no-safety-backup"],
-        );
+        let error = shell.complains(1, &["restore", "db", "--in-place", "--yes"]);
         assert!(error.contains(expected), "{script}: {error}");
         assert_eq!(server.digest("shop"), before, "{script}");
         assert!(
@@ -174,6 +171,10 @@ fn restore_in_place_that_fails_leaves_everything_as_it_was() {
         std::fs::write(shell.path("backstay.toml"), config).unwrap();
         std::fs::remove_dir_all(shell.path("programs")).unwrap();
     }
+    // Without a safety backup, nothing of what is there would be left.
+    let words = ["restore", "db", "--in-place", "--yes", "--no-safety-backup"];
+    let error = shell.complains(2, &words);
+    assert!(error.contains("the only copy"), "{error}");
     // And then it works, as superuser, on all that there can be.
     let original = shell.json(&["backups", "db"]).as_array().unwrap().last().unwrap()["id"]
         .as_str()
