@@ -121,6 +121,7 @@ impl Replacement {
                 Scope::Entries => How::Entries,
                 Scope::Paths(_) => How::Paths,
             },
+            engine: None,
             present: None,
             warnings: Vec::new(),
         }

@@ -110,6 +110,8 @@ pub struct Outlook {
     pub replaces: bool,
     /// How it will be replaced.
     pub how: How,
+    /// The engine that it will be restored to, and its version, if there is one that runs.
+    pub engine: Option<String>,
     /// What is there now, if that can be told cheaply.
     pub present: Option<Content>,
     /// What a person should know before saying yes.

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use backstay_engine::part::PartReader;
 use backstay_engine::vault::{BackupPlace, Vault};
 use backstay_engine::verify;
-use backstay_format::{Encryption, FrameError, Keyring, OpenReader};
+use backstay_format::{Encryption, FrameError, Keyring, Manifest, MediaType, OpenReader};
 use serde_json::json;
 
 use super::{find_backup, list};
@@ -161,15 +161,15 @@ pub(super) async fn download_part(
 ) -> anyhow::Result<Exit> {
     let manifest = vault.manifest(&app.cx, &place).await?;
     let details = vault.details(&manifest)?;
-    let names =
-        || manifest.parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>().join(", ");
-    let index = match part {
-        None if manifest.parts.len() == 1 => Some(0),
-        None => None,
-        Some(wanted) => manifest.parts.iter().position(|part| part.name.as_str() == wanted),
-    };
-    let index = index
-        .ok_or_else(|| UsageError(format!("name a part with --part; there are: {}", names())))?;
+    let index = choose_part(&manifest, part).ok_or_else(|| {
+        let names: Vec<&str> = manifest.parts.iter().map(|part| part.name.as_str()).collect();
+        UsageError(format!(
+            "name a part: backstay download {} --part PART --output {}; there are: {}",
+            place.backup,
+            output.display(),
+            names.join(", ")
+        ))
+    })?;
     let mut file = create_new(output)?;
     let written = if sealed {
         let part = manifest.parts.get(index).context("the part is gone")?;
@@ -186,6 +186,18 @@ pub(super) async fn download_part(
     finish(output, &file, written)?;
     render::print(&format!("{} written", output.display()))?;
     Ok(Exit::Done)
+}
+
+/// Chooses a part: the one that is named, or the only one that holds more than statements about the others.
+fn choose_part(manifest: &Manifest, wanted: Option<&str>) -> Option<usize> {
+    let parts = || manifest.parts.iter().enumerate();
+    let Some(wanted) = wanted else {
+        let is_alone = manifest.parts.len() == 1;
+        let mut data = parts().filter(|(_, part)| is_alone || part.media_type != MediaType::Sql);
+        let (first, second) = (data.next(), data.next());
+        return first.filter(|_| second.is_none()).map(|(index, _)| index);
+    };
+    parts().find(|(_, part)| part.name.as_str() == wanted).map(|(index, _)| index)
 }
 
 async fn write_out(mut part: PartReader, file: &mut File) -> anyhow::Result<()> {

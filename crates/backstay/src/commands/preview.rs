@@ -38,6 +38,8 @@ pub(super) async fn show(
             "started_at": manifest.started_at,
             "tool": manifest.tool,
             "engine": manifest.engine,
+            "engine_now": outlook.engine,
+            "schema_version": plan.details.schema_version,
             "plain_bytes": manifest.plain_bytes(),
             "target": outlook.target,
             "replaces": outlook.replaces,
@@ -62,7 +64,14 @@ pub(super) async fn show(
             render::size(manifest.stored_bytes())
         ),
     ];
-    lines.extend(manifest.engine.as_ref().map(|engine| format!("Engine    {engine}")));
+    lines.extend(manifest.engine.as_ref().map(|engine| {
+        let now = outlook.engine.as_ref().map(|now| format!(", now {now}"));
+        format!("Engine    {engine}{}", now.unwrap_or_default())
+    }));
+    lines.extend(plan.details.schema_version.as_ref().map(|applied| {
+        let last = applied.last().map(|last| format!(", up to {last}"));
+        format!("Schema    {} migrations{}", applied.len(), last.unwrap_or_default())
+    }));
     lines.extend(holdings(plan));
     let verb = if outlook.replaces { "Replaces " } else { "Makes    " };
     lines.push(format!("{verb} {}", outlook.target));

@@ -299,7 +299,10 @@ fn backup_ahead_of_the_app_is_refused_one_behind_is_warned_of_and_a_broken_datab
         with_database(&server, "shop", "migrations = 'SELECT version FROM migrations ORDER BY 1'");
     made(&shell);
     server.sql("shop", "INSERT INTO migrations VALUES ('003')");
+    let told = shell.complains(0, &["restore", "db", "--dry-run"]);
+    assert!(told.contains("Schema    2 migrations, up to 002"), "{told}");
     let plan = shell.json(&["restore", "db", "--dry-run"]);
+    assert!(plan["engine_now"].as_str().unwrap().starts_with("PostgreSQL "), "{plan}");
     assert!(plan["warnings"][0].as_str().unwrap().contains("1 migrations behind"), "{plan}");
     server.sql("shop", "DELETE FROM migrations WHERE version > '001'");
     let error = shell.complains(1, &["restore", "db", "--yes"]);

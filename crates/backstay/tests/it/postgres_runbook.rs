@@ -37,6 +37,28 @@ fn sealed_parts_are_opened_by_a_kit_alone_and_restored_with_standard_tools() {
     assert_eq!(new.digest("shop"), before);
 }
 
+#[test]
+fn restore_to_a_file_writes_what_pg_restore_takes() {
+    let server = PostgresServer::start();
+    nasty(&server, "shop");
+    let shell = with_database(&server, "shop", "");
+    made(&shell);
+    shell.ends(0, &["restore", "db", "--to-file", "shop.dump"]);
+    server.sql("postgres", "CREATE DATABASE copy TEMPLATE template0");
+    let mut program = server.command("pg_restore", "copy");
+    let output = program.args(["--dbname", "copy"]).arg(shell.path("shop.dump")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(server.data_digest("copy"), server.data_digest("shop"));
+    // Several databases make no one file.
+    let shell = with_database(&server, "postgres", "databases = ['*']");
+    made(&shell);
+    let error = shell.complains(2, &["restore", "db", "--to-file", "all.dump"]);
+    assert!(
+        error.contains("--part PART") && error.contains("databases/shop/database.dump"),
+        "{error}"
+    );
+}
+
 /// What the documentation tells a person to type.
 fn by_hand(server: &PostgresServer, folder: &Path) {
     let script = "set -e; for part in roles.sql properties.sql; do zstd -dc $part.zst | psql -X -q postgres; done

@@ -17,7 +17,7 @@ use super::in_place::{self, InPlace, Kept};
 use super::load::{self, DUMP_FILE, Loading};
 use super::member::{Globals, Member, members, needed_globals};
 use super::tools::Tools;
-use super::{PostgresSource, describe, globals, look};
+use super::{PostgresSource, capture, describe, globals, look};
 use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::source::sqlite::blocking;
@@ -156,7 +156,9 @@ impl DatabaseTarget {
         warnings.extend(why.map(|why| format!("restored in place: {why}")));
         let replaces = replaced > 0;
         let target = self.location(&targets);
-        Ok(Outlook { target, replaces, how, present: content_of(details, present), warnings })
+        let engine = Some(capture::engine(&describe::version(&server).await?));
+        let present = content_of(details, present);
+        Ok(Outlook { target, replaces, how, engine, present, warnings })
     }
 
     fn location(&self, targets: &[&str]) -> String {
