@@ -8,7 +8,6 @@ use backstay_control::{Schedule, ScheduleError};
 use backstay_engine::drill::Check;
 use backstay_engine::hook::Hook;
 use backstay_engine::source::files::Pattern;
-use backstay_engine::source::postgres::Databases;
 use backstay_format::Slug;
 use backstay_format::retention::Rules;
 use jiff::SignedDuration;
@@ -122,13 +121,12 @@ impl SourceKind {
     /// by the restore itself.
     pub(crate) fn narrow(&mut self, only: &[PathBuf]) -> Result<bool, UsageError> {
         let Self::Postgres(postgres) = self else { return Ok(false) };
-        if only.is_empty() || postgres.databases.is_none() {
+        let Some(databases) = postgres.databases.as_ref().filter(|_| !only.is_empty()) else {
             return Ok(false);
-        }
+        };
         let names = only.iter().map(|name| name.to_string_lossy().into_owned());
-        let chosen =
-            Databases::new(names).map_err(|error| UsageError(format!("--only: {error}")))?;
-        postgres.databases = Some(chosen);
+        let chosen = databases.choose(names);
+        postgres.databases = Some(chosen.map_err(|error| UsageError(format!("--only: {error}")))?);
         Ok(true)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use backstay_testkit::postgres::{self, PASSWORD, PostgresServer, USER};
 use serde_json::Value;
 
-use crate::postgres_faults::with_program;
+use crate::postgres_faults::{with_program, with_real_programs};
 use crate::shell::Shell;
 
 const NASTY: &str = include_str!("nasty.sql");
@@ -175,34 +175,6 @@ fn database_moves_to_a_newer_server_and_not_to_an_older() {
 }
 
 #[test]
-fn parts_that_are_not_sealed_are_restored_with_standard_tools() {
-    let server = PostgresServer::start();
-    nasty(&server, "shop");
-    let before = server.digest("shop");
-    let shell = with_database(&server, "shop", "encryption = 'none'");
-    let id = made(&shell)["id"].as_str().unwrap().to_owned();
-    let folder = shell.path("storage/backstay/default/db").join(id);
-    assert!(!crate::shell::contains(&folder, b"SCRAM-SHA-256"), "a hash lies open");
-    let new = PostgresServer::start();
-    let script = "set -e; cd \"$1\"; for part in roles.sql properties.sql; do zstd -dc $part.zst | psql -X -q -v ON_ERROR_STOP=0 postgres; done
-                  zstd -dc database.dump.zst | pg_restore -d shop";
-    let mut shell_command = new.command("psql", "postgres");
-    let environment: Vec<_> =
-        shell_command.get_envs().map(|(k, v)| (k.to_owned(), v.unwrap().to_owned())).collect();
-    shell_command = std::process::Command::new("sh");
-    let path = format!("{}:/usr/bin:/bin", new.programs().display());
-    let output = shell_command
-        .args(["-c", script, "sh"])
-        .arg(&folder)
-        .envs(environment)
-        .env("PATH", path)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(new.digest("shop"), before);
-}
-
-#[test]
 fn causes_of_a_connection_that_fails_are_told_apart() {
     let server = PostgresServer::start();
     server.sql("postgres", "CREATE DATABASE shop");
@@ -336,14 +308,8 @@ fn password_is_seen_in_no_argument_no_output_and_no_part() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout).trim(), "0");
     for words in [&["restore", "db", "--yes"][..], &["restore", "db", "--in-place", "--yes"]] {
-        std::fs::remove_dir_all(shell.path("programs")).unwrap();
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-        let ours = shell.path("programs").display().to_string();
-        let config = config.replace(&ours, &server.programs().display().to_string());
-        std::fs::write(shell.path("backstay.toml"), config).unwrap();
+        with_real_programs(&server, &shell);
         with_program(&server, &shell, "pg_restore", "{ sleep 1; cat; } | \"$REAL\" \"$@\"");
-        let psql = shell.path("programs/psql");
-        std::os::unix::fs::symlink(server.programs().join("psql"), psql).unwrap();
         tells_no_password(&shell, words, "--format=custom");
     }
 }

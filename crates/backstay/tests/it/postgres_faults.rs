@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn with_program(server: &PostgresServer, shell: &Shell, name: &str, script: &str) {
     let programs = shell.path("programs");
     std::fs::create_dir(&programs).unwrap();
-    for program in ["pg_dump", "pg_restore"] {
+    for program in ["pg_dump", "pg_restore", "psql"] {
         let path = programs.join(program);
         let real = server.programs().join(program);
         let body = if program == name { script } else { "exec \"$REAL\" \"$@\"" };
@@ -31,6 +31,15 @@ pub(crate) fn with_program(server: &PostgresServer, shell: &Shell, name: &str, s
     let real = format!("programs = '{}'", server.programs().display());
     let ours = format!("programs = '{}'", programs.display());
     std::fs::write(shell.path("backstay.toml"), config.replace(&real, &ours)).unwrap();
+}
+
+/// Forgets a directory of programs in which one is a script.
+pub(crate) fn with_real_programs(server: &PostgresServer, shell: &Shell) {
+    let programs = shell.path("programs");
+    std::fs::remove_dir_all(&programs).unwrap();
+    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let (ours, real) = (programs.display().to_string(), server.programs().display().to_string());
+    std::fs::write(shell.path("backstay.toml"), config.replace(&ours, &real)).unwrap();
 }
 
 #[test]
@@ -169,7 +178,6 @@ fn server_that_dies_during_backup_or_restore_makes_no_false_success() {
     let before = server.digest("shop");
     let shell = with_database(&server, "shop", "");
     let id = made(&shell)["id"].as_str().unwrap().to_owned();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
     let die = format!("kill -QUIT {}", server.pid());
     with_program(
         &server,
@@ -184,15 +192,14 @@ fn server_that_dies_during_backup_or_restore_makes_no_false_success() {
     for script in
         ["{die}; exec \"$REAL\" \"$@\"", "{ head -c 300000; {die}; cat; } | \"$REAL\" \"$@\""]
     {
-        std::fs::write(shell.path("backstay.toml"), &config).unwrap();
-        std::fs::remove_dir_all(shell.path("programs")).unwrap();
+        with_real_programs(&server, &shell);
         let script = script.replace("{die}", &format!("kill -QUIT {}", server.pid()));
         with_program(&server, &shell, "pg_restore", &script);
         shell.complains(1, &["restore", "db", "--id", &id, "--yes"]);
         server.revive();
         assert_eq!(server.digest("shop"), before, "{script}");
     }
-    std::fs::write(shell.path("backstay.toml"), &config).unwrap();
+    with_real_programs(&server, &shell);
     made(&shell);
     shell.ends(0, &["restore", "db", "--id", &id, "--yes"]);
     assert_eq!(server.digest("shop"), before);

@@ -6,7 +6,7 @@ use std::process::Command;
 use backstay_testkit::postgres::{self, PostgresServer};
 
 use crate::postgres::{made, nasty, with_database};
-use crate::postgres_faults::with_program;
+use crate::postgres_faults::{with_program, with_real_programs};
 use crate::shell::PASSPHRASE;
 
 #[test]
@@ -34,6 +34,20 @@ fn sealed_parts_are_opened_by_a_kit_alone_and_restored_with_standard_tools() {
     }
     let new = PostgresServer::start();
     by_hand(&new, elsewhere.dir.path());
+    assert_eq!(new.digest("shop"), before);
+}
+
+#[test]
+fn parts_that_are_not_sealed_are_restored_with_standard_tools() {
+    let server = PostgresServer::start();
+    nasty(&server, "shop");
+    let before = server.digest("shop");
+    let shell = with_database(&server, "shop", "encryption = 'none'");
+    let id = made(&shell)["id"].as_str().unwrap().to_owned();
+    let folder = shell.path("storage/backstay/default/db").join(id);
+    assert!(!crate::shell::contains(&folder, b"SCRAM-SHA-256"), "a hash lies open");
+    let new = PostgresServer::start();
+    by_hand(&new, &folder);
     assert_eq!(new.digest("shop"), before);
 }
 
@@ -152,8 +166,6 @@ fn restore_in_place_that_is_killed_leaves_the_database_old_or_new_and_nothing_to
     let script =
         "\"$REAL\" \"$@\" | { head -c 200000; kill -9 \"$(cat \"$(dirname \"$0\")/pid\")\"; cat; }";
     with_program(&server, &shell, "pg_restore", script);
-    std::os::unix::fs::symlink(server.programs().join("psql"), shell.path("programs/psql"))
-        .unwrap();
     let words = ["restore", "db", "--id", &id, "--in-place", "--yes"];
     let mut restoring = Command::new("sh");
     let told = shell.command(&words);
@@ -163,11 +175,7 @@ fn restore_in_place_that_is_killed_leaves_the_database_old_or_new_and_nothing_to
     let output = restoring.args(told.get_args()).output().unwrap();
     assert!(output.status.code().is_none(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(server.data_digest("shop"), before);
-    std::fs::remove_dir_all(shell.path("programs")).unwrap();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let ours = shell.path("programs").display().to_string();
-    let config = config.replace(&ours, &server.programs().display().to_string());
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    with_real_programs(&server, &shell);
     shell.ends(0, &["restore", "db", "--id", &id, "--in-place", "--yes"]);
     assert_eq!(
         server.sql("shop", "SELECT what, count(*) FROM state GROUP BY 1"),

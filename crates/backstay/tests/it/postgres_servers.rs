@@ -6,7 +6,7 @@ use backstay_testkit::postgres::{self, PASSWORD, PostgresServer, USER};
 use serde_json::Value;
 
 use crate::postgres::{made, nasty, with_database};
-use crate::postgres_faults::with_program;
+use crate::postgres_faults::{with_program, with_real_programs};
 use crate::shell::Shell;
 
 /// Three databases with the same tables and other rows.
@@ -114,13 +114,7 @@ fn failing_or_missing_database_makes_the_backup_incomplete_and_is_named() {
     shell.ends(0, &["restore", "db", "--id", id, "--only", "crm", "--yes", "--no-safety-backup"]);
     assert_eq!(server.sql("crm", "SELECT count(*) FROM things"), "3");
     // Nothing that can be read is no backup at all.
-    std::fs::remove_dir_all(shell.path("programs")).unwrap();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let real = config.replace(
-        &shell.path("programs").display().to_string(),
-        &server.programs().display().to_string(),
-    );
-    std::fs::write(shell.path("backstay.toml"), real).unwrap();
+    with_real_programs(&server, &shell);
     with_program(&server, &shell, "pg_dump", "exit 1");
     shell.complains(1, &["backup", "db"]);
     assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 1);
@@ -148,6 +142,24 @@ fn one_database_of_a_server_returns_alone_and_its_safety_backup_is_of_it_alone()
     assert_eq!(count("copy"), "5");
     let error = shell.complains(1, &["restore", "db", "--only", "nothing", "--yes"]);
     assert!(error.contains("no database of the backup is like nothing"), "{error}");
+}
+
+#[test]
+fn what_a_killed_restore_of_one_database_left_is_swept_by_a_restore_of_all() {
+    let server = PostgresServer::start();
+    with_three(&server);
+    let shell = with_database(&server, "postgres", "databases = ['*']");
+    made(&shell);
+    let kill = "kill -9 \"$PPID\"; cat >/dev/null; exit 1";
+    with_program(&server, &shell, "pg_restore", kill);
+    let killed = shell.run(&["restore", "db", "--only", "crm", "--yes"]);
+    assert_eq!(killed.status.code(), None, "{}", String::from_utf8_lossy(&killed.stderr));
+    let ours = "SELECT count(*) FROM pg_database WHERE datname ~ '^backstay_'";
+    assert_eq!(server.sql("postgres", ours), "1");
+    with_real_programs(&server, &shell);
+    shell.ends(0, &["restore", "db", "--yes"]);
+    shell.ends(0, &["confirm", "db"]);
+    assert_eq!(server.sql("crm", ours), "0");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use backstay_testkit::postgres::{self, PostgresServer};
 
 use crate::postgres::{made, nasty, with_database};
-use crate::postgres_faults::with_program;
+use crate::postgres_faults::{with_program, with_real_programs};
 use crate::shell::Shell;
 
 const SHOP: &str = "CREATE SCHEMA sales; CREATE TYPE sales.mood AS ENUM ('good', 'bad');
@@ -157,10 +157,7 @@ fn restore_in_place_that_fails_leaves_everything_as_it_was() {
         ("\"$REAL\" \"$@\" | head -c 20000; kill -9 $$", "pg_restore failed"),
     ];
     for (script, expected) in scripts {
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
         with_program(&server, &shell, "pg_restore", script);
-        let psql = shell.path("programs/psql");
-        std::os::unix::fs::symlink(server.programs().join("psql"), psql).unwrap();
         let error = shell.complains(1, &["restore", "db", "--in-place", "--yes"]);
         assert!(error.contains(expected), "{script}: {error}");
         assert_eq!(server.digest("shop"), before, "{script}");
@@ -168,8 +165,7 @@ fn restore_in_place_that_fails_leaves_everything_as_it_was() {
             std::fs::read_dir(shell.path("home/spool")).unwrap().next().is_none(),
             "{script}: no dump is left"
         );
-        std::fs::write(shell.path("backstay.toml"), config).unwrap();
-        std::fs::remove_dir_all(shell.path("programs")).unwrap();
+        with_real_programs(&server, &shell);
     }
     // Without a safety backup, nothing of what is there would be left.
     let words = ["restore", "db", "--in-place", "--yes", "--no-safety-backup"];

@@ -11,7 +11,7 @@ use backstay_testkit::ssh::{SshServer, make_key};
 use serde_json::Value;
 
 use crate::postgres::{made, nasty, with_database};
-use crate::postgres_faults::with_program;
+use crate::postgres_faults::{with_program, with_real_programs};
 use crate::shell::Shell;
 
 /// Waits that must end; nothing is asserted about how long they take.
@@ -216,7 +216,6 @@ fn tunnel_that_dies_makes_no_false_success_and_ssh_is_named() {
     let before = server.digest("shop");
     let shell = with_database(&server, "shop", &ssh(&bastion));
     made(&shell);
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
     let cases = [
         (
             ("pg_dump", "\"$REAL\" \"$@\" | { head -c 300000;", "cat; }"),
@@ -248,8 +247,7 @@ fn tunnel_that_dies_makes_no_false_success_and_ssh_is_named() {
         assert!(error.contains(symptom), "{error}");
         assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 1, "{program}");
         assert_eq!(server.digest("shop"), before, "{program}");
-        std::fs::write(shell.path("backstay.toml"), &config).unwrap();
-        std::fs::remove_dir_all(shell.path("programs")).unwrap();
+        with_real_programs(&server, &shell);
         for mark in ["here", "go-on"] {
             std::fs::remove_file(shell.path(mark)).unwrap();
         }

@@ -9,6 +9,8 @@ use crate::source::files::glob_matches;
 pub struct Databases {
     wanted: Vec<String>,
     left_out: Vec<String>,
+    /// What the source was declared to be of, before any choice was made of it.
+    declared: String,
 }
 
 /// A list of patterns that means no database.
@@ -21,6 +23,8 @@ pub struct NoDatabases;
 impl Databases {
     /// Reads a list of patterns.
     pub fn new(patterns: impl IntoIterator<Item = String>) -> Result<Self, NoDatabases> {
+        let patterns: Vec<String> = patterns.into_iter().collect();
+        let declared = patterns.join(", ");
         let (left_out, wanted): (Vec<String>, Vec<String>) =
             patterns.into_iter().partition(|pattern| pattern.starts_with('!'));
         let left_out: Vec<String> =
@@ -28,7 +32,17 @@ impl Databases {
         if wanted.is_empty() || wanted.iter().chain(&left_out).any(String::is_empty) {
             return Err(NoDatabases);
         }
-        Ok(Self { wanted, left_out })
+        Ok(Self { wanted, left_out, declared })
+    }
+
+    /// Returns a choice of them: the source stays the same.
+    pub fn choose(&self, patterns: impl IntoIterator<Item = String>) -> Result<Self, NoDatabases> {
+        Ok(Self { declared: self.declared.clone(), ..Self::new(patterns)? })
+    }
+
+    /// Returns what the source was declared to be of, whatever was chosen of it.
+    pub(super) fn declared(&self) -> &str {
+        &self.declared
     }
 
     /// Says whether a database of this name is meant.

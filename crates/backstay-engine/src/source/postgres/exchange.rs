@@ -24,8 +24,8 @@ const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
 /// How the names of databases that restores make begin: what was loaded, and what was replaced.
 pub(super) const NEW: &str = "backstay_new_";
 pub(super) const OLD: &str = "backstay_old_";
-/// Of the digest of a source's label, in the names of what is loaded for it.
-const LABEL_BYTES: usize = 4;
+/// Of the digest of a source's identity, in the names of what is loaded for it.
+const IDENTITY_BYTES: usize = 4;
 /// The server waits five seconds for sessions to go before it gives a rename up.
 const RENAME_TRIES: u32 = 6;
 const TERMINATE_EVERY: Duration = Duration::from_millis(50);
@@ -182,9 +182,9 @@ async fn connect_beside(
 
 /// How the names of databases begin that are loaded for a source: whoever sweeps knows its own, and leaves those of other
 /// sources of the same server alone.
-pub(super) fn loaded_for(label: &str) -> String {
-    let digest = Sha256::of(label.as_bytes());
-    format!("{NEW}{}_", hex::encode(&digest.as_bytes()[..LABEL_BYTES]))
+pub(super) fn loaded_for(source: &PostgresSource) -> String {
+    let digest = Sha256::of(source.identity().as_bytes());
+    format!("{NEW}{}_", hex::encode(&digest.as_bytes()[..IDENTITY_BYTES]))
 }
 
 pub(super) async fn exists(server: &Client, database: &str) -> Result<bool, PostgresError> {
@@ -302,7 +302,7 @@ impl DatabaseSwapper {
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
         let server = maintenance(cx, &self.source, &[]).await?;
         let query = "SELECT datname::text FROM pg_database WHERE starts_with(datname::text, $1)";
-        let ours = loaded_for(&self.source.label());
+        let ours = loaded_for(&self.source);
         let found = cx.run(server.query(query, &[&ours])).await?;
         let found = found.map_err(statement("look for what killed restores left"))?;
         let mut swept = Vec::new();

@@ -67,7 +67,7 @@ pub(super) fn members(
     for (index, member) in members.iter_mut().enumerate() {
         let number = if several { format!("_{index}") } else { String::new() };
         let place = &mut member.place;
-        place.loaded = format!("{}{tag}{number}", loaded_for(&source.label()));
+        place.loaded = format!("{}{tag}{number}", loaded_for(source));
         place.parked = format!("{OLD}{tag}{number}");
         if let Some(to) = to {
             place.target = if several { format!("{to}_{}", place.target) } else { to.to_owned() };

@@ -102,6 +102,14 @@ impl PostgresSource {
         }
     }
 
+    /// Returns what tells the source from others of the same server, whatever is chosen of it.
+    fn identity(&self) -> &str {
+        match &self.databases {
+            None => &self.connection.database,
+            Some(databases) => databases.declared(),
+        }
+    }
+
     /// Returns what the source is of, for a person.
     fn label(&self) -> String {
         match &self.databases {
