@@ -8,9 +8,7 @@ fn with_shop(extra: &str) -> Shell {
     let shell = Shell::with_directory();
     std::fs::create_dir(shell.path("shop")).unwrap();
     std::fs::write(shell.path("shop/one"), "one").unwrap();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let config = config.replace("[sources.shop]\n", &format!("[sources.shop]\n{extra}\n"));
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.edit_config("[sources.shop]\n", &format!("[sources.shop]\n{extra}\n"));
     shell
 }
 
@@ -35,11 +33,11 @@ fn hook_that_fails_after_the_backup_fails_the_command_and_the_backup_stays() {
 fn failures_of_some_sources_outweigh_what_the_others_made() {
     // The database of the second source is not there, and the third is incomplete.
     let shell = with_shop("");
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let odd = shell.path("odd");
     let more =
         format!("[sources.odd]\nkind = 'files'\npath = '{}'\nstorage = 'main'\n", odd.display());
-    std::fs::write(shell.path("backstay.toml"), format!("{config}\n{more}")).unwrap();
+    shell.set_config(format!("{config}\n{more}"));
     std::fs::create_dir(&odd).unwrap();
     std::fs::write(odd.join("broken.db"), b"SQLite format 3\0 and no more of it").unwrap();
     shell.ends(3, &["backup", "odd", "shop"]);

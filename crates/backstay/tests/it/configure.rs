@@ -112,8 +112,8 @@ const WRONG: [(&str, &str, &str); 12] = [
 fn each_wrong_setting_is_named_by_every_command_and_nothing_is_made() {
     for (from, to, text) in WRONG {
         let shell = Shell::with_directory();
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-        std::fs::write(shell.path("backstay.toml"), config.replacen(from, to, 1)).unwrap();
+        let config = shell.config();
+        shell.set_config(config.replacen(from, to, 1));
         for words in [["config", "check"].as_slice(), &["backup", "--all"], &["doctor"]] {
             let error = shell.complains(2, words);
             assert!(error.contains(text), "{to}: {error}");
@@ -167,11 +167,10 @@ fn credentials_that_end_soon_are_warned_of_and_ended_ones_are_not_used() {
     let server = backstay_testkit::s3::S3Server::start().unwrap();
     let shell = Shell::with_bucket(&server);
     std::fs::create_dir(shell.path("shop")).unwrap();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let expire = |date: jiff::Timestamp| {
         let line = format!("provider = 's3'\ncredentials_expire = '{date:.0}'");
-        std::fs::write(shell.path("backstay.toml"), config.replace("provider = 's3'", &line))
-            .unwrap();
+        shell.set_config(config.replace("provider = 's3'", &line));
     };
     let now = jiff::Timestamp::now();
     expire(now + jiff::SignedDuration::from_hours(20 * 24));

@@ -26,13 +26,12 @@ fn drill_of_a_postgres_database_answers_its_checks_and_leaves_nothing() {
     assert!(sum > 0.0 && (drilled["rto_seconds"].as_f64().unwrap() - sum).abs() < 1e-6);
     let databases = "SELECT count(*) FROM pg_database WHERE NOT datistemplate";
     assert_eq!(server.sql("postgres", databases), "2", "nothing is left");
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    std::fs::write(shell.path("backstay.toml"), config.replace("3|third", "4|fourth")).unwrap();
+    shell.edit_config("3|third", "4|fourth");
     let told = shell.ends(1, &["drill", "db"]);
     assert!(told.contains("FAIL  orders: expected 4|fourth, found 3|third"), "{told}");
     assert!(told.contains("pass  sound"), "{told}");
-    std::fs::write(shell.path("backstay.toml"), config.replace("max(note)", "max(nothing)"))
-        .unwrap();
+    shell.edit_config("4|fourth", "3|third");
+    shell.edit_config("max(note)", "max(nothing)");
     let told = shell.ends(1, &["drill", "db"]);
     assert!(told.contains("FAIL  orders") && told.contains("\"nothing\" does not exist"), "{told}");
     assert_eq!(server.sql("postgres", databases), "2", "nothing is left");
@@ -46,8 +45,8 @@ fn drills_of_files_and_sqlite_need_no_room_beside_the_app() {
     let database = rusqlite::Connection::open(shell.path("crm.db")).unwrap();
     database.execute_batch(ORDERS).unwrap();
     drop(database);
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    std::fs::write(shell.path("backstay.toml"), config + &CHECKS.replace("TRUE", "1")).unwrap();
+    let config = shell.config();
+    shell.set_config(config + &CHECKS.replace("TRUE", "1"));
     shell.ends(0, &["backup", "shop", "crm"]);
     std::fs::remove_dir_all(shell.path("shop")).unwrap();
     std::fs::remove_file(shell.path("crm.db")).unwrap();
@@ -73,10 +72,10 @@ fn drills_of_files_and_sqlite_need_no_room_beside_the_app() {
 #[test]
 fn checks_of_a_tree_are_refused() {
     let shell = Shell::with_directory();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let config = config
-        .replace("kind = 'files'", "kind = 'files'\nchecks = [{ name = 'x', query = 'SELECT 1' }]");
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.edit_config(
+        "kind = 'files'",
+        "kind = 'files'\nchecks = [{ name = 'x', query = 'SELECT 1' }]",
+    );
     let error = shell.complains(2, &["status"]);
     assert!(
         error.contains("sources.shop.checks") && error.contains("a tree answers no queries"),

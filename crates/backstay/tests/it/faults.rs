@@ -204,10 +204,10 @@ fn full_storage_makes_no_backup_and_is_said_so() {
 #[test]
 fn restore_onto_a_full_disk_leaves_the_target_as_it_was() {
     let shell = Shell::with_directory();
-    let mut config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let mut config = shell.config();
     let root = shell.path("disk/shop");
     config = config.replace(&shell.path("shop").display().to_string(), &root.display().to_string());
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.set_config(config);
     let disk_path = shell.path("disk");
     let mut disk = SmallDisk::mount(&disk_path, 12);
     std::fs::create_dir(&root).unwrap();

@@ -11,10 +11,10 @@ use crate::shell::Shell;
 /// A machine whose configuration names no password, with more lines.
 fn without_password(server: &PostgresServer, query: &str, more: &str) -> Shell {
     let shell = with_database(server, "shop", more);
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let config = config.replace("/shop'", &format!("/shop{query}'"));
     let lines: Vec<&str> = config.lines().filter(|line| !line.starts_with("password")).collect();
-    std::fs::write(shell.path("backstay.toml"), lines.join("\n")).unwrap();
+    shell.set_config(lines.join("\n"));
     shell
 }
 

@@ -1,8 +1,7 @@
 //! PostgreSQL, on real servers: what is backed up returns equal, and what is not whole is never called good (V1-V5, V47-V54).
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Child, Stdio};
 
 use backstay_testkit::postgres::{self, PASSWORD, PostgresServer, USER};
 use serde_json::Value;
@@ -23,7 +22,7 @@ pub(crate) fn with_database(server: &PostgresServer, database: &str, more: &str)
         server.programs().display(),
     );
     std::fs::write(shell.path("secret"), format!("{PASSWORD}\n")).unwrap();
-    std::fs::write(shell.path("backstay.toml"), text).unwrap();
+    shell.set_config(text);
     shell
 }
 
@@ -59,15 +58,18 @@ fn nasty_database_returns_equal_and_undo_brings_back_what_was_there() {
     }
 }
 
+/// Aims a machine at another server, or at a proxy before it.
+pub(crate) fn move_to(shell: &Shell, from: u16, to: u16) {
+    shell.edit_config(&format!(":{from}/"), &format!(":{to}/"));
+}
+
 fn returns_equal_and_undo_works(server: &PostgresServer) {
     // A name that would be a connection string, an option and a quotation, were it not taken as data.
     let name = "-host=x dbname='y' \"z\"";
     nasty(server, name);
     let shell = with_database(server, "placeholder", "");
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let encoded = "-host%3Dx%20dbname%3D%27y%27%20%22z%22";
-    std::fs::write(shell.path("backstay.toml"), config.replace("placeholder", encoded)).unwrap();
     // A single quote ends a literal string of TOML, so the URL has none: it is encoded.
+    shell.edit_config("placeholder", "-host%3Dx%20dbname%3D%27y%27%20%22z%22");
     let before = server.digest(name);
     let backup = made(&shell);
     assert_eq!(backup["status"], "complete");
@@ -101,9 +103,7 @@ fn database_returns_with_its_roles_on_a_server_that_never_saw_it() {
     let shell = with_database(&old, "shop", "");
     made(&shell);
     let new = PostgresServer::start();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let moved = config.replace(&format!(":{}/", old.port), &format!(":{}/", new.port));
-    std::fs::write(shell.path("backstay.toml"), moved).unwrap();
+    move_to(&shell, old.port, new.port);
     drop(old);
     shell.ends(0, &["restore", "db", "--yes"]);
     assert_eq!(new.digest("shop"), before);
@@ -127,12 +127,10 @@ fn database_moves_to_a_newer_server_and_not_to_an_older() {
     let before = old.data_digest("shop");
     let shell = with_database(&old, "shop", "");
     made(&shell);
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let moved = config.replace(&format!(":{}/", old.port), &format!(":{}/", new.port)).replace(
-        &format!("{}", old.programs().display()),
-        &format!("{}", new.programs().display()),
-    );
-    std::fs::write(shell.path("backstay.toml"), moved).unwrap();
+    let config = shell.config();
+    move_to(&shell, old.port, new.port);
+    let programs = old.programs().display().to_string();
+    shell.edit_config(&programs, &new.programs().display().to_string());
     let plan = shell.json(&["restore", "db", "--dry-run"]);
     assert!(
         plan["warnings"][0].as_str().unwrap().contains("PostgreSQL 15 and the server is 18"),
@@ -141,7 +139,7 @@ fn database_moves_to_a_newer_server_and_not_to_an_older() {
     shell.ends(0, &["restore", "db", "--yes"]);
     assert_eq!(new.data_digest("shop"), before);
     made(&shell);
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.set_config(config);
     let error = shell.complains(1, &["restore", "db", "--yes"]);
     assert!(error.contains("of PostgreSQL 18 and the server is 15"), "{error}");
     assert_eq!(old.data_digest("shop"), before);
@@ -151,13 +149,8 @@ fn database_moves_to_a_newer_server_and_not_to_an_older() {
     old.sql("odd", "DROP EXTENSION pg_trgm CASCADE; UPDATE app.types SET xml = NULL");
     let nasty_shell = with_database(&old, "odd", "");
     made(&nasty_shell);
-    let config = std::fs::read_to_string(nasty_shell.path("backstay.toml")).unwrap();
-    let moved = config.replace(&format!(":{}/", old.port), &format!(":{}/", new.port));
-    std::fs::write(nasty_shell.path("backstay.toml"), moved).unwrap();
-    let programs = old.programs().display().to_string();
-    let config = std::fs::read_to_string(nasty_shell.path("backstay.toml")).unwrap();
-    let newer = config.replace(&programs, &new.programs().display().to_string());
-    std::fs::write(nasty_shell.path("backstay.toml"), newer).unwrap();
+    move_to(&nasty_shell, old.port, new.port);
+    nasty_shell.edit_config(&programs, &new.programs().display().to_string());
     nasty_shell.ends(0, &["restore", "db", "--yes"]);
     assert_eq!(new.data_digest("odd"), old.data_digest("odd"));
     let defined = |server: &PostgresServer| {
@@ -192,7 +185,7 @@ fn causes_of_a_connection_that_fails_are_told_apart() {
     ];
     for (url, expected) in cases {
         let shell = with_database(&server, "shop", "");
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+        let config = shell.config();
         let lines = config.lines().filter(|line| !line.starts_with("password"));
         let lines: Vec<String> =
             lines
@@ -200,63 +193,52 @@ fn causes_of_a_connection_that_fails_are_told_apart() {
                     if line.starts_with("url") { format!("url = '{url}'") } else { line.to_owned() }
                 })
                 .collect();
-        std::fs::write(shell.path("backstay.toml"), lines.join("\n")).unwrap();
+        shell.set_config(lines.join("\n"));
         let error = shell.complains(1, &["source", "test", "db"]);
         assert!(error.contains(expected), "{expected}: {error}");
         assert!(!error.contains(PASSWORD), "{error}");
     }
 }
 
-struct StopOnDrop(Arc<AtomicBool>);
+/// A program that works against the server until the test ends, however it ends.
+struct Load(Child);
 
-impl Drop for StopOnDrop {
+impl Drop for Load {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 
 #[test]
 fn backups_under_load_hold_one_consistent_state() {
-    let server = PostgresServer::start();
-    server.sql("postgres", "CREATE DATABASE bank");
-    server.sql(
-        "bank",
-        "CREATE TABLE account (id int PRIMARY KEY, balance int); INSERT INTO account SELECT i, 100 FROM generate_series(1, 50) i;
-         CREATE TABLE moved (n int); CREATE TABLE total AS SELECT 0 AS n",
-    );
-    let shell = with_database(&server, "bank", "");
-    let stop = Arc::new(AtomicBool::new(false));
-    let transfers = std::thread::scope(|scope| {
-        let stopping = stop.clone();
-        let server = &server;
-        // A test that fails must not wait for a writer that nobody stops.
-        let _stopped = StopOnDrop(stop.clone());
-        let writer = scope.spawn(move || {
-            let mut transfers = 0;
-            while !stopping.load(Ordering::Relaxed) {
-                server.sql(
-                    "bank",
-                    "DO $$ BEGIN FOR i IN 1..50 LOOP
-                       UPDATE account SET balance = balance - 1 WHERE id = 1 + i % 50;
-                       INSERT INTO moved VALUES (i); UPDATE total SET n = n + 1;
-                       UPDATE account SET balance = balance + 1 WHERE id = 1 + (i + 7) % 50;
-                       COMMIT; END LOOP; END $$",
-                );
-                transfers += 50;
-            }
-            transfers
-        });
-        for round in 0..8 {
+    for (major, programs) in postgres::installed() {
+        let server = PostgresServer::start_with(&programs);
+        server.sql("postgres", "CREATE DATABASE bank");
+        let initialized =
+            server.command("pgbench", "bank").args(["--initialize", "--quiet"]).output().unwrap();
+        assert!(initialized.status.success(), "{initialized:?}");
+        let shell = with_database(&server, "bank", "");
+        let mut pgbench = server.command("pgbench", "bank");
+        pgbench.args(["--client=4", "--time=600", "--no-vacuum"]);
+        let mut load = Load(pgbench.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let transactions = || -> u64 {
+            server.sql("bank", "SELECT count(*) FROM pgbench_history").parse().unwrap()
+        };
+        for round in 0..4 {
+            let before = transactions();
             let id = made(&shell)["id"].as_str().unwrap().to_owned();
+            assert!(transactions() > before, "{major}: there was no load");
             let copy = format!("copy{round}");
             shell.ends(0, &["restore", "db", "--id", &id, "--to", &copy, "--yes"]);
-            let sound = "SELECT (SELECT sum(balance) FROM account), (SELECT count(*) FROM moved) = (SELECT n FROM total)";
-            assert_eq!(server.sql(&copy, sound), "5000|t", "round {round}");
+            // What every transaction of this load adds to all four.
+            let sums = "SELECT sum(abalance) FROM pgbench_accounts UNION SELECT sum(bbalance) FROM pgbench_branches
+                        UNION SELECT sum(tbalance) FROM pgbench_tellers UNION SELECT coalesce(sum(delta), 0) FROM pgbench_history";
+            let distinct = format!("SELECT count(*) FROM ({sums}) s");
+            assert_eq!(server.sql(&copy, &distinct), "1", "{major}, round {round}");
         }
-        stop.store(true, Ordering::Relaxed);
-        writer.join().unwrap()
-    });
-    assert!(transfers > 0);
+        assert!(load.0.try_wait().unwrap().is_none(), "{major}: the load ended early");
+    }
 }
 
 #[test]
@@ -366,7 +348,7 @@ fn sealed_connections_are_checked_as_much_as_is_asked() {
     ];
     for (url, mode, ca, expected) in cases {
         let shell = with_database(&server, "shop", "");
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+        let config = shell.config();
         let mut lines: Vec<String> = config
             .lines()
             .filter(|line| !line.starts_with("url") && !line.starts_with("password"))
@@ -374,7 +356,7 @@ fn sealed_connections_are_checked_as_much_as_is_asked() {
             .collect();
         lines.push(format!("url = '{url}'\ntls = '{mode}'"));
         lines.extend(ca.map(|ca| format!("tls_ca_file = '{ca}'")));
-        std::fs::write(shell.path("backstay.toml"), lines.join("\n")).unwrap();
+        shell.set_config(lines.join("\n"));
         match expected {
             // The dump is made by a program of the server's, which reads the same.
             None => drop(shell.ends(0, &["backup", "db"])),

@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use backstay_testkit::postgres::PostgresServer;
+use backstay_testkit::postgres::{self, PostgresServer};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::postgres::{made, nasty, with_database};
@@ -27,19 +28,19 @@ pub(crate) fn with_program(server: &PostgresServer, shell: &Shell, name: &str, s
         std::fs::write(&path, format!("{head}{body}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let real = format!("programs = '{}'", server.programs().display());
     let ours = format!("programs = '{}'", programs.display());
-    std::fs::write(shell.path("backstay.toml"), config.replace(&real, &ours)).unwrap();
+    shell.set_config(config.replace(&real, &ours));
 }
 
 /// Forgets a directory of programs in which one is a script.
 pub(crate) fn with_real_programs(server: &PostgresServer, shell: &Shell) {
     let programs = shell.path("programs");
     std::fs::remove_dir_all(&programs).unwrap();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let (ours, real) = (programs.display().to_string(), server.programs().display().to_string());
-    std::fs::write(shell.path("backstay.toml"), config.replace(&ours, &real)).unwrap();
+    shell.set_config(config.replace(&ours, &real));
 }
 
 #[test]
@@ -206,4 +207,26 @@ fn server_that_dies_during_backup_or_restore_makes_no_false_success() {
     shell.ends(0, &["confirm", "db"]);
     let ours = "SELECT count(*) FROM pg_database WHERE datname ~ '^backstay_'";
     assert_eq!(server.sql("postgres", ours), "0", "what the failed restores left is swept");
+}
+
+#[test]
+fn restored_database_outlives_a_crash_right_after_on_a_server_that_does_not_wait_for_its_disk() {
+    let (_, programs) = postgres::installed().swap_remove(0);
+    // Whatever is not written by itself within this time is lost in a crash.
+    let settings = ["synchronous_commit=off", "wal_writer_delay=10s"];
+    let mut server = PostgresServer::start_as(&programs, &settings);
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql("shop", "CREATE TABLE orders AS SELECT i FROM generate_series(1, 1000) i");
+    let before = server.digest("shop");
+    let shell = with_database(&server, "shop", "");
+    made(&shell);
+    server.sql("shop", "DELETE FROM orders; CHECKPOINT");
+    shell.ends(0, &["restore", "db", "--yes"]);
+    let pid = Pid::from_raw(server.pid().cast_signed()).unwrap();
+    kill_process(pid, Signal::QUIT).unwrap();
+    server.revive();
+    assert_eq!(server.digest("shop"), before);
+    assert_eq!(server.sql("postgres", "SHOW synchronous_commit"), "off");
+    shell.ends(0, &["undo", "db"]);
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM orders"), "0");
 }

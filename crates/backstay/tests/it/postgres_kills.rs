@@ -7,7 +7,7 @@ use backstay_testkit::proxy::{Network, Proxy};
 use rustix::process::Signal;
 
 use crate::faults::SmallDisk;
-use crate::postgres::{made, with_database};
+use crate::postgres::{made, move_to, with_database};
 use crate::postgres_faults::with_program;
 use crate::postgres_network::{ended, gate, send, sessions, start, wait_until};
 use crate::shell::Shell;
@@ -90,7 +90,7 @@ fn runs_program(port: u16) -> bool {
 }
 
 fn forget_programs(shell: &Shell, config: &str) {
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.set_config(config);
     for left in ["programs", "reached", "go"] {
         let path = shell.path(left);
         drop(std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)));
@@ -107,16 +107,15 @@ fn assert_backups(shell: &Shell, expected: usize, context: &str) {
 fn backup_that_is_killed_while_it_connects_leaves_nothing() {
     let (server, shell) = shop();
     made(&shell);
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     for signal in SIGNALS {
         let proxy = Proxy::start(server.port);
         proxy.set(Network::Silent);
-        let silent = config.replace(&format!(":{}/", server.port), &format!(":{}/", proxy.port));
-        std::fs::write(shell.path("backstay.toml"), silent).unwrap();
+        move_to(&shell, server.port, proxy.port);
         let child = start(&shell, &["backup", "db"]);
         wait_until("it connects", || proxy.accepted() > 0);
         kill(child, signal, "connecting");
-        std::fs::write(shell.path("backstay.toml"), &config).unwrap();
+        shell.set_config(&config);
         assert_backups(&shell, 1, "connecting");
         assert_gone(&server, proxy.port);
     }
@@ -167,7 +166,7 @@ fn backup_that_is_killed_in_the_middle_of_its_dump_leaves_nothing() {
 fn backup_that_is_killed_before_its_dump_is_known_to_be_whole_leaves_nothing() {
     let (server, shell) = shop();
     made(&shell);
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     for (round, signal) in SIGNALS.into_iter().enumerate() {
         with_program(&server, &shell, "pg_dump", &format!("\"$REAL\" \"$@\"; {}", gate(&shell)));
         let child = start(&shell, &["backup", "db"]);
@@ -250,7 +249,7 @@ fn restores_are_killed(stages: &[Stage]) {
     let id = made(&shell)["id"].as_str().unwrap().to_owned();
     server.sql("shop", "UPDATE orders SET i = -i");
     let newer = server.digest("shop");
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     for (stage, signal) in stages.iter().flat_map(|stage| SIGNALS.map(|signal| (*stage, signal))) {
         if (stage, signal) == (Stage::AfterRenames, Signal::TERM) {
             // What starts the app again is never interrupted.

@@ -7,7 +7,7 @@ use backstay_testkit::postgres::PostgresServer;
 use backstay_testkit::proxy::{Network, Proxy};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::postgres::{made, with_database};
+use crate::postgres::{made, move_to, with_database};
 use crate::postgres_faults::with_program;
 use crate::shell::Shell;
 
@@ -72,9 +72,8 @@ impl Setting {
         );
         let proxy = Proxy::start(server.port);
         let shell = with_database(&server, "shop", "");
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-        let config = config.replace(&format!(":{}/", server.port), &format!(":{}/", proxy.port));
-        std::fs::write(shell.path("backstay.toml"), &config).unwrap();
+        move_to(&shell, server.port, proxy.port);
+        let config = shell.config();
         let backed_up = server.digest("shop");
         let id = made(&shell)["id"].as_str().unwrap().to_owned();
         server.sql("shop", "UPDATE small SET n = 0");
@@ -110,7 +109,7 @@ impl Setting {
     fn is_as_before_and_the_next_run_is_good(&self, before: &str, context: &str) {
         assert!(self.server.digest("shop") == before, "{context}: the target changed");
         self.proxy.mend();
-        std::fs::write(self.shell.path("backstay.toml"), &self.config).unwrap();
+        self.shell.set_config(&self.config);
         for left in ["programs", "reached", "go"] {
             let path = self.shell.path(left);
             drop(std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)));

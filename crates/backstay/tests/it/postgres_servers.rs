@@ -5,9 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use backstay_testkit::postgres::{self, PASSWORD, PostgresServer, USER};
 use serde_json::Value;
 
-use crate::postgres::{made, nasty, with_database};
+use crate::postgres::{made, move_to, nasty, with_database};
 use crate::postgres_faults::{with_program, with_real_programs};
-use crate::shell::Shell;
 
 /// Three databases with the same tables and other rows.
 fn with_three(server: &PostgresServer) {
@@ -21,13 +20,6 @@ fn names(backup: &Value) -> Vec<String> {
     let parts = backup["parts"].as_array().unwrap().iter();
     let names = parts.map(|part| part["name"].as_str().or(part.as_str()).unwrap().to_owned());
     names.filter(|name| name.ends_with(".dump")).collect()
-}
-
-/// Aims a machine at another server.
-fn move_to(shell: &Shell, old: &PostgresServer, new: &PostgresServer) {
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let moved = config.replace(&format!(":{}/", old.port), &format!(":{}/", new.port));
-    std::fs::write(shell.path("backstay.toml"), moved).unwrap();
 }
 
 #[test]
@@ -50,7 +42,7 @@ fn server_returns_whole_on_another_with_roles_once_and_databases_made_later() {
         assert_eq!(second["status"], "complete", "{second}");
         assert_eq!(names(&second).len(), 3, "what was made later is found");
         let new = PostgresServer::start_with(&programs);
-        move_to(&shell, &old, &new);
+        move_to(&shell, old.port, new.port);
         drop(old);
         shell.ends(0, &["verify", "--all"]);
         shell.ends(0, &["restore", "db", "--yes"]);
@@ -232,7 +224,7 @@ fn tablespace_that_a_server_lacks_is_told_and_its_tables_return_elsewhere() {
     shell.ends(0, &["restore", "db", "--yes"]);
     let lies = "SELECT spcname FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace WHERE datname = 'shop'";
     assert_eq!(old.sql("postgres", lies), "fast");
-    move_to(&shell, &old, &new);
+    move_to(&shell, old.port, new.port);
     let plan = shell.json(&["restore", "db", "--dry-run"]);
     assert!(plan["warnings"][0].as_str().unwrap().contains("lacks the tablespace fast"), "{plan}");
     shell.ends(0, &["restore", "db", "--yes"]);

@@ -5,7 +5,7 @@ use std::process::Command;
 use backstay_testkit::postgres::{self, PostgresServer};
 use serde_json::Value;
 
-use crate::postgres::{made, with_database};
+use crate::postgres::{made, move_to, with_database};
 use crate::shell::Shell;
 
 /// Returns a server of a major version.
@@ -43,9 +43,8 @@ fn sql_in_utf8(server: &PostgresServer, database: &str, statements: &str) -> Str
 /// A machine that backs up a database whose name may be anything.
 fn with_odd_database(server: &PostgresServer, database: &str) -> Shell {
     let shell = with_database(server, "placeholder", "");
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
     let encoded: String = database.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    std::fs::write(shell.path("backstay.toml"), config.replace("placeholder", &encoded)).unwrap();
+    shell.edit_config("placeholder", &encoded);
     shell
 }
 
@@ -167,10 +166,7 @@ fn database_in_latin1_returns_equal_with_umlauts_in_names_and_roles() {
         }
         // A server that never saw them gets the same role.
         let new = server_of(major);
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-        let moved = config
-            .replace(&format!("127.0.0.1:{}/", server.port), &format!("127.0.0.1:{}/", new.port));
-        std::fs::write(shell.path("backstay.toml"), moved).unwrap();
+        move_to(&shell, server.port, new.port);
         shell.ends(0, &["restore", "db", "--yes"]);
         assert_equal(&new.digest("alt"), &server.digest("alt"));
         let owner = "SELECT nspowner::regrole FROM pg_namespace WHERE nspname ~ '^Gr'";
@@ -324,9 +320,7 @@ fn options_of_memberships_return_on_a_server_that_never_saw_them() {
         let shell = with_database(&old, "shop", "");
         made(&shell);
         let new = server_of(major);
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-        let moved = config.replace(&format!(":{}/", old.port), &format!(":{}/", new.port));
-        std::fs::write(shell.path("backstay.toml"), moved).unwrap();
+        move_to(&shell, old.port, new.port);
         shell.ends(0, &["restore", "db", "--yes"]);
         assert_eq!(new.sql("shop", options), before);
     }

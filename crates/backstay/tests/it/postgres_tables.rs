@@ -24,12 +24,7 @@ fn shop(server: &PostgresServer) -> Shell {
 fn owned_by_a_weak_role(server: &PostgresServer, shell: &Shell) {
     server.sql("postgres", "CREATE ROLE weak LOGIN PASSWORD 'weak'");
     server.sql("postgres", "ALTER DATABASE shop OWNER TO weak");
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    std::fs::write(
-        shell.path("backstay.toml"),
-        config.replace("postgres://postgres@", "postgres://weak@"),
-    )
-    .unwrap();
+    shell.edit_config("postgres://postgres@", "postgres://weak@");
     std::fs::write(shell.path("secret"), "weak").unwrap();
 }
 

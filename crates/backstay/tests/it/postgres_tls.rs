@@ -9,7 +9,7 @@ use crate::shell::Shell;
 /// Signs in as a role by its certificate, if it has one.
 fn with_certificate(server: &PostgresServer, trusted: &str, identity: Option<&Identity>) -> Shell {
     let shell = with_database(server, "shop", "");
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let lines = config.lines().filter(|line| !line.starts_with("password"));
     let lines: Vec<&str> = lines.collect();
     let config = lines.join("\n").replace("postgres@127.0.0.1", "backer@localhost");
@@ -27,7 +27,7 @@ fn with_certificate(server: &PostgresServer, trusted: &str, identity: Option<&Id
         more.push(format!("tls_key_file = '{}'", key.display()));
     }
     let config = more.join("\n") + "\n";
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.set_config(config);
     shell
 }
 
@@ -77,11 +77,11 @@ fn man_in_the_middle_is_refused() {
         server.seal_as(&identity.certificate, &identity.key);
         server.sql("postgres", "ALTER ROLE backer PASSWORD 'pg-secret-q8Zr'");
         let shell = with_certificate(&server, &authority.certificate, None);
-        let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+        let config = shell.config();
         let password = shell.path("secret").display().to_string();
         let config =
             config.replace("verify-full", mode) + &format!("password = 'file:{password}'\n");
-        std::fs::write(shell.path("backstay.toml"), config).unwrap();
+        shell.set_config(config);
         if is_refused {
             let error = shell.complains(1, &["backup", "db"]);
             assert!(error.contains("TLS failed"), "{mode}: {error}");
@@ -99,10 +99,10 @@ fn certificates_that_the_system_trusts_are_trusted_by_the_programs_of_postgres_t
     server.seal_as(&sealed.certificate, &sealed.key);
     server.demand_certificate("backer", &authority.certificate);
     let shell = with_certificate(&server, &authority.certificate, Some(&authority.sign("backer")));
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let lines = config.lines().filter(|line| !line.starts_with("tls_ca_file"));
     let config: Vec<&str> = lines.collect();
-    std::fs::write(shell.path("backstay.toml"), config.join("\n")).unwrap();
+    shell.set_config(config.join("\n"));
     let mut command = shell.command(&["backup", "db"]);
     let output = command.env("SSL_CERT_FILE", shell.path("ca.crt")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

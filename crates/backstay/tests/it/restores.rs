@@ -113,9 +113,7 @@ fn leftovers_named(shell: &Shell, part: &str) -> usize {
 }
 
 fn add_to_source(shell: &Shell, line: &str) {
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let config = config.replace("kind = 'files'", &format!("kind = 'files'\n{line}"));
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.edit_config("kind = 'files'", &format!("kind = 'files'\n{line}"));
 }
 
 #[test]
@@ -178,10 +176,10 @@ fn what_was_replaced_goes_when_the_time_to_undo_is_up() {
 fn root_that_is_a_mount_point_is_restored_in_place() {
     let shell = Shell::with_directory();
     write(&shell, "mounted/root/a/one", "one");
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let (shop, root) = (shell.path("shop"), shell.path("mounted/root"));
     let config = config.replace(&shop.display().to_string(), &root.display().to_string());
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.set_config(config);
     shell.ends(0, &["backup", "shop"]);
     write(&shell, "mounted/root/a/one", "spoilt");
     // A parent that may not be written has the same effect as a mount point, for those who are not root.

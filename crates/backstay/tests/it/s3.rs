@@ -143,16 +143,10 @@ fn wrong_secret_unknown_key_and_closed_port_are_told_apart() {
         String::from_utf8_lossy(&output.stderr).contains("the secret access key is wrong"),
         "{output:?}"
     );
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    std::fs::write(
-        shell.path("backstay.toml"),
-        config.replace(&server.endpoint, "http://127.0.0.1:1"),
-    )
-    .unwrap();
+    shell.edit_config(&server.endpoint, "http://127.0.0.1:1");
     let error = shell.complains(1, &["backups"]);
     assert!(error.contains("nobody listens at the endpoint"), "{error}");
-    std::fs::write(shell.path("backstay.toml"), config.replace("http://127", "https://127"))
-        .unwrap();
+    shell.edit_config("http://127.0.0.1:1", &server.endpoint.replace("http:", "https:"));
     let error = shell.complains(1, &["backups"]);
     assert!(error.contains("needs an endpoint with http://"), "{error}");
 }

@@ -61,11 +61,26 @@ impl Shell {
             shop.display(),
             crm.display()
         );
-        std::fs::write(self.path("backstay.toml"), text).unwrap();
+        self.set_config(text);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    pub(crate) fn config(&self) -> String {
+        std::fs::read_to_string(self.path("backstay.toml")).unwrap()
+    }
+
+    pub(crate) fn set_config(&self, config: impl AsRef<[u8]>) {
+        std::fs::write(self.path("backstay.toml"), config).unwrap();
+    }
+
+    /// Replaces a text of the configuration that must be there.
+    pub(crate) fn edit_config(&self, from: &str, to: &str) {
+        let config = self.config();
+        assert!(config.contains(from), "{from}: {config}");
+        self.set_config(config.replace(from, to));
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {

@@ -130,9 +130,7 @@ fn downloaded_sealed_object_opens_offline_with_the_kit_and_standard_tools_do_the
     };
     extract("files.tar.zst", "sealed");
     // encryption = "none" leaves standard files.
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let config = config.replace("kind = 'files'", "kind = 'files'\nencryption = 'none'");
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.edit_config("kind = 'files'", "kind = 'files'\nencryption = 'none'");
     let plain = shell.json(&["backup", "shop"]);
     let location = plain["location"].as_str().unwrap();
     extract(&format!("{location}/files.tar.zst"), "plain");
@@ -143,9 +141,7 @@ fn downloaded_sealed_object_opens_offline_with_the_kit_and_standard_tools_do_the
 fn retention_keeps_what_it_should_and_says_why() {
     let shell = Shell::with_directory();
     std::fs::create_dir(shell.path("shop")).unwrap();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    let config = config.replace("kind = 'files'", "kind = 'files'\nkeep = { last = 2, days = 0 }");
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.edit_config("kind = 'files'", "kind = 'files'\nkeep = { last = 2, days = 0 }");
     let held = shell.json(&["backup", "shop", "--hold"]);
     assert_eq!(held["hold"], "held when it was made", "{held}");
     for _ in 0..3 {
@@ -186,12 +182,7 @@ fn unreadable_items_make_the_backup_incomplete_and_are_named() {
 #[test]
 fn wrong_configuration_makes_nothing() {
     let shell = Shell::with_directory();
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    std::fs::write(
-        shell.path("backstay.toml"),
-        config.replace("kind = 'sqlite'", "kind = 'sqlight'"),
-    )
-    .unwrap();
+    shell.edit_config("kind = 'sqlite'", "kind = 'sqlight'");
     let error = shell.complains(2, &["backup", "--all"]);
     assert!(error.contains("backstay.toml:11: sources.crm.kind: found `sqlight`"), "{error}");
     assert!(!shell.path("home").exists() && !shell.path("storage").exists());

@@ -27,12 +27,6 @@ fn ssh(bastion: &SshServer) -> String {
     )
 }
 
-fn edit(shell: &Shell, from: &str, to: &str) {
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
-    assert!(config.contains(from), "{from}: {config}");
-    std::fs::write(shell.path("backstay.toml"), config.replace(from, to)).unwrap();
-}
-
 fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_there() {
@@ -74,8 +68,7 @@ fn database_behind_a_bastion_is_backed_up_restored_and_brought_back() {
     nasty(&server, "shop");
     let certificate = server.seal(&["localhost"]);
     let shell = with_database(&server, "shop", &ssh(&bastion));
-    edit(
-        &shell,
+    shell.edit_config(
         &format!("127.0.0.1:{}/shop'", server.port),
         &format!(
             "localhost:{}/shop?sslmode=verify-full&sslrootcert={}'",
@@ -104,12 +97,12 @@ fn database_behind_a_bastion_is_backed_up_restored_and_brought_back() {
     assert_eq!(server.digest("shop"), before);
     is_alone(&bastion);
     // Without the tunnel it is the same server.
-    let config = std::fs::read_to_string(shell.path("backstay.toml")).unwrap();
+    let config = shell.config();
     let direct: Vec<&str> = config.lines().filter(|line| !line.starts_with("ssh")).collect();
-    std::fs::write(shell.path("backstay.toml"), direct.join("\n")).unwrap();
+    shell.set_config(direct.join("\n"));
     shell.ends(0, &["undo", "db"]);
     assert_eq!(server.digest("shop"), spoilt);
-    std::fs::write(shell.path("backstay.toml"), config).unwrap();
+    shell.set_config(config);
     shell.ends(0, &["confirm", "db"]);
     shell.ends(0, &["drill", "db"]);
     is_alone(&bastion);
@@ -153,14 +146,14 @@ fn causes_of_a_tunnel_that_fails_are_told_apart() {
     for (table, database_port, expected) in cases {
         let shell = with_database(&server, "shop", &table);
         if !database_port.is_empty() {
-            edit(&shell, &database, database_port);
+            shell.edit_config(&database, database_port);
         }
         let error = shell.complains(1, &["source", "test", "db"]);
         assert!(error.to_lowercase().contains(&expected.to_lowercase()), "{expected}: {error}");
         assert!(!error.contains(PASSWORD), "{error}");
     }
     let shell = with_database(&server, "shop", &good);
-    edit(&shell, &format!("127.0.0.1{database}"), &format!("no.such.host.invalid{database}"));
+    shell.edit_config(&format!("127.0.0.1{database}"), &format!("no.such.host.invalid{database}"));
     let error = shell.complains(1, &["source", "test", "db"]);
     assert!(error.contains("the bastion cannot reach the server (Name or service"), "{error}");
     // The database's own answers come through as they are.
@@ -187,20 +180,20 @@ fn server_that_a_bastion_puts_in_the_middle_is_refused() {
     let theirs = impostor.seal(&["localhost"]).display().to_string();
     let shell = with_database(&server, "shop", &ssh(&bastion));
     let query = format!("localhost:{}/shop?sslmode=verify-full&sslrootcert=", server.port);
-    edit(&shell, &format!("127.0.0.1:{}/shop", server.port), &format!("{query}{certificate}"));
+    shell.edit_config(&format!("127.0.0.1:{}/shop", server.port), &format!("{query}{certificate}"));
     made(&shell);
     // Where the bastion leads to, another server listens now.
     let (ours, other) =
         (format!("localhost:{}", server.port), format!("localhost:{}", impostor.port));
-    edit(&shell, &ours, &other);
+    shell.edit_config(&ours, &other);
     let error = shell.complains(1, &["backup", "db"]);
     assert!(error.contains("TLS failed"), "{error}");
     // One that has a certificate which is trusted, for another name.
     impostor.seal(&["elsewhere.example"]);
-    edit(&shell, &certificate, &theirs);
+    shell.edit_config(&certificate, &theirs);
     let error = shell.complains(1, &["backup", "db"]);
     assert!(error.contains("TLS failed"), "{error}");
-    edit(&shell, "verify-full", "verify-ca");
+    shell.edit_config("verify-full", "verify-ca");
     made(&shell);
     is_alone(&bastion);
 }

@@ -45,6 +45,8 @@ struct Prepared {
     members: Vec<Member>,
     /// A session with a database that is none of the user's.
     server: Client,
+    /// Those of the server.
+    tablespaces: Vec<String>,
     tools: Tools,
     /// Where a dump that goes back in place lies.
     in_place: Option<Spool>,
@@ -122,6 +124,7 @@ impl DatabaseTarget {
         look::compare_versions(version, major, &mut warnings)?;
         let mut present = Vec::new();
         let mut replaced = 0;
+        let tablespaces = look::tablespaces(&server).await?;
         for member in &members {
             let target = &member.place.target;
             let is_there = exchange::exists(&server, target).await?;
@@ -131,7 +134,7 @@ impl DatabaseTarget {
                 )));
             }
             look::missing_extensions(&server, &member.content).await?;
-            for space in look::missing_tablespaces(&server, &member.content).await? {
+            for space in look::missing_tablespaces(&tablespaces, &member.content) {
                 warnings.push(format!(
                     "the server lacks the tablespace {space}; what lay there goes to the default one"
                 ));
@@ -233,22 +236,17 @@ impl DatabaseTarget {
     }
 
     /// Makes all that the dumps need.
-    async fn equip(
-        &self,
-        cx: &Cx,
-        details: &Details,
-        members: &[Member],
-    ) -> Result<(), PostgresError> {
-        let is_whole = members.len() > 1;
-        for member in members {
-            let place = &member.place;
-            let is_in_place = self.prepared.as_ref().is_some_and(|p| p.in_place.is_some());
-            let database = if is_in_place { &place.target } else { &place.loaded };
-            let client = self.place(database).connect(cx).await?;
+    async fn equip(&mut self, cx: &Cx, details: &Details) -> Result<(), PostgresError> {
+        let connection = self.source.connection.clone();
+        let Prepared { members, server, in_place, .. } = self.prepared()?;
+        for member in members.as_slice() {
+            let exchange::Loaded { target, loaded, .. } = &member.place;
+            let database = if in_place.is_some() { target } else { loaded };
+            let client = connection.with_database(database).connect(cx).await?;
             make_roles(&client, &needed_globals(details, std::slice::from_ref(member))).await?;
         }
-        if let (true, Some(prepared)) = (is_whole, &self.prepared) {
-            make_roles(&prepared.server, &needed_globals(details, members)).await?;
+        if members.len() > 1 {
+            make_roles(server, &needed_globals(details, members)).await?;
         }
         Ok(())
     }
@@ -261,7 +259,7 @@ impl DatabaseTarget {
         };
         let member = &prepared.members[index];
         let database = source.connection.with_database(&member.place.loaded);
-        let missing = look::missing_tablespaces(&prepared.server, &member.content).await?;
+        let missing = look::missing_tablespaces(&prepared.tablespaces, &member.content);
         load::before(cx, &database, &member.content).await?;
         let loading = Loading {
             database: &database,
@@ -300,8 +298,11 @@ impl DatabaseTarget {
             let client = database.connect(cx).await?;
             exchange::limit_locks(&client, source.options.lock_timeout).await?;
             items += load::compare_rows(&client, &member.content, chosen.as_ref()).await?;
-            let properties = &member.content.properties;
-            for dressing in globals::dress_database(&member.place.loaded, properties) {
+            let name = &member.place.loaded;
+            let reset =
+                format!("ALTER DATABASE {} RESET synchronous_commit", globals::identifier(name));
+            let dressings = globals::dress_database(name, &member.content.properties);
+            for dressing in std::iter::once(reset).chain(dressings) {
                 let given = client.batch_execute(&dressing).await;
                 given.map_err(statement("give the new database its properties"))?;
             }
@@ -318,6 +319,7 @@ impl DatabaseTarget {
         let member = prepared.members.first().ok_or_else(|| refused("nothing was chosen"))?;
         let (database, content) = (member.place.target.clone(), member.content.clone());
         let client = source.connection.with_database(&database).connect(cx).await?;
+        let major = describe::major_version(&client).await?;
         let kept = Kept::of(&client).await?;
         let folder = spool.path().to_owned();
         let written = blocking(move || {
@@ -327,7 +329,7 @@ impl DatabaseTarget {
         let chosen = written.await?;
         self.report.items = chosen.tables.len() as u64;
         let server = exchange::server_of(&source.connection);
-        Ok(InPlace { server, database, folder: spool.keep() })
+        Ok(InPlace { server, major, database, folder: spool.keep() })
     }
 }
 
@@ -388,16 +390,18 @@ impl Target for DatabaseTarget {
         let in_place =
             if is_in_place { Some(Spool::create(&self.source.options.spool)?) } else { None };
         let chosen = vec![None; members.len()];
-        let prepared = Prepared { members: members.clone(), server, tools, in_place, chosen };
+        let tablespaces = look::tablespaces(&server).await?;
+        let members = members.clone();
+        let prepared = Prepared { members, server, tablespaces, tools, in_place, chosen };
         let prepared = self.prepared.insert(prepared);
         if !is_in_place {
-            for member in &members {
+            for member in &prepared.members {
                 // Not given up half-way: the server would make the database all the same, and nobody would know that it
                 // is ours.
-                make_database(&prepared.server, member).await?;
+                make_database(&prepared.server, &prepared.tablespaces, member).await?;
             }
         }
-        Ok(cx.run(self.equip(cx, details, &members)).await??)
+        Ok(cx.run(self.equip(cx, details)).await??)
     }
 
     /// The rest is for people with psql; the manifest says the same in a form that needs no reading of SQL.
@@ -438,13 +442,22 @@ impl Target for DatabaseTarget {
 }
 
 /// Makes an empty database for a member.
-async fn make_database(server: &Client, member: &Member) -> Result<(), PostgresError> {
+async fn make_database(
+    server: &Client,
+    tablespaces: &[String],
+    member: &Member,
+) -> Result<(), PostgresError> {
     let loaded = &member.place.loaded;
     let mut properties = member.content.properties.clone();
-    let missing = look::missing_tablespaces(server, &member.content).await?;
+    let missing = look::missing_tablespaces(tablespaces, &member.content);
     properties.tablespace.take_if(|space| missing.contains(&space.as_str()));
     let create = globals::create_database(loaded, &properties);
-    server.batch_execute(&create).await.map_err(statement("make a new database"))
+    server.batch_execute(&create).await.map_err(statement("make a new database"))?;
+    // Whatever is lost with the server before the names change is not missed: they change with a commit that waits for the
+    // disk.
+    let unhurried =
+        format!("ALTER DATABASE {} SET synchronous_commit = off", globals::identifier(loaded));
+    server.batch_execute(&unhurried).await.map_err(statement("set up the new database"))
 }
 
 /// Makes the roles that the server lacks. Asked from within a database, so that their names have the bytes that they have

@@ -26,6 +26,9 @@ pub(super) const NEW: &str = "backstay_new_";
 pub(super) const OLD: &str = "backstay_old_";
 /// Of the digest of a source's identity, in the names of what is loaded for it.
 const IDENTITY_BYTES: usize = 4;
+/// Makes the end of a transaction wait for the disk, whatever the server or the role is set to. All that was committed
+/// before without waiting is then on the disk, too: the log is written in its order.
+const DURABLE: &str = "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'";
 /// The server waits five seconds for sessions to go before it gives a rename up.
 const RENAME_TRIES: u32 = 6;
 const TERMINATE_EVERY: Duration = Duration::from_millis(50);
@@ -117,7 +120,7 @@ impl Replacement {
 impl Swap {
     /// Returns all of it as one transaction.
     fn transaction(&self) -> String {
-        let mut steps = vec!["BEGIN".to_owned()];
+        let mut steps = vec!["BEGIN".to_owned(), DURABLE.to_owned()];
         for Rename { from, to } in &self.renames {
             let name = identifier(to);
             steps.push(format!("ALTER DATABASE {} RENAME TO {name}", identifier(from)));

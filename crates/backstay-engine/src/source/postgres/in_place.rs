@@ -37,6 +37,8 @@ const KEPT_BYTES: usize = 4 * 1024;
 pub struct InPlace {
     /// Host and port.
     pub(super) server: String,
+    /// Its version, which its programs must fit.
+    pub(super) major: u32,
     /// The database.
     pub(super) database: String,
     /// The spool folder with the dump.
@@ -203,10 +205,7 @@ pub(super) async fn run(
     if server_of(&connection) != prepared.server {
         return Err(refused(format!("the restore was on the server {}", prepared.server)).into());
     }
-    let client = connection.connect(cx).await?;
-    let major = describe::major_version(&client).await?;
-    drop(client);
-    let tools = Tools::find(source.options.programs.as_deref(), major).await?;
+    let tools = Tools::find(source.options.programs.as_deref(), prepared.major).await?;
     let mut command = connection.program(tools.psql())?;
     command.args(["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]);
     command.arg(format!("--dbname={}", connection_string(&prepared.database)));

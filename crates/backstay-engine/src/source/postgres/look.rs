@@ -128,15 +128,19 @@ pub(super) async fn missing_extensions(
     )))
 }
 
-/// Returns the tablespaces that the server lacks.
-pub(super) async fn missing_tablespaces<'a>(
-    server: &Client,
-    content: &'a PostgresContent,
-) -> Result<Vec<&'a str>, PostgresError> {
+/// Returns the tablespaces that the server has.
+pub(super) async fn tablespaces(server: &Client) -> Result<Vec<String>, PostgresError> {
     let query = format!("SELECT {} FROM pg_tablespace", bytes_of("spcname"));
-    let known = names::read(server, &query, "read the tablespaces").await?;
-    let needed = content.tablespaces.iter().filter(|name| !known.contains(name));
-    Ok(needed.map(String::as_str).collect())
+    names::read(server, &query, "read the tablespaces").await
+}
+
+/// Returns those of a database's tablespaces that are not among the server's.
+pub(super) fn missing_tablespaces<'a>(
+    present: &[String],
+    content: &'a PostgresContent,
+) -> Vec<&'a str> {
+    let needed = content.tablespaces.iter().filter(|name| !present.contains(name));
+    needed.map(String::as_str).collect()
 }
 
 /// Counts the rows of every table that has data of its own.
