@@ -3,10 +3,15 @@
 //! Each kind has probe, capture and apply in one folder, so that "can we restore what we back up?" is a question
 //! about one folder. Sources know nothing of vaults and stores: named streams pass between them ([`crate::part`]).
 
+mod cause;
+mod connection;
+mod databases;
 pub mod files;
 pub mod postgres;
+mod program;
 mod said;
 pub mod sqlite;
+mod tls;
 pub mod tunnel;
 mod tunnelled;
 
@@ -20,6 +25,11 @@ use backstay_format::{Content, Details, MediaType, PartName};
 use crate::cx::{Cancelled, Cx};
 use crate::part::{CaptureReport, PartError, PartReader, PartSpec};
 use crate::swap::{Replacement, Swapper};
+
+pub use cause::Cause;
+pub use connection::{Connection, Tls, TlsMode};
+pub use databases::{Databases, NoDatabases};
+pub use program::ProgramError;
 
 /// Opens one consistent view of the data.
 #[async_trait]
@@ -272,6 +282,9 @@ pub enum SourceError {
         #[source]
         cause: Box<SourceError>,
     },
+    /// A program of a database engine failed.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     /// Something with a PostgreSQL server failed.
     #[error("{0}")]
     Postgres(postgres::PostgresError),
@@ -297,7 +310,11 @@ impl SourceError {
 
     /// Says whether the same may work a little later, with nothing changed.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.is_passing())
+        match self {
+            Self::Postgres(error) => error.is_passing(),
+            Self::Program(error) => error.is_passing(),
+            _ => false,
+        }
     }
 
     /// Makes an [`SourceError::Io`].

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use backstay_engine::source::postgres::Connection;
+use backstay_engine::source::Connection;
 use secrecy::SecretString;
 
 use super::Env;

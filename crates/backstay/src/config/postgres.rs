@@ -4,8 +4,9 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use backstay_engine::source::postgres::{Connection, Databases, PostgresOptions, Tls, TlsMode};
+use backstay_engine::source::postgres::PostgresOptions;
 use backstay_engine::source::tunnel::Tunnel;
+use backstay_engine::source::{Connection, Databases, Tls, TlsMode};
 use jiff::SignedDuration;
 use secrecy::SecretString;
 use toml::Spanned;
@@ -58,7 +59,7 @@ impl PostgresConfig {
 
     /// Returns where the databases are, without any secret.
     pub(crate) fn location(&self) -> String {
-        let url = self.connection.location();
+        let url = self.connection.url("postgres");
         match &self.databases {
             None => url,
             Some(databases) => format!("{url}{PATTERNS}{databases}"),

@@ -10,7 +10,7 @@ use backstay_format::{
 use jiff::Timestamp;
 use tokio_postgres::Client;
 
-use super::connection::Connection;
+use super::connection::PostgresConnection as _;
 use super::error::{PostgresError, refused, statement};
 use super::exchange::{self, Replacement};
 use super::in_place::{self, InPlace, Kept};
@@ -20,6 +20,7 @@ use super::tools::Tools;
 use super::{PostgresSource, capture, describe, globals, look};
 use crate::cx::Cx;
 use crate::part::PartReader;
+use crate::source::connection::Connection;
 use crate::source::sqlite::blocking;
 use crate::source::{
     Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions,

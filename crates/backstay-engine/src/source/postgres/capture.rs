@@ -11,14 +11,14 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::Client;
 
 use super::archive::{self, Archive, ArchiveError};
-use super::connection::KEEPALIVES;
+use super::connection::{KEEPALIVES, PostgresConnection as _};
 use super::error::{PostgresError, statement};
 use super::names::{self, bytes_of};
-use super::program::{Program, widen};
 use super::tools::Tools;
 use super::{PostgresSource, describe, globals, watch};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartReader, PartWriter, part_pipe};
+use crate::source::program::{Program, widen};
 use crate::source::{Capture, Probe, SourceError, fixed_part};
 
 pub(super) const ROLES: &str = "roles.sql";

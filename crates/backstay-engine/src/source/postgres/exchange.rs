@@ -10,13 +10,15 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::connection::Connection;
-use super::error::{Cause, PostgresError, refused, statement};
+use super::connection::PostgresConnection as _;
+use super::error::{PostgresError, refused, statement};
 use super::globals::identifier;
 use super::{PostgresSource, in_place};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::source::SourceError;
+use crate::source::cause::Cause;
+use crate::source::connection::Connection;
 use crate::swap::{self, Direction, Swapper, foreign};
 
 /// Databases that are there to be connected to while others are made, renamed and dropped.
@@ -28,7 +30,7 @@ pub(super) const OLD: &str = "backstay_old_";
 const IDENTITY_BYTES: usize = 4;
 /// Makes the end of a transaction wait for the disk, whatever the server or the role is set to. All that was committed
 /// before without waiting is then on the disk, too: the log is written in its order.
-const DURABLE: &str = "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'";
+pub(super) const DURABLE: &str = "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'";
 /// The server waits five seconds for sessions to go before it gives a rename up.
 const RENAME_TRIES: u32 = 6;
 const TERMINATE_EVERY: Duration = Duration::from_millis(50);

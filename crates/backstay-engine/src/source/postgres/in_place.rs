@@ -12,17 +12,18 @@ use tokio::process::{ChildStdin, ChildStdout};
 use tokio_postgres::Client;
 
 use super::archive::Entry;
+use super::connection::PostgresConnection as _;
 use super::error::{PostgresError, refused};
-use super::exchange::server_of;
+use super::exchange::{DURABLE, server_of};
 use super::globals::literal;
 use super::load::{DUMP_FILE, LIST_FILE, connection_string};
 use super::names::{self, bytes_of};
-use super::program::Program;
 use super::selection::{self, Chosen, Surroundings};
 use super::tools::Tools;
 use super::{PostgresSource, describe};
 use crate::cx::Cx;
 use crate::source::SourceError;
+use crate::source::program::Program;
 
 const BEFORE_FILE: &str = "before.sql";
 const AFTER_FILE: &str = "after.sql";
@@ -238,7 +239,7 @@ async fn feed(
     let gone = |cause| SourceError::io("pass statements to", "psql", cause);
     let waiting = source.options.lock_timeout.as_millis();
     let begin = format!(
-        "BEGIN;\nSET LOCAL lock_timeout = {waiting};\nSET LOCAL client_min_messages = warning;\n"
+        "BEGIN;\n{DURABLE};\nSET LOCAL lock_timeout = {waiting};\nSET LOCAL client_min_messages = warning;\n"
     );
     input.write_all(begin.as_bytes()).await.map_err(gone)?;
     input.write_all(&text(BEFORE_FILE)?).await.map_err(gone)?;

@@ -13,15 +13,16 @@ use tokio::process::Command;
 use tokio_postgres::Client;
 
 use super::archive::{self, Entry};
-use super::connection::{Connection, KEEPALIVES};
+use super::connection::{KEEPALIVES, PostgresConnection as _};
 use super::error::{PostgresError, refused, statement};
 use super::look::count_all;
-use super::program::{Program, widen};
 use super::selection::{self, Chosen, Surroundings};
 use super::tools::Tools;
 use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::source::SourceError;
+use crate::source::connection::Connection;
+use crate::source::program::{Program, widen};
 use crate::source::sqlite::blocking;
 use crate::spool::{Spool, write_part};
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use backstay_format::{DatabaseRole, PostgresContent, TableRows};
 use tokio_postgres::Client;
 
-use super::connection::Connection;
+use super::connection::PostgresConnection as _;
 use super::describe;
 use super::error::{PostgresError, refused, statement};
 use super::names::{self, TableName, bytes_of};
 use crate::cx::Cx;
+use crate::source::connection::Connection;
 
 /// A preview must not keep a person waiting: what is not counted by then is not shown.
 const COUNTING: Duration = Duration::from_secs(10);

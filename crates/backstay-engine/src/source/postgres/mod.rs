@@ -5,7 +5,6 @@ mod apply;
 mod archive;
 mod capture;
 mod connection;
-mod databases;
 mod describe;
 mod error;
 mod exchange;
@@ -15,10 +14,8 @@ mod load;
 mod look;
 mod member;
 mod names;
-mod program;
 mod selection;
 mod server;
-mod tls;
 mod tools;
 mod watch;
 
@@ -29,14 +26,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use connection::PostgresConnection as _;
+
+use super::connection::Connection;
+use super::databases::Databases;
 use super::tunnelled::Tunnelled;
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
 use crate::cx::Cx;
 use crate::swap;
 
-pub use connection::{Connection, Tls, TlsMode};
-pub use databases::{Databases, NoDatabases};
-pub use error::{Cause, PostgresError};
+pub use error::PostgresError;
 pub use exchange::{Replacement, Swap};
 pub use in_place::InPlace;
 

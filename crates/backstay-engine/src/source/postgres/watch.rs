@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::PostgresSource;
+use super::connection::PostgresConnection as _;
 use super::error::{PostgresError, statement};
 use super::names::{self, bytes_of};
 use crate::cx::Cx;

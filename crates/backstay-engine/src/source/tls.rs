@@ -12,8 +12,8 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
+use super::cause::Cause;
 use super::connection::{Tls, TlsMode};
-use super::error::Cause;
 
 /// Makes what a sealed connection needs.
 pub(super) fn client_config(tls: &Tls) -> Result<ClientConfig, Cause> {

@@ -1,4 +1,4 @@
-//! Running a program of PostgreSQL to its end, with what it complains of.
+//! Running a program of a database engine to its end, with what it complains of.
 
 use std::os::fd::AsFd;
 use std::process::{ExitStatus, Stdio};
@@ -7,8 +7,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
-
-use super::error::PostgresError;
 
 /// Of a program's complaints this much is kept.
 const MAX_COMPLAINT_BYTES: u64 = 16 * 1024;
@@ -25,6 +23,29 @@ const PIPE_BYTES: usize = 1 << 20;
 pub(super) fn widen(pipe: impl AsFd) {
     if let Err(error) = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES) {
         tracing::debug!(%error, "a pipe keeps its size");
+    }
+}
+
+/// A program of a database engine failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{program} failed ({status}): {finding}")]
+pub struct ProgramError {
+    /// Which one.
+    pub program: &'static str,
+    /// How it ended.
+    pub status: String,
+    /// What it said; its first complaints.
+    pub finding: String,
+}
+
+impl ProgramError {
+    /// Says whether the same may work a little later, with nothing changed.
+    pub(crate) fn is_passing(&self) -> bool {
+        // No code comes with it: where the server speaks another language, this is not tried again. Only while it waits for
+        // its locks does a dump have a limit, and pg_dump sets it as one for statements.
+        ["due to statement timeout", "due to lock timeout"]
+            .iter()
+            .any(|why| self.finding.contains(why))
     }
 }
 
@@ -50,8 +71,8 @@ impl Drop for Program {
 
 impl Program {
     /// Starts a program whose standard error is listened to.
-    pub(super) fn start(name: &'static str, mut command: Command) -> Result<Self, PostgresError> {
-        let failed = |finding: String| PostgresError::Program {
+    pub(super) fn start(name: &'static str, mut command: Command) -> Result<Self, ProgramError> {
+        let failed = |finding: String| ProgramError {
             program: name,
             status: "could not be started".to_owned(),
             finding,
@@ -73,8 +94,8 @@ impl Program {
     }
 
     /// Waits for its end.
-    pub(super) async fn wait(&mut self) -> Result<ExitStatus, PostgresError> {
-        self.child.wait().await.map_err(|error| PostgresError::Program {
+    pub(super) async fn wait(&mut self) -> Result<ExitStatus, ProgramError> {
+        self.child.wait().await.map_err(|error| ProgramError {
             program: self.name,
             status: "cannot be waited for".to_owned(),
             finding: error.to_string(),
@@ -82,7 +103,7 @@ impl Program {
     }
 
     /// Says what a status means, after the program's end.
-    pub(super) async fn judge(mut self, status: ExitStatus) -> Result<(), PostgresError> {
+    pub(super) async fn judge(mut self, status: ExitStatus) -> Result<(), ProgramError> {
         if status.success() {
             return Ok(());
         }
@@ -101,6 +122,6 @@ impl Program {
             (false, more) => shown.push(format!("and {more} more lines")),
         }
         let finding = shown.join("; ");
-        Err(PostgresError::Program { program: self.name, status: status.to_string(), finding })
+        Err(ProgramError { program: self.name, status: status.to_string(), finding })
     }
 }

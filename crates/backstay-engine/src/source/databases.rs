@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::source::files::glob_matches;
+use super::files::glob_matches;
 
 /// Patterns for the names of databases: `*` and `?` stand for what they do in a shell, `!` in front leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
