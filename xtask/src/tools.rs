@@ -38,6 +38,9 @@ pub(crate) fn install(root: &Path) -> anyhow::Result<PathBuf> {
     if !servers.into_iter().any(|version| version.path().join("bin/initdb").is_file()) {
         debian(&["postgresql"])?;
     }
+    if !Path::new("/usr/sbin/mariadbd").is_file() {
+        debian(&["mariadb-server"])?;
+    }
     if !Path::new("/usr/sbin/sshd").is_file() {
         debian(&["openssh-server"])?;
     }

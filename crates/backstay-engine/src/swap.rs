@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::replace;
-use crate::source::postgres;
+use crate::source::{mysql, postgres};
 
 /// What was loaded, and what it replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub enum Replacement {
     Databases(postgres::Replacement),
     /// Of what is in a database, in one transaction.
     InPlace(postgres::InPlace),
+    /// Of the tables of a database, and of what stands beside them.
+    Mysql(Box<mysql::Replacement>),
 }
 
 /// A swap, worked out.
@@ -34,6 +36,8 @@ pub enum Swap {
     Databases(postgres::Swap),
     /// Of what is in a database.
     InPlace(postgres::InPlace),
+    /// Of tables.
+    Mysql(Box<mysql::Swap>),
 }
 
 /// Which way a swap goes.
@@ -53,6 +57,7 @@ impl Replacement {
             Self::Paths(paths) => paths.target.display().to_string(),
             Self::Databases(databases) => databases.target(),
             Self::InPlace(prepared) => prepared.target(),
+            Self::Mysql(database) => database.target(),
         }
     }
 
@@ -62,6 +67,7 @@ impl Replacement {
             Self::Paths(paths) => paths.beside.display().to_string(),
             Self::Databases(databases) => databases.beside(),
             Self::InPlace(prepared) => prepared.beside(),
+            Self::Mysql(database) => database.beside(),
         }
     }
 }
@@ -78,6 +84,7 @@ impl Swap {
             Self::Paths(swap) => Replacement::Paths(swap.replacement.clone()),
             Self::Databases(swap) => Replacement::Databases(swap.replacement.clone()),
             Self::InPlace(prepared) => Replacement::InPlace(prepared.clone()),
+            Self::Mysql(swap) => Replacement::Mysql(Box::new(swap.replacement.clone())),
         }
     }
 }

@@ -15,6 +15,8 @@ pub enum Content {
     Postgres(Box<PostgresContent>),
     /// Several databases of a PostgreSQL server.
     PostgresServer(Box<PostgresServerContent>),
+    /// A database of a MySQL or MariaDB server.
+    Mysql(Box<MysqlContent>),
 }
 
 impl Content {
@@ -27,7 +29,8 @@ impl Content {
             }
         };
         match &mut self {
-            Self::Files(_) | Self::Sqlite(_) => {}
+            // Hashes of MySQL's users stand in a part of their own.
+            Self::Files(_) | Self::Sqlite(_) | Self::Mysql(_) => {}
             Self::Postgres(database) => forget(&mut database.roles),
             Self::PostgresServer(server) => {
                 forget(&mut server.roles);
@@ -254,6 +257,101 @@ pub struct Membership {
     /// `WITH SET`, on servers of PostgreSQL 16 and newer.
     #[serde(default)]
     pub may_set: Option<bool>,
+}
+
+/// What a database of a MySQL or MariaDB server holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MysqlContent {
+    /// Its name.
+    pub database: String,
+    /// The server's engine and version, for example `MariaDB 10.11.19`.
+    pub server: String,
+    /// What new tables get.
+    pub properties: MysqlProperties,
+    /// Tables with their rows as they were dumped.
+    pub tables: Vec<TableRows>,
+    /// What it holds beside tables, in the order in which it can be made.
+    pub objects: Vec<StoredObject>,
+}
+
+/// What belongs to a database of a MySQL or MariaDB server and stands outside of its tables.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MysqlProperties {
+    /// The character set of new tables, for example `utf8mb4`.
+    pub character_set: String,
+    /// The collation of new tables.
+    pub collation: String,
+    /// What its comment says, where the server knows comments.
+    pub comment: Option<String>,
+}
+
+/// A program or a view in a database of a MySQL or MariaDB server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredObject {
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Its name.
+    pub name: String,
+    /// The table that a trigger stands at.
+    pub table: Option<String>,
+    /// What makes it; of a trigger, up to the name of its table.
+    pub statement: String,
+    /// What a trigger does.
+    pub body: Option<String>,
+    /// The `sql_mode` in which it was made, and in which it runs.
+    pub sql_mode: String,
+    /// The `character_set_client` in which it was made.
+    pub character_set_client: String,
+    /// The `collation_connection` in which it was made.
+    pub collation_connection: String,
+    /// The collation that the database had when it was made; a view has none.
+    pub database_collation: Option<String>,
+    /// The time zone of an event.
+    pub time_zone: Option<String>,
+    /// Whether it is a view of something that was gone already: the server makes no such view anew.
+    pub is_broken: bool,
+}
+
+impl StoredObject {
+    /// Returns an object that nothing is known of but its name.
+    pub fn new(kind: ObjectKind, name: &str) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            table: None,
+            statement: String::new(),
+            body: None,
+            sql_mode: String::new(),
+            character_set_client: String::new(),
+            collation_connection: String::new(),
+            database_collation: None,
+            time_zone: None,
+            is_broken: false,
+        }
+    }
+}
+
+/// What a stored object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectKind {
+    /// A package of Oracle's kind; only MariaDB has them.
+    Package,
+    /// The programs of a package.
+    PackageBody,
+    /// A function.
+    Function,
+    /// A procedure.
+    Procedure,
+    /// A view.
+    View,
+    /// A trigger.
+    Trigger,
+    /// An event.
+    Event,
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ mod slot;
 
 pub use content::{
     Content, DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting, FilesContent,
-    Membership, PostgresContent, PostgresServerContent, ServerDatabase, SqliteContent, TableRows,
-    Tablespace,
+    Membership, MysqlContent, MysqlProperties, ObjectKind, PostgresContent, PostgresServerContent,
+    ServerDatabase, SqliteContent, StoredObject, TableRows, Tablespace,
 };
 pub use envelope::{MAX_MANIFEST_BYTES, ManifestError, ManifestFile, encode_manifest};
 pub use frame::{

@@ -139,6 +139,9 @@ pub enum MediaType {
     /// An archive of `pg_dump` in its custom format, not compressed by it.
     #[serde(rename = "application/vnd.postgresql.dump")]
     PostgresDump,
+    /// What `mariadb-dump` or `mysqldump` writes of a database's tables.
+    #[serde(rename = "application/vnd.mysql.dump")]
+    MysqlDump,
     /// Statements.
     #[serde(rename = "application/sql")]
     Sql,
@@ -151,7 +154,7 @@ impl MediaType {
             Self::Tar => "tar",
             Self::Sqlite => "db",
             Self::PostgresDump => "dump",
-            Self::Sql => "sql",
+            Self::MysqlDump | Self::Sql => "sql",
         }
     }
 }

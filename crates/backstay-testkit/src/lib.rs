@@ -6,6 +6,7 @@
 pub mod certificates;
 pub mod faulty;
 pub mod ledger;
+pub mod mysql;
 pub mod postgres;
 pub mod proxy;
 pub mod s3;
@@ -13,3 +14,9 @@ pub mod servers;
 mod spoil;
 pub mod ssh;
 pub mod tree;
+
+/// Returns bytes as text that differs wherever they do, also where they are no text.
+fn exact(bytes: &[u8]) -> String {
+    let chunks = bytes.utf8_chunks();
+    chunks.map(|chunk| format!("{}{}", chunk.valid(), chunk.invalid().escape_ascii())).collect()
+}

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::exact;
+
 /// The role that may do everything.
 pub const USER: &str = "postgres";
 /// Its password; in no other text of a test.
@@ -278,12 +280,6 @@ impl PostgresServer {
         digest.push_str(&self.sql(database, sequences));
         digest
     }
-}
-
-/// Returns bytes as text that differs wherever they do, also where they are no text.
-fn exact(bytes: &[u8]) -> String {
-    let chunks = bytes.utf8_chunks();
-    chunks.map(|chunk| format!("{}{}", chunk.valid(), chunk.invalid().escape_ascii())).collect()
 }
 
 fn unprivileged(program: &Path) -> Command {

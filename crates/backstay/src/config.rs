@@ -1,10 +1,12 @@
 //! `backstay.toml`, from text to checked values. Whatever is wrong is said with file, line, field, what was found and what
 //! is expected; nothing is made before all of it is right.
 
+mod mysql;
 mod overrides;
 mod passfile;
 mod postgres;
 mod raw;
+mod server;
 mod source;
 mod ssh;
 mod storage;

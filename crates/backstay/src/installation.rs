@@ -9,6 +9,7 @@ use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::source::Source;
 use backstay_engine::source::files::FilesSource;
+use backstay_engine::source::mysql::{MysqlOptions, MysqlSource};
 use backstay_engine::source::postgres::{PostgresOptions, PostgresSource};
 use backstay_engine::source::sqlite::SqliteSource;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
@@ -326,6 +327,11 @@ impl Installation {
                     spool,
                     ..postgres.options.clone()
                 },
+            }),
+            SourceKind::Mysql(mysql) => Box::new(MysqlSource {
+                connection: mysql.connection.clone(),
+                elsewhere: mysql.elsewhere,
+                options: MysqlOptions { with_accounts: source.sealed, ..mysql.options.clone() },
             }),
         }
     }

@@ -7,6 +7,7 @@ mod cause;
 mod connection;
 mod databases;
 pub mod files;
+pub mod mysql;
 pub mod postgres;
 mod program;
 mod said;
@@ -21,9 +22,10 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use backstay_format::{Content, Details, MediaType, PartName};
+use bytes::Bytes;
 
 use crate::cx::{Cancelled, Cx};
-use crate::part::{CaptureReport, PartError, PartReader, PartSpec};
+use crate::part::{CaptureReport, PartError, PartReader, PartSpec, part_pipe};
 use crate::swap::{Replacement, Swapper};
 
 pub use cause::Cause;
@@ -139,6 +141,8 @@ pub enum How {
     Paths,
     /// Loaded into new databases; databases change their names in one transaction.
     Databases,
+    /// Loaded into a new database; tables change their names.
+    Tables,
     /// Proven and kept aside; then dropped and loaded in place, in one transaction.
     Transaction,
 }
@@ -288,9 +292,21 @@ pub enum SourceError {
     /// Something with a PostgreSQL server failed.
     #[error("{0}")]
     Postgres(postgres::PostgresError),
+    /// Something with a MySQL or MariaDB server failed.
+    #[error("{0}")]
+    Mysql(mysql::MysqlError),
     /// Told to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<mysql::MysqlError> for SourceError {
+    fn from(error: mysql::MysqlError) -> Self {
+        match error {
+            mysql::MysqlError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            error => Self::Mysql(error),
+        }
+    }
 }
 
 impl From<postgres::PostgresError> for SourceError {
@@ -347,4 +363,16 @@ pub(crate) fn beside(target: &Path, tag: &str) -> PathBuf {
     name.push(target.file_name().unwrap_or_default());
     name.push(format!(".backstay-{tag}"));
     target.with_file_name(name)
+}
+
+/// Makes a part of a text.
+pub(crate) fn text_part(name: &str, text: String) -> PartReader {
+    let (mut writer, reader) = part_pipe(fixed_part(name, MediaType::Sql, Some(text.len() as u64)));
+    // Ends by itself when the reader goes away.
+    drop(tokio::spawn(async move {
+        if writer.send(Bytes::from(text)).await.is_ok() {
+            writer.finish_async().await;
+        }
+    }));
+    reader
 }

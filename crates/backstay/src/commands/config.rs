@@ -1,6 +1,7 @@
 //! `backstay config`.
 
 use backstay_engine::hook::Hook;
+use backstay_engine::source::Connection;
 use serde_json::{Value, json};
 
 use crate::cli::{ConfigCommand, Global};
@@ -97,17 +98,27 @@ fn source_json(source: &SourceConfig) -> Value {
         }
         SourceKind::Sqlite { .. } => {}
         SourceKind::Postgres(postgres) => {
-            let (connection, options) = (&postgres.connection, &postgres.options);
-            value["password"] = json!(connection.password.as_ref().map(|_| "given"));
-            value["tls"] = json!(connection.tls.mode.as_str());
-            value["tls_ca_file"] = json!(connection.tls.ca_file);
-            value["tls_certificate_file"] = json!(connection.tls.certificate_file);
+            let options = &postgres.options;
+            show_connection(&postgres.connection, &mut value);
             value["lock_timeout_seconds"] = json!(options.lock_timeout.as_secs());
             value["statement_timeout_seconds"] =
                 json!(options.statement_timeout.map(|timeout| timeout.as_secs()));
             value["migrations"] = json!(options.migrations);
             value["programs"] = json!(options.programs);
         }
+        SourceKind::Mysql(mysql) => {
+            show_connection(&mysql.connection, &mut value);
+            value["lock_tables"] = json!(mysql.options.lock_tables);
+            value["programs"] = json!(mysql.options.programs);
+        }
     }
     value
+}
+
+/// Shows how a server is reached, without secrets.
+fn show_connection(connection: &Connection, value: &mut serde_json::Value) {
+    value["password"] = json!(connection.password.as_ref().map(|_| "given"));
+    value["tls"] = json!(connection.tls.mode.as_str());
+    value["tls_ca_file"] = json!(connection.tls.ca_file);
+    value["tls_certificate_file"] = json!(connection.tls.certificate_file);
 }

@@ -27,9 +27,11 @@ pub(super) async fn doctor(app: &Installation, json: bool) -> anyhow::Result<Exi
     let mut findings = vec![home(app), keys(app).await?];
     findings.push(room("room for snapshots", app.home.path()));
     // Trees and SQLite are read by this program itself.
-    let is_postgres = |source: &SourceConfig| matches!(source.kind, SourceKind::Postgres(_));
-    let tools = if app.config.sources.values().any(is_postgres) {
-        "those of PostgreSQL are looked for with each of its sources"
+    let needs_tools = |source: &SourceConfig| {
+        matches!(source.kind, SourceKind::Postgres(_) | SourceKind::Mysql(_))
+    };
+    let tools = if app.config.sources.values().any(needs_tools) {
+        "those of database servers are looked for with each of their sources"
     } else {
         "none are needed for these sources"
     };

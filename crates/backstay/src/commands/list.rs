@@ -86,6 +86,7 @@ pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Re
     value["content"] = json!(details.content.map(Content::without_secrets));
     value["origin"] = json!(details.origin);
     value["engine"] = json!(manifest.engine);
+    value["consistency_point"] = json!(manifest.consistency_point);
     value["tool"] = json!(manifest.tool);
     value["stored"] = json!(manifest.parts);
     if json {

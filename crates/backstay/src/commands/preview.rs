@@ -7,7 +7,7 @@ use backstay_engine::event::Event;
 use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
 use backstay_engine::vault::Vault;
-use backstay_format::{Content, PostgresContent, ServerDatabase};
+use backstay_format::{Content, ServerDatabase, TableRows};
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -150,7 +150,10 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
                 Some(Content::Postgres(now)) => Some(&**now),
                 _ => None,
             };
-            rows_then_and_now("Holds", database, now)
+            let mut lines =
+                rows_then_and_now("Holds", &database.tables, now.map(|now| &*now.tables));
+            lines.push(format!("          {} large objects", database.large_objects));
+            lines
         }
         Some(Content::PostgresServer(server)) => {
             let now = match &plan.outlook.present {
@@ -162,30 +165,33 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
                 let now = now.iter().find(|now| now.content.database == content.database);
                 let mut lines =
                     vec![format!("Database  {}, as of {}", content.database, one.taken_at)];
-                lines.extend(rows_then_and_now("", content, now.map(|now| &now.content)));
+                let now = now.map(|now| &*now.content.tables);
+                lines.extend(rows_then_and_now("", &content.tables, now));
                 lines
             };
             server.databases.iter().flat_map(database).collect()
+        }
+        Some(Content::Mysql(database)) => {
+            let now = match &plan.outlook.present {
+                Some(Content::Mysql(now)) => Some(&*now.tables),
+                _ => None,
+            };
+            let mut lines = rows_then_and_now("Holds", &database.tables, now);
+            let beside = database.objects.len();
+            lines.push(format!("          {beside} views, routines, triggers and events"));
+            lines
         }
         None => Vec::new(),
     }
 }
 
 /// Shows the tables with their rows in the backup, and now: what would be lost.
-fn rows_then_and_now(
-    label: &str,
-    database: &PostgresContent,
-    now: Option<&PostgresContent>,
-) -> Vec<String> {
-    let tables_now = now.iter().flat_map(|now| &now.tables);
+fn rows_then_and_now(label: &str, then: &[TableRows], now: Option<&[TableRows]>) -> Vec<String> {
+    let tables_now = now.into_iter().flatten();
     let now: BTreeMap<&str, u64> = tables_now.map(|t| (t.table.as_str(), t.rows)).collect();
-    let total: u64 = database.tables.iter().map(|table| table.rows).sum();
-    let mut lines = vec![format!(
-        "{label:<10}{} tables with {total} rows, {} large objects",
-        database.tables.len(),
-        database.large_objects
-    )];
-    let mut tables: Vec<_> = database.tables.iter().collect();
+    let total: u64 = then.iter().map(|table| table.rows).sum();
+    let mut lines = vec![format!("{label:<10}{} tables with {total} rows", then.len(),)];
+    let mut tables: Vec<_> = then.iter().collect();
     tables.sort_by_key(|table| std::cmp::Reverse(table.rows));
     for table in tables.iter().take(SHOWN_TABLES) {
         let now = now.get(table.table.as_str()).map(|rows| format!(", {rows} now"));
@@ -214,6 +220,10 @@ fn how(how: How) -> &'static str {
         How::Databases => {
             "loaded into a new database, every byte proven, rows counted, present data backed up, then the databases change \
              their names in one transaction"
+        }
+        How::Tables => {
+            "loaded into a new database, every byte proven, rows counted, present data backed up, then the tables change their \
+             names; for a moment the app finds none"
         }
         How::Transaction => {
             "in place: every byte proven and kept aside, present data backed up, then dropped, loaded and counted in one transaction, \

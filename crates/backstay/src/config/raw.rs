@@ -82,7 +82,7 @@ pub(super) struct RawStorage {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
-    /// `files`, `sqlite` or `postgres`.
+    /// `files`, `sqlite`, `postgres` or `mysql` (MariaDB, too).
     #[schemars(with = "String")]
     pub(super) kind: Spanned<String>,
     /// The root of a tree, or a database's file.
@@ -102,7 +102,7 @@ pub(super) struct RawSource {
     /// Whether file systems mounted below the root are left out.
     #[serde(default)]
     pub(super) one_file_system: bool,
-    /// Where a database is: `postgres://user:password@host:5432/database?sslmode=require`.
+    /// Where a database is: `postgres://user:password@host:5432/database?sslmode=require`, `mysql://user:password@host:3306/database`.
     #[schemars(with = "Option<String>")]
     pub(super) url: Option<Spanned<String>>,
     /// The database's server: a name, an address, or the directory of a Unix socket.
@@ -130,6 +130,9 @@ pub(super) struct RawSource {
     /// How many tables a restore loads at once; 1 if left out. More than one needs room for the dump in the home directory.
     #[schemars(with = "Option<u32>")]
     pub(super) restore_jobs: Option<Spanned<u32>>,
+    /// Of MySQL and MariaDB: whether writers wait while tables are read, for tables that know no transactions.
+    #[schemars(with = "Option<bool>")]
+    pub(super) lock_tables: Option<Spanned<bool>>,
     /// `disable`, `prefer` (if left out), `require`, `verify-ca` or `verify-full`.
     #[schemars(with = "Option<String>")]
     pub(super) tls: Option<Spanned<String>>,

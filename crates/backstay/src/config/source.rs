@@ -15,8 +15,10 @@ use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::Env;
+use super::mysql::{self, MysqlConfig};
 use super::postgres::{self, PostgresConfig};
 use super::raw::{Faults, RawCheck, RawHook, RawSource};
+use super::server;
 use crate::exit::UsageError;
 
 const DEFAULT_LEVEL: i32 = 3;
@@ -27,7 +29,7 @@ const DEFAULT_RETRIES: u32 = 2;
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_mins(1);
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Kinds that the design names and this version does not have.
-const LATER_KINDS: [&str; 4] = ["mysql", "duckdb", "redis", "command"];
+const LATER_KINDS: [&str; 3] = ["duckdb", "redis", "command"];
 
 /// A source, checked.
 #[derive(Debug, Clone)]
@@ -58,6 +60,7 @@ pub(crate) enum SourceKind {
     Files(FilesConfig),
     Sqlite { path: PathBuf },
     Postgres(Box<PostgresConfig>),
+    Mysql(Box<MysqlConfig>),
 }
 
 /// A tree of files.
@@ -76,6 +79,7 @@ impl SourceKind {
             Self::Files(_) => "files",
             Self::Sqlite { .. } => "sqlite",
             Self::Postgres(_) => "postgres",
+            Self::Mysql(_) => "mysql",
         }
     }
 
@@ -89,6 +93,7 @@ impl SourceKind {
             "postgres" => {
                 PostgresConfig::of_location(origin, env).ok().map(Box::new).map(Self::Postgres)
             }
+            "mysql" => MysqlConfig::of_location(origin).ok().map(Box::new).map(Self::Mysql),
             _ => None,
         }
     }
@@ -99,22 +104,27 @@ impl SourceKind {
             Self::Files(files) => files.root.to_string_lossy().into_owned(),
             Self::Sqlite { path } => path.to_string_lossy().into_owned(),
             Self::Postgres(postgres) => postgres.location(),
+            Self::Mysql(mysql) => mysql.location(),
         }
     }
 
     /// Turns what a user calls another place into what the source understands: a path, the name of a database, or another
     /// server, which the source then is of.
     pub(crate) fn aim(&mut self, to: &OsStr, env: Env<'_>) -> anyhow::Result<Option<OsString>> {
-        let Self::Postgres(postgres) = self else {
+        if matches!(self, Self::Files(_) | Self::Sqlite { .. }) {
             return Ok(Some(std::path::absolute(to)?.into()));
-        };
+        }
         let is_server =
             |text: &&str| text.contains("://") || text.starts_with("file:") || text.contains("${");
         let Some(url) = to.to_str().filter(is_server) else { return Ok(Some(to.to_owned())) };
-        let aimed = postgres.aim(url, env);
+        let (aimed, keeps_names) = match self {
+            Self::Postgres(postgres) => (postgres.aim(url, env), postgres.databases.is_some()),
+            Self::Mysql(mysql) => (mysql.aim(url, env), false),
+            Self::Files(_) | Self::Sqlite { .. } => return Ok(Some(to.to_owned())),
+        };
         let database = aimed.map_err(|problem| UsageError(format!("--to {problem}")))?;
         // Several databases keep their names there.
-        Ok(postgres.databases.is_none().then(|| database.into()))
+        Ok((!keeps_names).then(|| database.into()))
     }
 
     /// Leaves of several databases only those that are chosen. Returns whether that was the whole choice: tables are chosen
@@ -323,6 +333,12 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
     if kind != "postgres" {
         postgres::refuse_fields(raw, faults);
     }
+    if kind != "mysql" {
+        mysql::refuse_fields(raw, faults);
+    }
+    if !["postgres", "mysql"].contains(&kind) {
+        server::refuse_fields(raw, faults);
+    }
     match kind {
         "files" => {
             let root = check_path(raw, env, faults)?;
@@ -331,8 +347,9 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
         }
         "sqlite" => check_path(raw, env, faults).map(|path| SourceKind::Sqlite { path }),
         "postgres" => postgres::check(raw, env, faults).map(Box::new).map(SourceKind::Postgres),
+        "mysql" => mysql::check(raw, env, faults).map(Box::new).map(SourceKind::Mysql),
         other => {
-            let expected = "`files`, `sqlite` or `postgres`";
+            let expected = "`files`, `sqlite`, `postgres` or `mysql`";
             let problem = if LATER_KINDS.contains(&other) {
                 format!("kind `{other}` is not in this version; expected {expected}")
             } else {

@@ -13,6 +13,7 @@ mod drills;
 mod faults;
 mod golden;
 mod manual;
+mod mysql;
 mod passfiles;
 mod patience;
 mod postgres;

@@ -6,7 +6,6 @@ use std::process::Stdio;
 
 use async_trait::async_trait;
 use backstay_format::{Content, MediaType, PostgresContent, TableRows};
-use bytes::Bytes;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::Client;
 
@@ -19,7 +18,7 @@ use super::{PostgresSource, describe, globals, watch};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartReader, PartWriter, part_pipe};
 use crate::source::program::{Program, widen};
-use crate::source::{Capture, Probe, SourceError, fixed_part};
+use crate::source::{Capture, Probe, SourceError, fixed_part, text_part};
 
 pub(super) const ROLES: &str = "roles.sql";
 const PROPERTIES: &str = "properties.sql";
@@ -269,18 +268,6 @@ impl DatabaseCapture {
         let Self { consistency_point, migrations, warnings, .. } = self;
         Ok(Captured { content, consistency_point, migrations, warnings })
     }
-}
-
-/// Makes a part of a text.
-pub(super) fn text_part(name: &str, text: String) -> PartReader {
-    let (mut writer, reader) = part_pipe(fixed_part(name, MediaType::Sql, Some(text.len() as u64)));
-    // Ends by itself when the reader goes away.
-    drop(tokio::spawn(async move {
-        if writer.send(Bytes::from(text)).await.is_ok() {
-            writer.finish_async().await;
-        }
-    }));
-    reader
 }
 
 /// Says what engine a manifest names.

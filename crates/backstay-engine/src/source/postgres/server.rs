@@ -16,7 +16,7 @@ use super::{PostgresSource, describe, exchange, globals};
 use crate::cx::Cx;
 use crate::part::{CaptureReport, ItemErrors, PartReader};
 use crate::source::databases::{self, Databases};
-use crate::source::{Capture, Probe, SourceError};
+use crate::source::{Capture, Probe, SourceError, text_part};
 
 const TABLESPACES: &str = "tablespaces.sql";
 
@@ -177,7 +177,7 @@ impl ServerCapture {
 impl Capture for ServerCapture {
     async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError> {
         if let Some((name, text)) = self.texts.pop() {
-            return Ok(Some(capture::text_part(&name, text)));
+            return Ok(Some(text_part(&name, text)));
         }
         loop {
             if let Some(reading) = &mut self.reading

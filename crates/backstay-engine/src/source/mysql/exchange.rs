@@ -1,0 +1,252 @@
+//! What a restore of a database replaces, and putting it into place and back.
+
+use async_trait::async_trait;
+use backstay_format::Sha256;
+use mysql_async::Conn;
+use serde::{Deserialize, Serialize};
+
+use super::connection::MysqlConnection as _;
+use super::error::{MysqlError, refused};
+use super::moves::{Contents, Exchange, Side, drop_database};
+use super::names::literal;
+use super::{MysqlSource, describe};
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::source::SourceError;
+use crate::source::connection::Connection;
+use crate::swap::{self, Direction, Swapper, foreign};
+
+/// How the names of databases that restores make begin: what was loaded, and what was replaced.
+const NEW: &str = "backstay_new_";
+pub(super) const OLD: &str = "backstay_old_";
+/// Of the digest of a source's database, in the names of what is loaded for it.
+const IDENTITY_BYTES: usize = 4;
+
+/// A database that was loaded, and the one that it replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replacement {
+    /// Host and port.
+    pub(super) server: String,
+    /// Its name in the backup.
+    pub(super) database: String,
+    /// The name that is fought for. May be free.
+    pub(super) target: String,
+    /// Where the tables that were loaded are, while they are not in place.
+    pub(super) loaded: String,
+    /// Where the tables that were replaced are, while they are not in place.
+    pub(super) parked: String,
+    /// What was loaded.
+    pub(super) arriving: Option<Contents>,
+    /// What was replaced, if there was anything; known once a swap was worked out.
+    pub(super) replaced: Option<Contents>,
+}
+
+/// A change of names, worked out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swap {
+    /// Of what.
+    pub replacement: Replacement,
+    direction: Direction,
+}
+
+impl Replacement {
+    /// Returns the name that is fought for.
+    pub fn target(&self) -> String {
+        self.target.clone()
+    }
+
+    /// Returns where the other state is kept, for a person.
+    pub fn beside(&self) -> String {
+        self.parked.clone()
+    }
+}
+
+impl Swap {
+    /// Returns what comes and what goes.
+    fn sides(&self) -> (Side<'_>, Side<'_>) {
+        let replacement = &self.replacement;
+        let new = Side {
+            home: &replacement.loaded,
+            contents: replacement.arriving.as_ref(),
+            passing: "backstay_new_",
+        };
+        let old = Side {
+            home: &replacement.parked,
+            contents: replacement.replaced.as_ref(),
+            passing: "backstay_old_",
+        };
+        match self.direction {
+            Direction::Restore => (new, old),
+            Direction::Undo => (old, new),
+        }
+    }
+
+    fn reversed(&self) -> Self {
+        let direction = match self.direction {
+            Direction::Restore => Direction::Undo,
+            Direction::Undo => Direction::Restore,
+        };
+        Self { replacement: self.replacement.clone(), direction }
+    }
+}
+
+/// Says which server a connection is to.
+pub(super) fn server_of(connection: &Connection) -> String {
+    format!("{}:{}", connection.host, connection.port)
+}
+
+/// How the names of databases begin that are loaded for a source: whoever sweeps knows its own, and leaves those of other
+/// sources of the same server alone.
+pub(super) fn loaded_for(source: &MysqlSource) -> String {
+    let digest = Sha256::of(source.connection.database.as_bytes());
+    format!("{NEW}{}_", hex::encode(&digest.as_bytes()[..IDENTITY_BYTES]))
+}
+
+/// Swaps tables.
+pub(super) struct TableSwapper {
+    source: MysqlSource,
+}
+
+impl TableSwapper {
+    pub(super) fn new(source: &MysqlSource) -> Self {
+        Self { source: source.clone() }
+    }
+
+    /// Opens a session with the server that the names are on.
+    async fn session(&self, cx: &Cx, replacement: &Replacement) -> Result<Conn, MysqlError> {
+        let server = server_of(&self.source.connection);
+        if server == replacement.server {
+            return self.source.connection.session(cx).await;
+        }
+        Err(refused(format!(
+            "the restore was on the server {}, and the source is on {server} now",
+            replacement.server
+        )))
+    }
+
+    async fn work_out(
+        &self,
+        cx: &Cx,
+        mut replacement: Replacement,
+        direction: Direction,
+    ) -> Result<Swap, MysqlError> {
+        let mut session = self.session(cx, &replacement).await?;
+        let present = match describe::exists(&mut session, &replacement.target).await? {
+            true => Some(Contents::of(&mut session, &replacement.target).await?),
+            false => None,
+        };
+        match direction {
+            Direction::Restore => replacement.replaced = present,
+            Direction::Undo => replacement.arriving = present,
+        }
+        Ok(Swap { replacement, direction })
+    }
+
+    async fn exchange(&self, cx: &Cx, swap: &Swap) -> Result<(), MysqlError> {
+        let mut session = self.session(cx, &swap.replacement).await?;
+        let (arriving, leaving) = swap.sides();
+        let exchange = Exchange { session: &mut session, target: &swap.replacement.target };
+        exchange.run(arriving, leaving).await
+    }
+
+    async fn is_parked(&self, cx: &Cx, replacement: &Replacement) -> Result<bool, MysqlError> {
+        let mut session = self.session(cx, replacement).await?;
+        describe::exists(&mut session, &replacement.parked).await
+    }
+
+    async fn drop_both(&self, cx: &Cx, replacement: &Replacement) -> Result<(), MysqlError> {
+        let mut session = self.session(cx, replacement).await?;
+        drop_database(&mut session, &replacement.loaded).await?;
+        drop_database(&mut session, &replacement.parked).await
+    }
+
+    async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, MysqlError> {
+        let mut session = self.source.connection.session(cx).await?;
+        let ours = loaded_for(&self.source);
+        let query = format!(
+            "SELECT schema_name FROM information_schema.schemata WHERE left(schema_name, {}) = {}",
+            ours.len(),
+            literal(&ours)
+        );
+        let found = describe::texts(&mut session, &query, "look for what killed restores left");
+        let mut swept = Vec::new();
+        for left in found.await? {
+            if !known.contains(&left.as_str()) {
+                drop_database(&mut session, &left).await?;
+                swept.push(left);
+            }
+        }
+        Ok(swept)
+    }
+}
+
+fn failed(error: impl Into<SourceError>) -> EngineError {
+    EngineError::Source(error.into())
+}
+
+fn ours(replacement: &swap::Replacement) -> Result<&Replacement, EngineError> {
+    match replacement {
+        swap::Replacement::Mysql(replacement) => Ok(replacement),
+        other => Err(foreign(other)),
+    }
+}
+
+#[async_trait]
+impl Swapper for TableSwapper {
+    async fn plan(
+        &self,
+        cx: &Cx,
+        replacement: &swap::Replacement,
+        direction: Direction,
+    ) -> Result<swap::Swap, EngineError> {
+        let swap = self.work_out(cx, ours(replacement)?.clone(), direction).await;
+        swap.map(|swap| swap::Swap::Mysql(Box::new(swap))).map_err(failed)
+    }
+
+    async fn run(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
+        match swap {
+            swap::Swap::Mysql(swap) => self.exchange(cx, swap).await.map_err(failed),
+            other => Err(foreign(other)),
+        }
+    }
+
+    async fn roll_back(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
+        match swap {
+            swap::Swap::Mysql(swap) => self.exchange(cx, &swap.reversed()).await.map_err(failed),
+            other => Err(foreign(other)),
+        }
+    }
+
+    async fn replaced_nothing(
+        &self,
+        cx: &Cx,
+        replacement: &swap::Replacement,
+    ) -> Result<bool, EngineError> {
+        Ok(!self.can_go_back(cx, replacement).await?)
+    }
+
+    async fn can_go_back(
+        &self,
+        cx: &Cx,
+        replacement: &swap::Replacement,
+    ) -> Result<bool, EngineError> {
+        self.is_parked(cx, ours(replacement)?).await.map_err(failed)
+    }
+
+    async fn discard(&self, cx: &Cx, replacement: &swap::Replacement) -> Result<(), EngineError> {
+        self.drop_both(cx, ours(replacement)?).await.map_err(failed)
+    }
+
+    async fn sweep(
+        &self,
+        cx: &Cx,
+        known: &[swap::Replacement],
+    ) -> Result<Vec<String>, EngineError> {
+        let known = known.iter().filter_map(|one| ours(one).ok());
+        let names: Vec<&str> =
+            known.flat_map(|one| [one.loaded.as_str(), one.parked.as_str()]).collect();
+        self.drop_unknown(cx, &names).await.map_err(failed)
+    }
+}

@@ -1,0 +1,110 @@
+//! MySQL and MariaDB databases: tables are dumped by the server's own program in one transaction, everything beside them is
+//! described; both are loaded into a new database, whose tables then change their names.
+
+mod apply;
+mod capture;
+mod connection;
+mod describe;
+mod error;
+mod exchange;
+mod load;
+mod moves;
+mod names;
+mod objects;
+mod scan;
+mod tools;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::connection::Connection;
+use super::tunnelled::Tunnelled;
+use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
+use crate::cx::Cx;
+use crate::swap;
+
+use connection::MysqlConnection as _;
+
+pub use error::MysqlError;
+pub use exchange::{Replacement, Swap};
+
+/// A database of a MySQL or MariaDB server.
+#[derive(Debug, Clone)]
+pub struct MysqlSource {
+    /// Where it is.
+    pub connection: Connection,
+    /// Whether the connection is to another server than the source's own: nothing that is there may be replaced.
+    pub elsewhere: bool,
+    /// How it is dumped.
+    pub options: MysqlOptions,
+}
+
+/// How a database is dumped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MysqlOptions {
+    /// The directory of the server's programs, instead of those that are found.
+    pub programs: Option<PathBuf>,
+    /// Whether writers wait while tables are read, instead of reading in a transaction.
+    pub lock_tables: bool,
+    /// Whether the accounts, with the hashes of their passwords, are taken along; for sealed backups only.
+    pub with_accounts: bool,
+}
+
+#[async_trait]
+impl Source for MysqlSource {
+    async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
+        Ok(cx.run(capture::probe(cx, self)).await??)
+    }
+
+    async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
+        let begun = Box::pin(capture::DatabaseCapture::begin(cx, self));
+        let capture: Box<dyn Capture> = Box::new(cx.run(begun).await??);
+        Ok(match &self.connection.tunnel {
+            None => capture,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, capture)),
+        })
+    }
+
+    fn target(&self, options: TargetOptions) -> Box<dyn Target> {
+        let target = Box::new(apply::DatabaseTarget::new(self, options));
+        match &self.connection.tunnel {
+            None => target,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, target)),
+        }
+    }
+
+    /// Whoever writes meanwhile finds no table for a moment.
+    fn check_free(&self, _replacement: &swap::Replacement) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn scratch(&self, _folder: &Path, tag: &str) -> OsString {
+        format!("backstay_drill_{tag}").into()
+    }
+
+    async fn ask(
+        &self,
+        cx: &Cx,
+        loaded: &swap::Replacement,
+        database: Option<&str>,
+        query: &str,
+    ) -> Result<String, SourceError> {
+        let swap::Replacement::Mysql(loaded) = loaded else { return Ok(String::new()) };
+        if let Some(other) = database.filter(|name| *name != loaded.database) {
+            let finding = format!("the backup is of {} and not of {other}", loaded.database);
+            return Err(error::refused(finding).into());
+        }
+        let mut session = self.connection.session(cx).await?;
+        Ok(cx.run(describe::first_row(&mut session, &loaded.loaded, query)).await??)
+    }
+
+    fn swapper(&self) -> Box<dyn swap::Swapper> {
+        let swapper = Box::new(exchange::TableSwapper::new(self));
+        match &self.connection.tunnel {
+            None => swapper,
+            Some(tunnel) => Box::new(Tunnelled::new(tunnel, swapper)),
+        }
+    }
+}

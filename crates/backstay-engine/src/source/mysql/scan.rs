@@ -1,0 +1,374 @@
+//! Reading a dump as it flows by: where its statements end, how many rows they hold, and whether all of it is there.
+//!
+//! What is read is what `mariadb-dump` and `mysqldump` write with our options: tables and rows, no programs. Strings are in
+//! quotation marks with backslashes, as both make sure of by the SQL mode of their sessions.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use memchr::{memchr, memchr2};
+
+/// How the last line of a whole dump begins.
+const TRAILER: &[u8] = b"-- Dump completed";
+/// How the line begins that says where the server's log was.
+const POSITION: &str = "CHANGE MASTER TO ";
+/// The comments that matter are no longer than this.
+const MAX_COMMENT_BYTES: usize = 4096;
+
+/// What the next byte is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Place {
+    #[default]
+    Words,
+    /// Between these quotation marks.
+    Quoted(u8),
+    /// To the end of the line.
+    Remark,
+    /// To `*/`.
+    Comment,
+}
+
+/// Divides a dump into its statements, however it is cut into pieces.
+#[derive(Debug, Default)]
+pub(super) struct Statements {
+    place: Place,
+    /// The byte before was a backslash that takes away the meaning of the next one.
+    is_escaped: bool,
+    statement: Vec<u8>,
+    remark: Vec<u8>,
+}
+
+/// Something that stands in a dump.
+pub(super) enum Found<'a> {
+    /// A statement, without its semicolon.
+    Statement(&'a [u8]),
+    /// A remark, with what it begins with.
+    Remark(&'a [u8]),
+}
+
+impl Statements {
+    /// Takes the next piece, and hands over what is complete by it.
+    pub(super) fn push<E>(
+        &mut self,
+        mut piece: &[u8],
+        mut found: impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while !piece.is_empty() {
+            let taken = match self.place {
+                Place::Words => self.words(piece, &mut found)?,
+                Place::Quoted(mark) => self.quoted(piece, mark),
+                Place::Remark => self.remark(piece, &mut found)?,
+                Place::Comment => self.comment(piece),
+            };
+            piece = &piece[taken..];
+        }
+        Ok(())
+    }
+
+    /// Returns what was begun and not ended.
+    pub(super) fn rest(&self) -> &[u8] {
+        self.statement.trim_ascii()
+    }
+
+    fn words<E>(
+        &mut self,
+        piece: &[u8],
+        found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        for (index, byte) in piece.iter().enumerate() {
+            match byte {
+                b'\'' | b'"' | b'`' => {
+                    self.statement.extend_from_slice(&piece[..=index]);
+                    self.place = Place::Quoted(*byte);
+                    return Ok(index + 1);
+                }
+                b';' => {
+                    self.statement.extend_from_slice(&piece[..index]);
+                    let statement = mem::take(&mut self.statement);
+                    found(Found::Statement(statement.trim_ascii()))?;
+                    self.statement = statement;
+                    self.statement.clear();
+                    return Ok(index + 1);
+                }
+                // `--` begins a remark only at the beginning of a line in what these programs write; in an expression it
+                // would be two signs.
+                b'-' | b'*' => {
+                    self.statement.extend_from_slice(&piece[..=index]);
+                    self.begin_remark();
+                    return Ok(index + 1);
+                }
+                _ => {}
+            }
+        }
+        self.statement.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    /// Looks whether what was read last begins a remark or a comment.
+    fn begin_remark(&mut self) {
+        if self.statement.ends_with(b"/*") {
+            // One that servers of some version execute goes on with `!` or `M!`; that is looked at there.
+            self.place = Place::Comment;
+            return;
+        }
+        let is_first = |rest: &[u8]| rest.is_empty() || rest.ends_with(b"\n");
+        if let Some(before) = self.statement.strip_suffix(b"--")
+            && is_first(before)
+        {
+            self.statement.truncate(self.statement.len() - 2);
+            self.remark.extend_from_slice(b"--");
+            self.place = Place::Remark;
+        }
+    }
+
+    fn quoted(&mut self, piece: &[u8], mark: u8) -> usize {
+        if mem::take(&mut self.is_escaped) {
+            self.statement.push(piece[0]);
+            return 1;
+        }
+        let end = if mark == b'`' { memchr(mark, piece) } else { memchr2(mark, b'\\', piece) };
+        let Some(end) = end else {
+            self.statement.extend_from_slice(piece);
+            return piece.len();
+        };
+        self.statement.extend_from_slice(&piece[..=end]);
+        if piece[end] == mark {
+            // A doubled one ends and begins again.
+            self.place = Place::Words;
+        } else {
+            self.is_escaped = true;
+        }
+        end + 1
+    }
+
+    fn remark<E>(
+        &mut self,
+        piece: &[u8],
+        found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let end = memchr(b'\n', piece);
+        let room = MAX_COMMENT_BYTES.saturating_sub(self.remark.len());
+        let line = &piece[..end.unwrap_or(piece.len())];
+        self.remark.extend_from_slice(&line[..line.len().min(room)]);
+        let Some(end) = end else { return Ok(piece.len()) };
+        self.place = Place::Words;
+        let remark = mem::take(&mut self.remark);
+        found(Found::Remark(&remark))?;
+        Ok(end + 1)
+    }
+
+    fn comment(&mut self, piece: &[u8]) -> usize {
+        // What servers execute is a statement like others, with strings of its own.
+        if self.statement.ends_with(b"/*") && matches!(piece[0], b'!' | b'M') {
+            self.place = Place::Words;
+            return 0;
+        }
+        self.statement.push(piece[0]);
+        if self.statement.ends_with(b"*/") {
+            let begin = self.statement.windows(2).rposition(|two| two == b"/*").unwrap_or(0);
+            self.statement.truncate(begin);
+            self.place = Place::Words;
+        }
+        1
+    }
+}
+
+/// Counts what a dump holds.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    statements: Statements,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    rows: BTreeMap<Vec<u8>, u64>,
+    position: Option<String>,
+    is_complete: bool,
+}
+
+/// What a whole dump holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Scanned {
+    /// How many rows of each table that has any, by its name.
+    pub(super) rows: BTreeMap<Vec<u8>, u64>,
+    /// Where the server's log was, if it says so.
+    pub(super) position: Option<String>,
+}
+
+impl Scanner {
+    /// Takes the next piece.
+    pub(super) fn push(&mut self, piece: &[u8]) {
+        let Self { statements, counts } = self;
+        let counted = statements.push(piece, |found| {
+            counts.take(&found);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let Ok(()) = counted;
+    }
+
+    /// Says what all of it held, if it was all.
+    pub(super) fn finish(self) -> Result<Scanned, &'static str> {
+        if !self.counts.is_complete {
+            return Err("its last line is missing");
+        }
+        if !self.statements.rest().is_empty() {
+            return Err("its last statement has no end");
+        }
+        Ok(Scanned { rows: self.counts.rows, position: self.counts.position })
+    }
+}
+
+impl Counts {
+    fn take(&mut self, found: &Found<'_>) {
+        match found {
+            Found::Statement(statement) => {
+                // Nothing follows the last line.
+                self.is_complete = false;
+                if let Some((table, rows)) = rows_of(statement) {
+                    *self.rows.entry(table).or_default() += rows;
+                }
+            }
+            Found::Remark(remark) if remark.starts_with(TRAILER) => self.is_complete = true,
+            Found::Remark(remark) => {
+                let text = String::from_utf8_lossy(remark);
+                if let Some((_, position)) = text.split_once(POSITION) {
+                    self.position = Some(position_of(position));
+                }
+            }
+        }
+    }
+}
+
+/// Reads `MASTER_LOG_FILE='bin.000002', MASTER_LOG_POS=1234;` into `bin.000002:1234`.
+fn position_of(text: &str) -> String {
+    let mut values = text.split(',').filter_map(|field| field.split_once('='));
+    let mut value = || {
+        let value = values.next().map_or("", |(_, value)| value);
+        value.trim().trim_end_matches(';').trim_matches('\'').to_owned()
+    };
+    format!("{}:{}", value(), value())
+}
+
+/// Returns the table that a statement inserts into, and how many rows.
+fn rows_of(statement: &[u8]) -> Option<(Vec<u8>, u64)> {
+    let (table, rest) = quoted_name(statement.strip_prefix(b"INSERT INTO ")?)?;
+    let (mut rows, mut depth, mut are_values) = (0, 0_u32, false);
+    let mut index = 0;
+    while let Some(byte) = rest.get(index) {
+        index += 1;
+        match byte {
+            b'\'' => index += string_bytes(&rest[index..]),
+            b'`' => index += memchr(b'`', &rest[index..]).map_or(rest.len(), |end| end + 1),
+            b'(' => {
+                depth += 1;
+                rows += u64::from(are_values && depth == 1);
+            }
+            b')' => depth = depth.saturating_sub(1),
+            b'V' if depth == 0 && rest[index - 1..].starts_with(b"VALUES") => are_values = true,
+            _ => {}
+        }
+    }
+    Some((table, rows))
+}
+
+/// Returns how many bytes the rest of a string has, with its last quotation mark.
+fn string_bytes(rest: &[u8]) -> usize {
+    let mut index = 0;
+    while let Some(next) = memchr2(b'\'', b'\\', &rest[index..]) {
+        index += next + 1;
+        if rest[index - 1] == b'\'' {
+            return index;
+        }
+        index += 1;
+        if index > rest.len() {
+            break;
+        }
+    }
+    rest.len()
+}
+
+/// Reads a name in backticks. Returns what comes behind it, too.
+fn quoted_name(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut rest = text.strip_prefix(b"`")?;
+    let mut name = Vec::new();
+    loop {
+        let end = memchr(b'`', rest)?;
+        name.extend_from_slice(&rest[..end]);
+        rest = &rest[end + 1..];
+        let Some(more) = rest.strip_prefix(b"`") else { return Some((name, rest)) };
+        name.push(b'`');
+        rest = more;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DUMP: &str = r"/*M!999999\- enable the sandbox mode */
+-- MariaDB dump 10.19  Distrib 10.11.19-MariaDB
+--
+/*!40101 SET NAMES utf8mb4 */;
+-- CHANGE MASTER TO MASTER_LOG_FILE='bin.000002', MASTER_LOG_POS=1234;
+/* a ; in a comment */
+CREATE TABLE `a``b` (
+  `x;'` int(11) DEFAULT -1 COMMENT 'it''s; -- \' nothing',
+  `y` int GENERATED ALWAYS AS (1 --1) STORED /*!50100 COMMENT 'z;' */
+);
+INSERT INTO `a``b` (`x;'`) VALUES (1),('a),(b'),('\\'),('it\'s (');
+INSERT INTO `a``b` (`x;'`) VALUES
+(-2);
+INSERT INTO `c` VALUES (0x28,NULL,_binary 'x');
+-- Dump completed on 2026-11-21
+";
+
+    fn scanned(dump: &[u8], piece: usize) -> Result<Scanned, &'static str> {
+        let mut scanner = Scanner::default();
+        dump.chunks(piece).for_each(|piece| scanner.push(piece));
+        scanner.finish()
+    }
+
+    #[test]
+    fn rows_are_counted_however_a_dump_is_cut_and_whatever_its_strings_say() {
+        for piece in [1, 2, 3, 7, 64, DUMP.len()] {
+            let scanned = scanned(DUMP.as_bytes(), piece).unwrap();
+            let rows: Vec<_> = scanned.rows.iter().map(|(t, r)| (t.as_slice(), *r)).collect();
+            assert_eq!(rows, [(b"a`b".as_slice(), 5), (b"c".as_slice(), 1)], "{piece}");
+            assert_eq!(scanned.position.as_deref(), Some("bin.000002:1234"));
+        }
+    }
+
+    #[test]
+    fn statements_come_one_by_one_without_remarks() {
+        let mut found = Vec::new();
+        let mut statements = Statements::default();
+        for piece in DUMP.as_bytes().chunks(5) {
+            let pushed = statements.push(piece, |one| {
+                if let Found::Statement(statement) = one {
+                    found.push(String::from_utf8(statement.to_vec()).unwrap());
+                }
+                Ok::<(), ()>(())
+            });
+            assert_eq!(pushed, Ok(()));
+        }
+        assert_eq!(found.len(), 5, "{found:#?}");
+        assert!(found[0].ends_with("/*!40101 SET NAMES utf8mb4 */"), "{}", found[0]);
+        assert!(found[1].starts_with("CREATE TABLE `a``b` ("), "{}", found[1]);
+        assert!(found[1].contains("(1 --1) STORED /*!50100 COMMENT 'z;' */"), "{}", found[1]);
+        assert!(found[3].ends_with("VALUES\n(-2)"), "{}", found[3]);
+        assert_eq!(statements.rest(), b"");
+    }
+
+    #[test]
+    fn dump_that_is_cut_anywhere_is_not_whole() {
+        let end = DUMP.rfind("-- Dump completed").unwrap() + TRAILER.len() + 1;
+        for length in 0..end - 1 {
+            assert!(scanned(&DUMP.as_bytes()[..length], 64).is_err(), "{length}");
+        }
+        assert!(scanned(DUMP.as_bytes(), 64).is_ok());
+        let mut more = DUMP.to_owned();
+        more.push_str("INSERT INTO `c` VALUES (1);\n");
+        assert!(scanned(more.as_bytes(), 64).is_err());
+    }
+}

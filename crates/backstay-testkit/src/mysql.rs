@@ -1,0 +1,214 @@
+//! A private MariaDB server, in a temporary directory, on a free port.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::exact;
+
+/// The account that may do everything.
+pub const USER: &str = "keeper";
+/// Its password.
+pub const PASSWORD: &str = "my-secret-w3Kp";
+
+const NOBODY: u32 = 65534;
+const START_TRIES: usize = 600;
+
+/// A running server; ends when it is dropped.
+pub struct MysqlServer {
+    dir: tempfile::TempDir,
+    settings: Vec<String>,
+    child: Child,
+    /// Where it listens, on 127.0.0.1.
+    pub port: u16,
+}
+
+impl MysqlServer {
+    /// Starts a server that keeps a log and runs events.
+    pub fn start() -> Self {
+        Self::start_as(&["log-bin=log", "event-scheduler=ON"])
+    }
+
+    /// Starts a server with these settings, as `name=value`.
+    pub fn start_as(settings: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory for the server");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        drop(listener);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        let made = unprivileged("mariadb-install-db")
+            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+            .arg(format!("--datadir={}", dir.path().join("data").display()))
+            .output()
+            .expect("mariadb-install-db runs; `cargo xtask test` installs it");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let accounts = format!(
+            "CREATE USER IF NOT EXISTS {USER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';
+             GRANT ALL ON *.* TO {USER}@'127.0.0.1' WITH GRANT OPTION;\n"
+        );
+        std::fs::write(dir.path().join("accounts.sql"), accounts).expect("a file of accounts");
+        let settings: Vec<String> = settings.iter().map(|one| (*one).to_owned()).collect();
+        let child = Self::run(dir.path(), port, &settings);
+        let server = Self { dir, settings, child, port };
+        server.wait();
+        server
+    }
+
+    fn run(dir: &Path, port: u16, settings: &[String]) -> Child {
+        unprivileged("mariadbd")
+            .arg("--no-defaults")
+            .arg(format!("--datadir={}", dir.join("data").display()))
+            .arg(format!("--socket={}", dir.join("socket").display()))
+            .arg(format!("--init-file={}", dir.join("accounts.sql").display()))
+            .args([&format!("--port={port}"), "--bind-address=127.0.0.1"])
+            .args(["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0"])
+            .args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"])
+            .args(settings.iter().map(|setting| format!("--{setting}")))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("mariadbd runs")
+    }
+
+    fn wait(&self) {
+        let answers = || {
+            std::thread::sleep(Duration::from_millis(50));
+            self.query("", "SELECT 1").status.success()
+        };
+        assert!((0..START_TRIES).any(|_| answers()), "the server does not answer");
+    }
+
+    /// Returns the number of the server's process, for whoever wants to end it.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the server is dead, and starts it again.
+    pub fn revive(&mut self) {
+        self.child.wait().expect("the server's end");
+        self.child = Self::run(self.dir.path(), self.port, &self.settings);
+        self.wait();
+    }
+
+    /// Returns the URL of a database, without the password.
+    pub fn url(&self, database: &str) -> String {
+        format!("mysql://{USER}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Returns the directory of the server's programs.
+    pub fn programs(&self) -> PathBuf {
+        PathBuf::from("/usr/bin")
+    }
+
+    /// Prepares one of the server's programs.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs().join(program));
+        command.args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1"]);
+        command.arg(format!("--port={}", self.port)).arg(format!("--user={USER}"));
+        command.arg("--default-character-set=utf8mb4");
+        command.env("MYSQL_PWD", PASSWORD).env("LC_ALL", "C").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs statements.
+    pub fn query(&self, database: &str, statements: &str) -> Output {
+        let mut command = self.command("mariadb");
+        command.args(["--batch", "--skip-column-names", "--comments", "--execute", statements]);
+        command.arg(format!("--database={database}"));
+        command.output().expect("mariadb runs")
+    }
+
+    /// Runs statements that must work. Returns what they print.
+    pub fn sql(&self, database: &str, statements: &str) -> String {
+        let output = self.query(database, statements);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{statements}\n{error}");
+        exact(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Runs a script with commands of the program that must work.
+    pub fn script(&self, database: &str, file: &Path) {
+        let script = std::fs::File::open(file).expect("a script");
+        let mut command = self.command("mariadb");
+        command.arg("--binary-mode").arg(format!("--database={database}")).stdin(script);
+        let output = command.output().expect("mariadb runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Returns everything that a database is, as the server's own program writes it all, and its own sums of the tables.
+    pub fn digest(&self, database: &str) -> String {
+        let dumped = self
+            .command("mariadb-dump")
+            .args([
+                "--single-transaction",
+                "--routines",
+                "--skip-triggers",
+                "--events",
+                "--hex-blob",
+            ])
+            .args(["--skip-comments", "--skip-extended-insert", "--order-by-primary"])
+            .args(["--", database])
+            .output()
+            .expect("mariadb-dump runs");
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        let quoted = database.replace('\'', "''");
+        let properties = format!(
+            "SELECT default_character_set_name, default_collation_name, schema_comment FROM information_schema.schemata
+              WHERE schema_name = '{quoted}'"
+        );
+        // Not as they were written, which the server keeps to the letter, but what they are and in which order they run.
+        let triggers = format!(
+            "SELECT event_object_table, event_manipulation, action_timing, action_order, trigger_name, definer, sql_mode,
+                    character_set_client, collation_connection, database_collation, action_statement
+               FROM information_schema.triggers WHERE trigger_schema = '{quoted}' ORDER BY 1, 2, 3, 4"
+        );
+        let texts = [
+            exact(&dumped.stdout),
+            self.sums(database),
+            self.sql("", &properties),
+            self.sql("", &triggers),
+        ];
+        texts.join("\n")
+    }
+
+    /// Returns the server's own sums of the tables.
+    pub fn sums(&self, database: &str) -> String {
+        let list = format!(
+            "SELECT concat('CHECKSUM TABLE `', replace(table_name, '`', '``'), '` EXTENDED;') FROM information_schema.tables
+              WHERE table_schema = '{}' AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY table_name",
+            database.replace('\'', "''")
+        );
+        let mut command = self.command("mariadb");
+        command.args(["--batch", "--raw", "--skip-column-names", "--execute", &list]);
+        let output = command.output().expect("mariadb runs");
+        let statements = String::from_utf8(output.stdout).expect("names in UTF-8");
+        let sums = self.sql(database, &statements);
+        let without_database = sums
+            .lines()
+            .map(|line| line.split_once('.').map_or(line, |(_, rest)| rest).to_owned() + "\n");
+        without_database.collect()
+    }
+}
+
+fn unprivileged(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("LC_ALL", "C").env("PATH", format!("{path}:/usr/sbin"));
+    command.stdin(Stdio::null()).current_dir("/");
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+impl Drop for MysqlServer {
+    fn drop(&mut self) {
+        // Nothing of it is needed any more.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
