@@ -5,6 +5,7 @@
 
 pub mod certificates;
 pub mod faulty;
+pub mod gate;
 pub mod ledger;
 pub mod mysql;
 pub mod postgres;

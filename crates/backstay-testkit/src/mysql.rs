@@ -40,7 +40,7 @@ impl MysqlServer {
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
         }
-        let made = unprivileged("mariadb-install-db")
+        let made = unprivileged("mariadb-install-db", dir.path())
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", dir.path().join("data").display()))
             .output()
@@ -59,7 +59,7 @@ impl MysqlServer {
     }
 
     fn run(dir: &Path, port: u16, settings: &[String]) -> Child {
-        unprivileged("mariadbd")
+        unprivileged("mariadbd", dir)
             .arg("--no-defaults")
             .arg(format!("--datadir={}", dir.join("data").display()))
             .arg(format!("--socket={}", dir.join("socket").display()))
@@ -194,11 +194,12 @@ impl MysqlServer {
     }
 }
 
-fn unprivileged(program: &str) -> Command {
+fn unprivileged(program: &str, dir: &Path) -> Command {
     let mut command = Command::new(program);
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("LC_ALL", "C").env("PATH", format!("{path}:/usr/sbin"));
-    command.stdin(Stdio::null()).current_dir("/");
+    // Servers that share a directory for temporary tables remove each other's.
+    command.env("TMPDIR", dir).stdin(Stdio::null()).current_dir("/");
     if rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }

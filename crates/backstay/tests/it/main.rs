@@ -14,6 +14,7 @@ mod faults;
 mod golden;
 mod manual;
 mod mysql;
+mod mysql_faults;
 mod passfiles;
 mod patience;
 mod postgres;

@@ -72,6 +72,14 @@ async fn open(session: &mut Conn, source: &MysqlSource) -> Result<Opened, MysqlE
             "there is no database {database} that our user may see; check `database` and what the user may do"
         )));
     }
+    let missing = describe::missing_rights(session, database).await?;
+    if !missing.is_empty() {
+        let user = &source.connection.user;
+        return Err(refused(format!(
+            "user {user} may not see all of {database}, and what it does not see would be missing silently: it lacks {}; GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON `{database}`.* and SELECT ON mysql.* give it these rights",
+            missing.join(", ")
+        )));
+    }
     let tables = describe::tables(session, database).await?;
     Ok(Opened { version, program, tables })
 }

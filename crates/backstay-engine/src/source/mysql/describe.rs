@@ -1,5 +1,7 @@
 //! Questions to a server: what is there, and what belongs to it.
 
+use std::collections::BTreeSet;
+
 use backstay_format::{MysqlProperties, TableRows};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
@@ -83,6 +85,54 @@ pub(super) fn property_words(properties: &MysqlProperties) -> String {
         literal(&properties.character_set),
         literal(&properties.collation)
     )
+}
+
+/// Says what our user lacks to see all of a database: servers do not refuse what may not be seen, they are silent about it.
+pub(super) async fn missing_rights(
+    session: &mut Conn,
+    database: &str,
+) -> Result<Vec<&'static str>, MysqlError> {
+    let mut grantees = texts(
+        session,
+        "SELECT concat(quote(left(account, length(account) - length(host) - 1)), '@', quote(host))
+           FROM (SELECT current_user() AS account, substring_index(current_user(), '@', -1) AS host) who",
+        "ask who we are",
+    )
+    .await?;
+    // Older servers have no roles, and no such table.
+    let roles =
+        session.query::<Row, _>("SELECT role_name FROM information_schema.enabled_roles").await;
+    for role in roles.unwrap_or_default().iter().map(|row| text(row, 0)) {
+        grantees.extend([format!("'{role}'@''"), format!("'{role}'@'%'"), format!("'{role}'")]);
+    }
+    let grantees: Vec<String> = grantees.iter().map(|one| literal(one)).collect();
+    let query = format!(
+        "SELECT privilege_type, '*' FROM information_schema.user_privileges WHERE grantee IN ({grantees})
+          UNION SELECT privilege_type, 'ours' FROM information_schema.schema_privileges WHERE grantee IN ({grantees}) AND {} LIKE table_schema
+          UNION SELECT privilege_type, 'mysql' FROM information_schema.schema_privileges WHERE grantee IN ({grantees}) AND table_schema = 'mysql'",
+        literal(database),
+        grantees = grantees.join(", "),
+    );
+    let rights: BTreeSet<(String, String)> = rows(session, &query, "ask what we may do")
+        .await?
+        .iter()
+        .map(|row| (text(row, 0), text(row, 1)))
+        .collect();
+    let has = |right: &str, on: &[&str]| {
+        on.iter().any(|place| rights.contains(&(right.to_owned(), (*place).to_owned())))
+    };
+    let mut missing: Vec<&str> = ["SELECT", "SHOW VIEW", "TRIGGER", "EVENT"]
+        .into_iter()
+        .filter(|right| !has(right, &["*", "ours"]))
+        .collect();
+    let sees_routines = has("SELECT", &["*", "mysql"])
+        || has("SHOW_ROUTINE", &["*"])
+        || has("EXECUTE", &["*", "ours"])
+        || has("ALTER ROUTINE", &["*", "ours"]);
+    if !sees_routines {
+        missing.push("SELECT ON mysql.*");
+    }
+    Ok(missing)
 }
 
 /// A table, and what matters of it.

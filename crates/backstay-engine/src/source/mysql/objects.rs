@@ -91,7 +91,28 @@ async fn views(session: &mut Conn, database: &str) -> Result<Vec<StoredObject>, 
             ..StoredObject::new(ObjectKind::View, &name)
         });
     }
-    Ok(found)
+    Ok(in_order(found))
+}
+
+/// Puts views behind those whose names stand in what makes them.
+fn in_order(mut views: Vec<StoredObject>) -> Vec<StoredObject> {
+    let mut ordered = Vec::with_capacity(views.len());
+    while !views.is_empty() {
+        let names: Vec<String> = views.iter().map(|view| identifier(&view.name)).collect();
+        let waits = |view: &StoredObject| {
+            let others = names.iter().filter(|name| **name != identifier(&view.name));
+            others.into_iter().any(|name| view.statement.contains(name.as_str()))
+        };
+        let (waiting, mut ready): (Vec<_>, Vec<_>) = views.into_iter().partition(waits);
+        if ready.is_empty() {
+            // A column may be called like a view: whoever makes them tries all again.
+            ordered.extend(waiting);
+            return ordered;
+        }
+        ordered.append(&mut ready);
+        views = waiting;
+    }
+    ordered
 }
 
 /// Reads the triggers, those of one table in the order in which they run.
