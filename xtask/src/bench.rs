@@ -1,8 +1,10 @@
 //! Comparisons with what a user would do instead, side by side in one run.
 
+pub(crate) mod course;
 mod database;
 pub(crate) mod files;
 mod measure;
+pub(crate) mod mysql;
 pub(crate) mod postgres;
 mod server;
 mod subject;

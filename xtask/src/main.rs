@@ -12,6 +12,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 
+use bench::mysql::Mysql;
+use bench::postgres::Postgres;
+
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
 struct Cli {
@@ -40,7 +43,9 @@ enum Bench {
     /// A tree of files and one large file, to a real S3 server and back; needs restic
     Files(bench::files::Options),
     /// A PostgreSQL database, to a real S3 server and into a new database; needs restic
-    Postgres(bench::postgres::Options),
+    Postgres(bench::course::Options),
+    /// A MariaDB database, to a real S3 server and into a new database; needs restic
+    Mysql(bench::course::Options),
 }
 
 fn main() -> ExitCode {
@@ -52,7 +57,9 @@ fn main() -> ExitCode {
             tools::install(&root()).and_then(|tools| bench::files::run(&options, &root(), &tools))
         }
         Task::Bench(Bench::Postgres(options)) => tools::install(&root())
-            .and_then(|tools| bench::postgres::run(&options, &root(), &tools)),
+            .and_then(|tools| bench::course::run::<Postgres>(&options, &root(), &tools)),
+        Task::Bench(Bench::Mysql(options)) => tools::install(&root())
+            .and_then(|tools| bench::course::run::<Mysql>(&options, &root(), &tools)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

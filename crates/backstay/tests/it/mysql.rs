@@ -1,9 +1,13 @@
 //! MariaDB, on real servers: what is backed up returns equal, and what is not whole is never called good (V1-V5, V47-V54).
 
+use std::process::Stdio;
+
 use backstay_testkit::mysql::{MysqlServer, PASSWORD};
 use serde_json::Value;
 
+use crate::postgres::{Load, tells_no_password};
 use crate::shell::Shell;
+use crate::size::assert_within_promise;
 
 /// Makes a database with all that there can be.
 pub(crate) fn nasty(server: &MysqlServer, database: &str) {
@@ -72,4 +76,111 @@ fn database_with_everything_returns_equal_and_undo_brings_back_what_was_there() 
         &["restore", "db", "--to", "copy", "--id", backup["id"].as_str().unwrap(), "--yes"],
     );
     assert_same(&server.digest("copy"), &before);
+}
+
+#[test]
+fn names_with_everything_in_them_are_names() {
+    let server = MysqlServer::start();
+    // Quotation marks in a database's name are more than mariadb-dump itself can take.
+    for name in ["-its `a` db; --", "with.dot", "größe", "%_"] {
+        nasty(&server, name);
+        let before = server.digest(name);
+        let shell = with_database(&server, "placeholder", "");
+        let encoded: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        shell.edit_config("placeholder", &encoded);
+        made(&shell);
+        server.sql(name, "DROP TABLE log; DROP VIEW b");
+        shell.ends(0, &["restore", "db", "--yes"]);
+        assert_same(&server.digest(name), &before);
+        shell.ends(0, &["confirm", "db"]);
+    }
+}
+
+#[test]
+fn database_without_tables_and_one_that_is_gone_return() {
+    let server = MysqlServer::start();
+    server.sql("", "CREATE DATABASE bare; CREATE VIEW bare.v AS SELECT 1 AS n; CREATE DATABASE shop; CREATE TABLE shop.t (n int)");
+    for name in ["bare", "shop"] {
+        let before = server.digest(name);
+        let shell = with_database(&server, name, "");
+        made(&shell);
+        server.sql("", &format!("DROP DATABASE {name}"));
+        shell.ends(0, &["restore", "db", "--yes"]);
+        assert_same(&server.digest(name), &before);
+    }
+}
+
+#[test]
+fn broken_view_is_told_and_everything_else_returns() {
+    let server = MysqlServer::start();
+    server.sql("", "CREATE DATABASE shop; CREATE TABLE shop.t (n int); CREATE TABLE shop.gone (n int); CREATE VIEW shop.v AS SELECT * FROM shop.gone; DROP TABLE shop.gone; INSERT INTO shop.t VALUES (1)");
+    let shell = with_database(&server, "shop", "");
+    let backup = made(&shell);
+    assert_eq!(backup["status"], "complete", "{backup}");
+    assert!(
+        backup["warnings"].to_string().contains("the view v is of something that is gone"),
+        "{backup}"
+    );
+    shell.ends(0, &["restore", "db", "--to", "copy", "--yes"]);
+    assert_eq!(server.sql("copy", "SELECT n FROM t"), "1");
+}
+
+#[test]
+fn backups_under_load_hold_one_consistent_state() {
+    let server = MysqlServer::start();
+    server.sql("", "CREATE DATABASE bank");
+    server.sql(
+        "bank",
+        "CREATE TABLE account (id int PRIMARY KEY, balance int); INSERT INTO account SELECT seq, 100 FROM seq_1_to_50;
+         CREATE TABLE moved (n int) ENGINE=InnoDB; CREATE TABLE total (n int); INSERT INTO total VALUES (0)",
+    );
+    let mut client = server.command("mariadb");
+    let forever = "DELIMITER //
+        BEGIN NOT ATOMIC DECLARE i int DEFAULT 0; LOOP SET i = i + 1; START TRANSACTION;
+          UPDATE account SET balance = balance - 1 WHERE id = 1 + i % 50; INSERT INTO moved VALUES (i); UPDATE total SET n = n + 1;
+          UPDATE account SET balance = balance + 1 WHERE id = 1 + (i + 7) % 50; COMMIT; END LOOP; END //";
+    client.args(["--database=bank", "--execute", forever]).stdout(Stdio::null());
+    let mut load = Load(client.spawn().unwrap());
+    let moved = || server.sql("bank", "SELECT count(*) FROM moved").parse::<u64>().unwrap();
+    let shell = with_database(&server, "bank", "");
+    for round in 0..6 {
+        let before = moved();
+        let id = made(&shell)["id"].as_str().unwrap().to_owned();
+        while moved() == before {
+            assert!(load.0.try_wait().unwrap().is_none(), "the load ended early");
+        }
+        let copy = format!("copy{round}");
+        shell.ends(0, &["restore", "db", "--id", &id, "--to", &copy, "--yes"]);
+        let sound = "SELECT (SELECT sum(balance) FROM account), (SELECT count(*) FROM moved) = (SELECT n FROM total)";
+        assert_eq!(server.sql(&copy, sound), "5000\t1", "round {round}");
+    }
+}
+
+#[test]
+fn no_password_stands_where_others_can_read_it() {
+    let server = MysqlServer::start();
+    server.sql("", "CREATE DATABASE shop");
+    server.sql("shop", "CREATE TABLE t AS SELECT seq, md5(seq) FROM seq_1_to_1000000");
+    let shell = with_database(&server, "shop", "encryption = 'none'");
+    tells_no_password(&shell, &["backup", "db", "--json"], ("--hex-blob", PASSWORD));
+    assert!(!crate::shell::contains(&shell.path("storage"), PASSWORD.as_bytes()));
+}
+
+#[test]
+fn heavy_database_of_half_a_gigabyte_returns_equal_within_the_memory_promised() {
+    let server = MysqlServer::start_as(&["max-allowed-packet=256M"]);
+    server.sql("", "CREATE DATABASE shop");
+    server.sql(
+        "shop",
+        "CREATE TABLE words (id int PRIMARY KEY, text text, KEY (text(20))) SELECT seq AS id, repeat(md5(seq), 10) AS text FROM seq_1_to_1000000;
+         CREATE TABLE documents (id int PRIMARY KEY, document json) SELECT seq AS id, json_object('id', seq, 'tags', json_array(md5(seq), 'x'), 'more', repeat('y', seq % 200)) AS document FROM seq_1_to_700000;
+         CREATE TABLE large (id int PRIMARY KEY, data longblob) SELECT seq AS id, repeat(unhex(md5(seq)), 262144) AS data FROM seq_1_to_20",
+    );
+    let bytes = "SELECT sum(length(text)) + (SELECT sum(length(document)) FROM documents) + (SELECT sum(length(data)) FROM large) FROM words";
+    let bytes: f64 = server.sql("shop", bytes).parse().unwrap();
+    assert!(bytes > f64::from(500 << 20), "{bytes}");
+    let shell = with_database(&server, "shop", "");
+    assert_within_promise(&shell, &["backup", "db"]);
+    assert_within_promise(&shell, &["restore", "db", "--to", "copy", "--yes"]);
+    assert_eq!(server.sums("copy"), server.sums("shop"));
 }

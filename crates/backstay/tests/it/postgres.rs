@@ -201,7 +201,7 @@ fn causes_of_a_connection_that_fails_are_told_apart() {
 }
 
 /// A program that works against the server until the test ends, however it ends.
-struct Load(Child);
+pub(crate) struct Load(pub(crate) Child);
 
 impl Drop for Load {
     fn drop(&mut self) {
@@ -279,7 +279,7 @@ fn password_is_seen_in_no_argument_no_output_and_no_part() {
     let shell = with_database(&server, "shop", "encryption = 'none'");
     // Long enough for several looks.
     with_program(&server, &shell, "pg_dump", "\"$REAL\" \"$@\" | { sleep 1; cat; }");
-    tells_no_password(&shell, &["backup", "db", "--json"], "--format=custom");
+    tells_no_password(&shell, &["backup", "db", "--json"], ("--format=custom", PASSWORD));
     assert!(!crate::shell::contains(&shell.path("storage"), PASSWORD.as_bytes()));
     let zstd = "find \"$1\" -name '*.zst' -exec zstd -dc {} + | grep -c \"$2\"";
     let found = std::process::Command::new("sh")
@@ -292,12 +292,16 @@ fn password_is_seen_in_no_argument_no_output_and_no_part() {
     for words in [&["restore", "db", "--yes"][..], &["restore", "db", "--in-place", "--yes"]] {
         with_real_programs(&server, &shell);
         with_program(&server, &shell, "pg_restore", "{ sleep 1; cat; } | \"$REAL\" \"$@\"");
-        tells_no_password(&shell, words, "--format=custom");
+        tells_no_password(&shell, words, ("--format=custom", PASSWORD));
     }
 }
 
 /// Runs a command, and looks all the while at what every process shows of itself.
-fn tells_no_password(shell: &Shell, words: &[&str], of_program: &str) {
+pub(crate) fn tells_no_password(
+    shell: &Shell,
+    words: &[&str],
+    (of_program, password): (&str, &str),
+) {
     let mut child = shell
         .command(words)
         .stdout(std::process::Stdio::piped())
@@ -309,7 +313,7 @@ fn tells_no_password(shell: &Shell, words: &[&str], of_program: &str) {
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
             let arguments = String::from_utf8_lossy(&arguments).into_owned();
-            assert!(!arguments.contains(PASSWORD), "{arguments}");
+            assert!(!arguments.contains(password), "{arguments}");
             let is_program = arguments.contains(of_program);
             seen_program |= is_program;
             if is_program && let Ok(meta) = process.path().join("environ").metadata() {
@@ -321,7 +325,7 @@ fn tells_no_password(shell: &Shell, words: &[&str], of_program: &str) {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for text in [output.stdout, output.stderr] {
-        assert!(!String::from_utf8_lossy(&text).contains(PASSWORD));
+        assert!(!String::from_utf8_lossy(&text).contains(password));
     }
 }
 
