@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::certificates::Identity;
 use crate::exact;
 
 /// The account that may do everything.
@@ -55,6 +56,30 @@ impl MysqlServer {
         let child = Self::run(dir.path(), port, &settings);
         let server = Self { dir, settings, child, port };
         server.wait();
+        server
+    }
+
+    /// Starts a server that seals connections as this identity, and asks for certificates of this authority.
+    pub fn start_sealed(identity: &Identity, authority: &str) -> Self {
+        let files = tempfile::tempdir().expect("a directory for certificates").keep();
+        let place = |name: &str, text: &str| {
+            let file = files.join(name);
+            std::fs::write(&file, text).expect("a file");
+            if rustix::process::geteuid().is_root() {
+                std::os::unix::fs::chown(&file, Some(NOBODY), Some(NOBODY)).expect("chown");
+            }
+            file.display().to_string()
+        };
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&files, Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        let settings = [
+            format!("ssl-cert={}", place("server.crt", &identity.certificate)),
+            format!("ssl-key={}", place("server.key", &identity.key)),
+            format!("ssl-ca={}", place("authority.crt", authority)),
+        ];
+        let server = Self::start_as(&settings.each_ref().map(String::as_str));
+        std::fs::remove_dir_all(files).expect("the files are read");
         server
     }
 

@@ -55,6 +55,12 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # retries = 2                          # how often a dump that gave way is tried again, retry_after = "1m" later
 # migrations = "SELECT version FROM schema_migrations ORDER BY version"
 #
+# [sources.wiki-db]
+# kind = "mysql"                       # MariaDB, too
+# url = "mysql://backup@127.0.0.1:3306/wiki"
+# password = "file:/etc/backstay/wiki-db.secret"
+# storage = "bucket"
+#
 # [sources.crm]
 # kind = "sqlite"                      # one database, while its app goes on writing
 # path = "/var/lib/crm/crm.db"

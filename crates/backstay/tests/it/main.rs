@@ -15,6 +15,7 @@ mod golden;
 mod manual;
 mod mysql;
 mod mysql_faults;
+mod mysql_ways;
 mod passfiles;
 mod patience;
 mod postgres;

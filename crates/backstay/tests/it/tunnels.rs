@@ -18,7 +18,7 @@ use crate::shell::Shell;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The table of a bastion.
-fn ssh(bastion: &SshServer) -> String {
+pub(crate) fn ssh(bastion: &SshServer) -> String {
     format!(
         "ssh = {{ host = '127.0.0.1', port = {}, identity_file = '{}', known_hosts_file = '{}' }}",
         bastion.port,

@@ -22,6 +22,10 @@ use crate::source::tunnel::{Forward, TunnelCause};
 pub(super) const SETUP: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', SESSION wait_timeout = 28800,
     SESSION net_read_timeout = 3600, SESSION net_write_timeout = 3600, SESSION time_zone = '+00:00'";
 
+/// Whom the server need not be where only its certificate is checked. The client knows that only the name is wrong by the
+/// word for it in the error's text, and that text has the expected name in the place of the word; so the name is the word.
+const NO_NAME: &str = "NotValidForName.invalid";
+
 /// A connection to a MySQL or MariaDB server.
 pub(super) trait MysqlConnection {
     /// Returns where the database is, without any secret, as a URL.
@@ -161,9 +165,11 @@ async fn open(opts: Opts) -> Result<Conn, Error> {
 /// Says how a session is sealed.
 fn seal(connection: &Connection) -> Result<SslOpts, Cause> {
     let tls = &connection.tls;
-    let mut sealed = SslOpts::default()
-        .with_disable_built_in_roots(true)
-        .with_danger_tls_hostname_override(Some(connection.host.clone()));
+    let expected = match tls.mode {
+        TlsMode::VerifyCa => NO_NAME.to_owned(),
+        _ => connection.host.clone(),
+    };
+    let mut sealed = SslOpts::default().with_danger_tls_hostname_override(Some(expected));
     match tls.mode {
         TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => {
             sealed = sealed
@@ -174,6 +180,7 @@ fn seal(connection: &Connection) -> Result<SslOpts, Cause> {
             let trusted = tls.ca_file.clone().or_else(|| tls.system_roots());
             let nothing = || Cause::Tls("there is no certificate to trust".to_owned());
             sealed = sealed
+                .with_disable_built_in_roots(true)
                 .with_root_certs(vec![trusted.ok_or_else(nothing)?.into()])
                 .with_danger_skip_domain_validation(tls.mode == TlsMode::VerifyCa);
         }

@@ -1,0 +1,96 @@
+//! Ways to a MariaDB server: sealed connections and bastions (X1-X9).
+
+use backstay_testkit::certificates::Authority;
+use backstay_testkit::mysql::{MysqlServer, USER};
+use backstay_testkit::ssh::SshServer;
+
+use crate::mysql::{assert_same, made, nasty, with_database};
+use crate::tunnels::ssh;
+
+#[test]
+fn sealed_connections_are_checked_as_much_as_is_asked() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let server = MysqlServer::start_sealed(&ours.sign("localhost"), &ours.certificate);
+    server.sql("", "CREATE DATABASE shop; CREATE TABLE shop.t (n int)");
+    // Whoever comes without TLS is refused by the server from here on.
+    server.sql("", &format!("CREATE USER sealed@'127.0.0.1' IDENTIFIED BY 'my-secret-w3Kp' REQUIRE SSL; GRANT ALL ON *.* TO sealed@'127.0.0.1'; CREATE USER known@'127.0.0.1' IDENTIFIED BY 'my-secret-w3Kp' REQUIRE X509; GRANT ALL ON *.* TO known@'127.0.0.1'"));
+    let me = ours.sign("known");
+    let cases = [
+        ("sealed", "localhost", "require", None, false, None),
+        ("sealed", "localhost", "prefer", None, false, None),
+        ("sealed", "localhost", "disable", None, false, Some("login failed")),
+        ("sealed", "localhost", "verify-full", Some(&ours), false, None),
+        ("sealed", "127.0.0.1", "verify-ca", Some(&ours), false, None),
+        ("sealed", "127.0.0.1", "verify-full", Some(&ours), false, Some("TLS failed")),
+        ("sealed", "localhost", "verify-ca", Some(&theirs), false, Some("TLS failed")),
+        ("sealed", "localhost", "verify-full", None, false, Some("TLS failed")),
+        ("known", "localhost", "verify-full", Some(&ours), false, Some("login failed")),
+        ("known", "localhost", "verify-full", Some(&ours), true, None),
+    ];
+    for (user, host, mode, authority, shows_itself, expected) in cases {
+        let context = format!("{user} {host} {mode} {shows_itself}");
+        let shell = with_database(&server, "shop", "");
+        shell.edit_config(&format!("{USER}@127.0.0.1"), &format!("{user}@{host}"));
+        let mut more = format!("tls = '{mode}'\n");
+        if let Some(authority) = authority {
+            std::fs::write(shell.path("ca.pem"), &authority.certificate).unwrap();
+            more += &format!("tls_ca_file = '{}'\n", shell.path("ca.pem").display());
+        }
+        if shows_itself {
+            std::fs::write(shell.path("me.pem"), &me.certificate).unwrap();
+            std::fs::write(shell.path("me.key"), &me.key).unwrap();
+            more += &format!(
+                "tls_certificate_file = '{}'\ntls_key_file = '{}'\n",
+                shell.path("me.pem").display(),
+                shell.path("me.key").display()
+            );
+        }
+        shell.set_config(shell.config() + &more);
+        match expected {
+            None => {
+                // The program of the server is connected in the same way.
+                shell.ends(0, &["backup", "db"]);
+                shell.ends(0, &["restore", "db", "--yes"]);
+            }
+            Some(expected) => {
+                let error = shell.complains(1, &["source", "test", "db"]);
+                assert!(error.contains(expected), "{context}: {error}");
+                shell.complains(1, &["backup", "db"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn database_behind_a_bastion_is_backed_up_restored_and_brought_back() {
+    let (server, bastion) = (MysqlServer::start(), SshServer::start());
+    nasty(&server, "shop");
+    let before = server.digest("shop");
+    let shell = with_database(&server, "shop", &ssh(&bastion));
+    made(&shell);
+    server.sql("shop", "DELETE FROM types; DROP VIEW by_another");
+    let spoilt = server.digest("shop");
+    shell.ends(0, &["restore", "db", "--yes"]);
+    assert_same(&server.digest("shop"), &before);
+    shell.ends(0, &["undo", "db"]);
+    assert_same(&server.digest("shop"), &spoilt);
+    shell.set_config(shell.config() + "tls = 'verify-full'\n");
+    let error = shell.complains(2, &["backup", "db"]);
+    assert!(error.contains("cannot check a host's name through a tunnel"), "{error}");
+}
+
+#[test]
+fn table_whose_default_is_a_sequence_returns_to_its_place() {
+    let server = MysqlServer::start();
+    server.sql("", "CREATE DATABASE shop");
+    server.sql("shop", "CREATE SEQUENCE s; CREATE TABLE t (id int PRIMARY KEY DEFAULT nextval(s), n int); INSERT INTO t (n) VALUES (1), (2)");
+    let shell = with_database(&server, "shop", "");
+    made(&shell);
+    let before = server.digest("shop");
+    server.sql("shop", "DELETE FROM t");
+    shell.ends(0, &["restore", "db", "--yes"]);
+    assert_same(&server.digest("shop"), &before);
+    shell.ends(0, &["confirm", "db"]);
+    server.sql("shop", "INSERT INTO t (n) VALUES (3)");
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM t"), "3");
+}
