@@ -13,7 +13,9 @@ fn sealed_connections_are_checked_as_much_as_is_asked() {
     let server = MysqlServer::start_sealed(&ours.sign("localhost"), &ours.certificate);
     server.sql("", "CREATE DATABASE shop; CREATE TABLE shop.t (n int)");
     // Whoever comes without TLS is refused by the server from here on.
-    server.sql("", &format!("CREATE USER sealed@'127.0.0.1' IDENTIFIED BY 'my-secret-w3Kp' REQUIRE SSL; GRANT ALL ON *.* TO sealed@'127.0.0.1'; CREATE USER known@'127.0.0.1' IDENTIFIED BY 'my-secret-w3Kp' REQUIRE X509; GRANT ALL ON *.* TO known@'127.0.0.1'"));
+    let accounts = "CREATE USER sealed@'127.0.0.1' IDENTIFIED BY 'my-secret-w3Kp' REQUIRE SSL; GRANT ALL ON *.* TO sealed@'127.0.0.1';
+                    CREATE USER known@'127.0.0.1' IDENTIFIED BY 'my-secret-w3Kp' REQUIRE X509; GRANT ALL ON *.* TO known@'127.0.0.1'";
+    server.sql("", accounts);
     let me = ours.sign("known");
     let cases = [
         ("sealed", "localhost", "require", None, false, None),
@@ -31,21 +33,19 @@ fn sealed_connections_are_checked_as_much_as_is_asked() {
         let context = format!("{user} {host} {mode} {shows_itself}");
         let shell = with_database(&server, "shop", "");
         shell.edit_config(&format!("{USER}@127.0.0.1"), &format!("{user}@{host}"));
-        let mut more = format!("tls = '{mode}'\n");
-        if let Some(authority) = authority {
-            std::fs::write(shell.path("ca.pem"), &authority.certificate).unwrap();
-            more += &format!("tls_ca_file = '{}'\n", shell.path("ca.pem").display());
-        }
+        let file = |name: &str, text: &str| {
+            std::fs::write(shell.path(name), text).unwrap();
+            shell.path(name).display().to_string()
+        };
+        let mut more = vec![format!("tls = '{mode}'")];
+        more.extend(authority.map(|authority| {
+            format!("tls_ca_file = '{}'", file("ca.pem", &authority.certificate))
+        }));
         if shows_itself {
-            std::fs::write(shell.path("me.pem"), &me.certificate).unwrap();
-            std::fs::write(shell.path("me.key"), &me.key).unwrap();
-            more += &format!(
-                "tls_certificate_file = '{}'\ntls_key_file = '{}'\n",
-                shell.path("me.pem").display(),
-                shell.path("me.key").display()
-            );
+            more.push(format!("tls_certificate_file = '{}'", file("me.pem", &me.certificate)));
+            more.push(format!("tls_key_file = '{}'", file("me.key", &me.key)));
         }
-        shell.set_config(shell.config() + &more);
+        shell.set_config(shell.config() + &more.join("\n"));
         match expected {
             None => {
                 // The program of the server is connected in the same way.
