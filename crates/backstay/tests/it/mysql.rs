@@ -50,7 +50,8 @@ fn database_with_everything_returns_equal_and_undo_brings_back_what_was_there() 
     let before = server.digest("shop");
     let shell = with_database(&server, "shop", "");
     let backup = made(&shell);
-    assert_eq!(backup["warnings"].as_array().unwrap().len(), 1, "{backup}");
+    assert_eq!(backup["warnings"].as_array().unwrap().len(), 2, "{backup}");
+    assert!(backup["warnings"][1].as_str().unwrap().contains("types.single"), "{backup}");
     assert!(backup["warnings"][0].as_str().unwrap().contains("plain_aria, plain_isam"), "{backup}");
     let shown = shell.json(&["show", backup["id"].as_str().unwrap()]);
     let position = shown["consistency_point"].as_str();

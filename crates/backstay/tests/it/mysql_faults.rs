@@ -42,6 +42,10 @@ fn dump_that_is_not_whole_is_no_backup_however_its_program_ends() {
     let middle = format!("\"$REAL\" \"$@\" | head -c {}; exit 0", size / 2);
     let last = format!("\"$REAL\" \"$@\" | head -c {}; exit 0", size - 40);
     let scripts = [
+        (
+            "\"$REAL\" \"$@\" | sed 's/^CREATE TABLE `nothing`/CREATE TABLE `something`/'",
+            "lacks the table nothing",
+        ),
         ("exit 0", "its last line is missing"),
         (middle.as_str(), "its last line is missing"),
         (last.as_str(), "its last line is missing"),
@@ -265,4 +269,19 @@ fn database_moves_to_another_server_by_url_and_a_drill_leaves_nothing() {
     assert_same(&other.digest("moved"), &before);
     let error = shell.complains(1, &["restore", "db", "--to", &to, "--yes"]);
     assert!(error.contains("is there already"), "{error}");
+}
+
+#[test]
+fn rows_that_the_server_would_change_end_a_restore() {
+    let server = MysqlServer::start();
+    server.sql("", "CREATE DATABASE shop; CREATE TABLE shop.t (id int PRIMARY KEY, v varchar(20)); INSERT INTO shop.t VALUES (1, 'rather long')");
+    let before = server.digest("shop");
+    let shell = with_database(&server, "shop", "encryption = 'none'");
+    // The dump says of the column that it is shorter than what stands in it.
+    with_dump(&server, &shell, "\"$REAL\" \"$@\" | sed 's/varchar(20)/varchar(5)/'");
+    made(&shell);
+    let error = shell.complains(1, &["restore", "db", "--yes"]);
+    assert!(error.contains("Data truncated for column 'v'"), "{error}");
+    assert_same(&server.digest("shop"), &before);
+    assert_eq!(server.sql("", OURS), "0");
 }

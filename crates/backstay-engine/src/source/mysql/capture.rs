@@ -27,14 +27,18 @@ const ACCOUNTS: &str = "accounts.sql";
 /// Since then, MariaDB's program dumps the history of tables with versions.
 const HISTORY_SINCE: (u32, u32) = (10, 11);
 
+/// Columns that a warning is of are named up to this number.
+const SHOWN_COLUMNS: usize = 5;
+
 /// Connects, and says what a backup would find.
 pub(super) async fn probe(cx: &Cx, source: &MysqlSource) -> Result<Probe, MysqlError> {
     let mut session = source.connection.session(cx).await?;
     let opened = open(&mut session, source).await?;
     // Whoever may not read something learns it here.
     objects::read(&mut session, &source.connection.database).await?;
-    let mut warnings =
-        not_consistent(&source.options, &opened.tables).into_iter().collect::<Vec<_>>();
+    let mut warnings: Vec<String> =
+        not_consistent(&source.options, &opened.tables).into_iter().collect();
+    warnings.extend(inexact(&mut session, &source.connection.database).await?);
     if !source.options.with_accounts {
         warnings.push(NO_ACCOUNTS.to_owned());
     }
@@ -97,10 +101,27 @@ fn not_consistent(options: &MysqlOptions, tables: &[Table]) -> Option<String> {
     ))
 }
 
+/// Names the columns whose numbers the server's programs do not write to the last digit.
+async fn inexact(session: &mut Conn, database: &str) -> Result<Option<String>, MysqlError> {
+    let columns = describe::single_columns(session, database).await?;
+    if columns.is_empty() {
+        return Ok(None);
+    }
+    let more = columns.len().saturating_sub(SHOWN_COLUMNS);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let shown = columns.iter().take(SHOWN_COLUMNS).map(String::as_str);
+    Ok(Some(format!(
+        "of numbers in columns of type FLOAT only six digits are in the backup, since the server's own programs write no more: {}{more}; ALTER TABLE … MODIFY … DOUBLE keeps all",
+        shown.collect::<Vec<_>>().join(", ")
+    )))
+}
+
 /// A database that is being read.
 pub(super) struct DatabaseCapture {
     content: MysqlContent,
     warnings: Vec<String>,
+    /// What the dump must make.
+    expected: Vec<String>,
     /// Parts that are there already, the last first.
     texts: Vec<(&'static str, String)>,
     /// The part that the dump is written into, until it is taken.
@@ -127,6 +148,7 @@ impl DatabaseCapture {
         warnings.extend(objects.iter().filter(|object| object.is_broken).map(|view| {
             format!("the view {} is of something that is gone; it is kept as a remark and cannot be made anew", view.name)
         }));
+        warnings.extend(inexact(&mut session, database).await?);
         let mut texts = vec![(OBJECTS, objects::file(&objects))];
         if source.options.with_accounts {
             match describe::accounts_file(&mut session).await {
@@ -148,7 +170,8 @@ impl DatabaseCapture {
             tables,
             objects,
         };
-        Ok(Self { content, warnings, texts, dump: Some(dump), dumping })
+        let expected = opened.tables.into_iter().map(|table| table.name).collect();
+        Ok(Self { content, warnings, expected, texts, dump: Some(dump), dumping })
     }
 }
 
@@ -261,6 +284,11 @@ impl Capture for DatabaseCapture {
         // A dump that nobody took ends now.
         drop(self.dump);
         let scanned = self.dumping.join_next().await.and_then(Result::ok).ok_or_else(never)??;
+        let is_missing = |name: &&String| !scanned.made.contains(name.as_bytes());
+        if let Some(missing) = self.expected.iter().find(is_missing) {
+            let finding = format!("what the dump's program wrote lacks the table {missing}");
+            return Err(MysqlError::Dump { finding }.into());
+        }
         let mut content = self.content;
         for table in &mut content.tables {
             table.rows = scanned.rows.get(table.table.as_bytes()).copied().unwrap_or(0);

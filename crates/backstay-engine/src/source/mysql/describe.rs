@@ -167,6 +167,19 @@ pub(super) async fn tables(session: &mut Conn, database: &str) -> Result<Vec<Tab
     Ok(found.iter().map(table).collect())
 }
 
+/// Lists the columns of single precision.
+pub(super) async fn single_columns(
+    session: &mut Conn,
+    database: &str,
+) -> Result<Vec<String>, MysqlError> {
+    let query = format!(
+        "SELECT concat(c.table_name, '.', c.column_name) FROM information_schema.columns c JOIN information_schema.tables t USING (table_schema, table_name)
+          WHERE table_schema = {} AND data_type = 'float' AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY 1",
+        literal(database)
+    );
+    texts(session, &query, "look for columns of single precision").await
+}
+
 /// Counts the rows of every table, with those of its history.
 pub(super) async fn count_all(
     session: &mut Conn,

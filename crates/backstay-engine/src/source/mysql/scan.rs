@@ -3,7 +3,7 @@
 //! What is read is what `mariadb-dump` and `mysqldump` write with our options: tables and rows, no programs. Strings are in
 //! quotation marks with backslashes, as both make sure of by the SQL mode of their sessions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use memchr::{memchr, memchr2};
@@ -182,6 +182,7 @@ pub(super) struct Scanner {
 
 #[derive(Debug, Default)]
 struct Counts {
+    made: BTreeSet<Vec<u8>>,
     rows: BTreeMap<Vec<u8>, u64>,
     position: Option<String>,
     is_complete: bool,
@@ -190,6 +191,8 @@ struct Counts {
 /// What a whole dump holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Scanned {
+    /// The tables and sequences that it makes.
+    pub(super) made: BTreeSet<Vec<u8>>,
     /// How many rows of each table that has any, by its name.
     pub(super) rows: BTreeMap<Vec<u8>, u64>,
     /// Where the server's log was, if it says so.
@@ -215,7 +218,8 @@ impl Scanner {
         if !self.statements.rest().is_empty() {
             return Err("its last statement has no end");
         }
-        Ok(Scanned { rows: self.counts.rows, position: self.counts.position })
+        let Counts { made, rows, position, .. } = self.counts;
+        Ok(Scanned { made, rows, position })
     }
 }
 
@@ -228,6 +232,7 @@ impl Counts {
                 if let Some((table, rows)) = rows_of(statement) {
                     *self.rows.entry(table).or_default() += rows;
                 }
+                self.made.extend(made_by(statement));
             }
             Found::Remark(remark) if remark.starts_with(TRAILER) => self.is_complete = true,
             Found::Remark(remark) => {
@@ -270,6 +275,13 @@ fn rows_of(statement: &[u8]) -> Option<(Vec<u8>, u64)> {
         }
     }
     Some((table, rows))
+}
+
+/// Returns the table or sequence that a statement makes.
+fn made_by(statement: &[u8]) -> Option<Vec<u8>> {
+    let begins = [b"CREATE TABLE ".as_slice(), b"CREATE SEQUENCE "];
+    let name = begins.iter().find_map(|begin| statement.strip_prefix(*begin))?;
+    Some(quoted_name(name)?.0)
 }
 
 /// Returns how many bytes the rest of a string has, with its last quotation mark.
@@ -336,6 +348,7 @@ INSERT INTO `c` VALUES (0x28,NULL,_binary 'x');
             let rows: Vec<_> = scanned.rows.iter().map(|(t, r)| (t.as_slice(), *r)).collect();
             assert_eq!(rows, [(b"a`b".as_slice(), 5), (b"c".as_slice(), 1)], "{piece}");
             assert_eq!(scanned.position.as_deref(), Some("bin.000002:1234"));
+            assert_eq!(scanned.made.iter().map(Vec::as_slice).collect::<Vec<_>>(), [b"a`b"]);
         }
     }
 
