@@ -178,7 +178,7 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
             };
             let mut lines = rows_then_and_now("Holds", &database.tables, now);
             let beside = database.objects.len();
-            lines.push(format!("          {beside} views, routines, triggers and events"));
+            lines.push(format!("          views, routines, triggers and events: {beside}"));
             lines
         }
         None => Vec::new(),

@@ -87,7 +87,11 @@ impl Exchange<'_> {
         }
         self.move_out(leaving).await?;
         let Some(contents) = arriving.contents else {
-            return drop_database(self.session, self.target).await;
+            // What somebody made there meanwhile is not ours to drop.
+            return match self.tables_in(self.target).await?.is_empty() {
+                true => drop_database(self.session, self.target).await,
+                false => Ok(()),
+            };
         };
         let words = describe::property_words(&contents.properties);
         let alter = format!("ALTER DATABASE {} {words}", identifier(self.target));
