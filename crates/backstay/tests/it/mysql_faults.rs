@@ -7,7 +7,7 @@ use backstay_testkit::gate::Gate;
 use backstay_testkit::mysql::{MysqlServer, PASSWORD, USER};
 
 use crate::mysql::{assert_same, made, nasty, with_database};
-use crate::postgres::move_to;
+use crate::postgres::{Load, move_to};
 use crate::shell::Shell;
 
 const OURS: &str =
@@ -300,4 +300,39 @@ fn rows_that_the_server_would_change_end_a_restore() {
     assert!(error.contains("Data truncated for column 'v'"), "{error}");
     assert_same(&server.digest("shop"), &before);
     assert_eq!(server.sql("", OURS), "0");
+}
+
+#[test]
+fn app_that_goes_on_writing_never_writes_to_a_table_whose_trigger_is_missing() {
+    let server = MysqlServer::start();
+    server.sql("", "CREATE DATABASE shop");
+    server.sql(
+        "shop",
+        "CREATE TABLE log (id int AUTO_INCREMENT PRIMARY KEY, what varchar(20));
+         CREATE TRIGGER marked BEFORE INSERT ON log FOR EACH ROW SET NEW.what = concat(NEW.what, ' seen')",
+    );
+    let shell = with_database(&server, "shop", "");
+    made(&shell);
+    let mut client = server.command("mariadb");
+    let forever = "DELIMITER //
+        BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; LOOP INSERT INTO log (what) VALUES ('row'); END LOOP; END //";
+    client.args(["--database=shop", "--execute", forever]).stdout(Stdio::null());
+    let mut load = Load(client.spawn().unwrap());
+    let rows = "SELECT count(*), coalesce(sum(what NOT LIKE '% seen'), 0) FROM log";
+    let mut written = 0;
+    for _ in 0..6 {
+        shell.ends(0, &["restore", "db", "--yes", "--no-safety-backup"]);
+        let parked = server.sql("", "SELECT schema_name FROM information_schema.schemata WHERE schema_name LIKE 'backstay_old%'");
+        for database in ["shop", &parked] {
+            let found = server.sql(database, rows);
+            let (count, unmarked) = found.split_once('\t').unwrap();
+            written += count.parse::<u64>().unwrap();
+            assert_eq!(unmarked, "0", "{database}");
+        }
+        shell.ends(0, &["undo", "db"]);
+        assert!(server.sql("shop", rows).ends_with("\t0"));
+        shell.ends(0, &["confirm", "db"]);
+    }
+    assert!(load.0.try_wait().unwrap().is_none(), "the load ended early");
+    assert!(written > 1000, "{written}");
 }
