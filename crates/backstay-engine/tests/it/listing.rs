@@ -3,31 +3,12 @@
 use backstay_engine::cx::Cx;
 use backstay_engine::error::EngineError;
 use backstay_engine::event::Silent;
-use backstay_engine::store::{Addressing, Profile, S3Credentials, S3Spec, Store, StoreSpec};
 use backstay_engine::vault::Vault;
-use backstay_testkit::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
+use backstay_testkit::s3::{Fault, S3Server};
 use futures_util::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 
-use crate::world::{World, keyring, slug};
-
-fn bucket(server: &S3Server) -> Store {
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let spec = S3Spec {
-        bucket: BUCKET.to_owned(),
-        prefix: "backstay".to_owned(),
-        endpoint: Some(server.endpoint.clone()),
-        region: "us-east-1".to_owned(),
-        addressing: Addressing::Path,
-        credentials: S3Credentials::Static {
-            access_key_id: ACCESS_KEY.to_owned(),
-            secret_access_key: SECRET_KEY.to_owned().into(),
-            session_token: None,
-        },
-        ca_pem: None,
-    };
-    Store::open(&StoreSpec::S3(spec), Profile::cautious()).unwrap()
-}
+use crate::world::{World, bucket, keyring, slug};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn listing_a_thousand_backups_cold_costs_three_requests() {

@@ -4,30 +4,15 @@ use std::sync::Arc;
 
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Silent;
-use backstay_engine::store::{
-    Addressing, Profile, S3Credentials, S3Spec, Store, StoreError, StoreErrorKind, StoreSpec,
-};
-use backstay_testkit::s3::{ACCESS_KEY, BUCKET, Fault, S3Server, SECRET_KEY};
+use backstay_engine::store::{Store, StoreError, StoreErrorKind};
+use backstay_testkit::s3::{Fault, S3Server};
 use bytes::Bytes;
 
-/// A server, and a storage on it of which nothing is known.
+use crate::world::bucket;
+
 fn start() -> (S3Server, Store) {
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let server = std::thread::spawn(S3Server::start).join().unwrap().unwrap();
-    let spec = S3Spec {
-        bucket: BUCKET.to_owned(),
-        prefix: "backstay".to_owned(),
-        endpoint: Some(server.endpoint.clone()),
-        region: "us-east-1".to_owned(),
-        addressing: Addressing::Path,
-        credentials: S3Credentials::Static {
-            access_key_id: ACCESS_KEY.to_owned(),
-            secret_access_key: SECRET_KEY.to_owned().into(),
-            session_token: None,
-        },
-        ca_pem: None,
-    };
-    let store = Store::open(&StoreSpec::S3(spec), Profile::cautious()).unwrap();
+    let store = bucket(&server);
     (server, store)
 }
 

@@ -13,10 +13,12 @@ use backstay_engine::restore::{
 };
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::{Source, TargetOptions};
-use backstay_engine::store::{Profile, Store};
+use backstay_engine::store::{Addressing, Profile, S3Credentials, S3Spec, Store, StoreSpec};
+
 use backstay_engine::swap::Swap;
 use backstay_engine::vault::{BackupPlace, Draft, Vault};
 use backstay_format::{BackupId, DataKey, IndexEntry, Keyring, RecoveryKey, Slug, Trigger};
+use backstay_testkit::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
@@ -24,6 +26,25 @@ pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) backend: Arc<dyn ObjectStore>,
     pub(crate) cx: Cx,
+}
+
+/// A storage on a server, of which nothing is known.
+pub(crate) fn bucket(server: &S3Server) -> Store {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let spec = S3Spec {
+        bucket: BUCKET.to_owned(),
+        prefix: "backstay".to_owned(),
+        endpoint: Some(server.endpoint.clone()),
+        region: "us-east-1".to_owned(),
+        addressing: Addressing::Path,
+        credentials: S3Credentials::Static {
+            access_key_id: ACCESS_KEY.to_owned(),
+            secret_access_key: SECRET_KEY.to_owned().into(),
+            session_token: None,
+        },
+        ca_pem: None,
+    };
+    Store::open(&StoreSpec::S3(spec), Profile::cautious()).unwrap()
 }
 
 pub(crate) fn keyring(byte: u8) -> Arc<Keyring> {

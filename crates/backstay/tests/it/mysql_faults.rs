@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use backstay_testkit::gate::Gate;
 use backstay_testkit::mysql::{MysqlServer, PASSWORD, USER};
+use backstay_testkit::proxy::{Network, Proxy};
 
 use crate::mysql::{assert_same, made, nasty, with_database};
 use crate::postgres::{Load, move_to};
@@ -137,6 +138,52 @@ fn restore_that_is_killed_before_any_of_its_changes_leaves_the_database_old_or_n
 }
 
 #[test]
+fn network_that_is_cut_anywhere_makes_no_false_success_and_leaves_the_database_old_or_new() {
+    let server = MysqlServer::start();
+    server.sql("", "CREATE DATABASE shop");
+    server.sql(
+        "shop",
+        "CREATE TABLE child (id int PRIMARY KEY, p int); CREATE VIEW seen AS SELECT * FROM child; INSERT INTO child VALUES (1, 1);
+         CREATE TRIGGER counted BEFORE INSERT ON child FOR EACH ROW SET NEW.id = NEW.id + 1",
+    );
+    let shell = with_database(&server, "shop", "");
+    let mut new = (server.digest("shop"), made(&shell)["id"].as_str().unwrap().to_owned());
+    server.sql("shop", "INSERT INTO child VALUES (5, 1); CREATE TABLE newer (n int)");
+    let mut old = (server.digest("shop"), made(&shell)["id"].as_str().unwrap().to_owned());
+    let proxy = Proxy::start(server.port);
+    move_to(&shell, server.port, proxy.port);
+    // Until so many bytes are more than it takes.
+    for bytes in (0..).map(|step| 1000 + step * 4000) {
+        proxy.set_after(bytes, Network::Cut);
+        let words = ["restore", "db", "--id", &new.1, "--yes", "--no-safety-backup"];
+        let done = shell.run(&words).status;
+        let was_cut = proxy.network() == Network::Cut;
+        proxy.mend();
+        if !was_cut {
+            assert!(done.success(), "{bytes}");
+            assert!(bytes > 30_000, "{bytes}");
+            break;
+        }
+        while shell.run(&["confirm", "db"]).status.success() {}
+        let now = server.digest("shop");
+        assert!(now == old.0 || now == new.0, "{bytes}: {now}");
+        assert!(now == new.0 || !done.success(), "{bytes}: a false success");
+        if now == new.0 {
+            std::mem::swap(&mut old, &mut new);
+        }
+    }
+    assert_same(&server.digest("shop"), &new.0);
+    let before = shell.json(&["backups", "db"]).as_array().unwrap().len();
+    for bytes in [500, 5000, 12_000] {
+        proxy.set_after(bytes, Network::Cut);
+        shell.complains(1, &["backup", "db"]);
+        proxy.mend();
+        assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), before, "{bytes}");
+    }
+    made(&shell);
+}
+
+#[test]
 fn server_that_is_killed_during_dump_or_restore_makes_no_false_success() {
     let mut server = MysqlServer::start_as(&["log-bin=log", "innodb-flush-log-at-trx-commit=1"]);
     nasty(&server, "shop");
@@ -200,6 +247,13 @@ fn causes_of_a_connection_that_fails_are_told_apart() {
             "install the package mariadb-client",
         ),
     ];
+    // A program that is older than the server.
+    let shell = with_database(&server, "shop", "");
+    with_dump(&server, &shell, "exit 1");
+    let older = "#!/bin/sh\necho 'mariadb-dump  Ver 10.19 Distrib 10.5.1-MariaDB, for Linux'\n";
+    std::fs::write(shell.path("programs/mariadb-dump"), older).unwrap();
+    let error = shell.complains(1, &["source", "test", "db"]);
+    assert!(error.contains("mariadb-dump is of MariaDB 10.5.1"), "{error}");
     for (from, to, expected) in cases {
         let shell = with_database(&server, "shop", "");
         if from == PASSWORD {

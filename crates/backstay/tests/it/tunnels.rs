@@ -51,8 +51,10 @@ fn is_alone(bastion: &SshServer) {
 /// A program that tells where it is, and goes on when it may.
 fn pausing(shell: &Shell, before: &str, after: &str) -> String {
     let (here, go_on) = (shell.path("here"), shell.path("go-on"));
-    let wait = format!("while [ ! -e '{}' ]; do sleep 0.05; done", go_on.display());
-    format!("{before} touch '{}'; {wait}; {after}", here.display())
+    // It ends with the test's directory, too.
+    let (here, go_on) = (here.display(), go_on.display());
+    let wait = format!("while [ ! -e '{go_on}' ] && [ -e '{here}' ]; do sleep 0.05; done");
+    format!("{before} touch '{here}'; {wait}; {after}")
 }
 
 fn start(shell: &Shell, words: &[&str]) -> Child {
