@@ -49,8 +49,8 @@ fn each_fault_names_line_field_and_what_is_expected() {
     );
     assert!(with("path = '/srv", "pth = '/srv").contains("did you mean `path`?"));
     assert!(
-        with("'files'", "'mysql'")
-            .contains("5: sources.shop.kind: kind `mysql` is not in this version")
+        with("'files'", "'redis'")
+            .contains("5: sources.shop.kind: kind `redis` is not in this version")
     );
     assert!(
         with("'files'", "'tree'")
