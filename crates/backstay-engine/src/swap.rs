@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::replace;
-use crate::source::{mysql, postgres};
+use crate::source::{SourceError, mysql, postgres};
 
 /// What was loaded, and what it replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +122,21 @@ pub trait Swapper: Send + Sync {
     /// Removes what killed restores to the source's own place left beside it; not what is `known`. Returns what that was,
     /// for a person. Called under the source's lease, so no living restore is at it.
     async fn sweep(&self, cx: &Cx, known: &[Replacement]) -> Result<Vec<String>, EngineError>;
+}
+
+impl Direction {
+    /// Returns the other way.
+    pub(crate) fn reversed(self) -> Self {
+        match self {
+            Self::Restore => Self::Undo,
+            Self::Undo => Self::Restore,
+        }
+    }
+}
+
+/// Something failed at the source.
+pub(crate) fn failed(error: impl Into<SourceError>) -> EngineError {
+    EngineError::Source(error.into())
 }
 
 /// The record of a swap is of another kind than the source.

@@ -126,6 +126,22 @@ impl Connection {
         format!("{scheme}://{user}@{host}:{}/{database}", self.port)
     }
 
+    /// Returns which server it is to.
+    pub(super) fn server(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Fails, with words for a person, if a restore was on another server than this.
+    pub(super) fn check_server(&self, of_restore: &str) -> Result<(), String> {
+        let server = self.server();
+        if server == of_restore {
+            return Ok(());
+        }
+        Err(format!(
+            "the restore was on the server {of_restore}, and the source is on {server} now"
+        ))
+    }
+
     /// Returns the same server with another database.
     pub fn with_database(&self, database: &str) -> Self {
         Self { database: database.to_owned(), ..self.clone() }

@@ -8,6 +8,7 @@ mod connection;
 mod databases;
 pub mod files;
 pub mod mysql;
+mod own_names;
 pub mod postgres;
 mod program;
 mod said;

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use backstay_format::{Details, MediaType, PartName};
 
+use super::connection::Connection;
 use super::tunnel::Tunnel;
 use super::{Applied, Capture, Loaded, Outlook, SourceError, Target};
 use crate::cx::Cx;
@@ -11,14 +12,38 @@ use crate::part::{CaptureReport, PartReader};
 use crate::swap::{Direction, Replacement, Swap, Swapper};
 
 /// Work that goes through a tunnel.
-pub(super) struct Tunnelled<T: ?Sized> {
+struct Tunnelled<T> {
     tunnel: Tunnel,
     inner: Box<T>,
 }
 
-impl<T: ?Sized> Tunnelled<T> {
-    pub(super) fn new(tunnel: &Tunnel, inner: Box<T>) -> Self {
-        Self { tunnel: tunnel.clone(), inner }
+/// Reads over a connection.
+pub(super) fn capture(connection: &Connection, inner: impl Capture + 'static) -> Box<dyn Capture> {
+    let inner = Box::new(inner);
+    match connection.tunnel.clone() {
+        None => inner,
+        Some(tunnel) => Box::new(Tunnelled { tunnel, inner }),
+    }
+}
+
+/// Loads over a connection.
+pub(super) fn target(
+    connection: &Connection,
+    inner: impl Target + Sync + 'static,
+) -> Box<dyn Target> {
+    let inner = Box::new(inner);
+    match connection.tunnel.clone() {
+        None => inner,
+        Some(tunnel) => Box::new(Tunnelled { tunnel, inner }),
+    }
+}
+
+/// Swaps over a connection.
+pub(super) fn swapper(connection: &Connection, inner: impl Swapper + 'static) -> Box<dyn Swapper> {
+    let inner = Box::new(inner);
+    match connection.tunnel.clone() {
+        None => inner,
+        Some(tunnel) => Box::new(Tunnelled { tunnel, inner }),
     }
 }
 
@@ -41,7 +66,7 @@ async fn swapped<T>(tunnel: &Tunnel, done: Result<T, EngineError>) -> Result<T, 
 }
 
 #[async_trait]
-impl<T: Capture + ?Sized> Capture for Tunnelled<T> {
+impl<T: Capture> Capture for Tunnelled<T> {
     async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError> {
         let next = self.inner.next_part(cx).await;
         explained(&self.tunnel, next).await
@@ -58,7 +83,7 @@ impl<T: Capture + ?Sized> Capture for Tunnelled<T> {
 }
 
 #[async_trait]
-impl<T: Target + Sync + ?Sized> Target for Tunnelled<T> {
+impl<T: Target + Sync> Target for Tunnelled<T> {
     async fn outlook(&self, cx: &Cx, details: &Details) -> Result<Outlook, SourceError> {
         let outlook = self.inner.outlook(cx, details).await;
         explained(&self.tunnel, outlook).await

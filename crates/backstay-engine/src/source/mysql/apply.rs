@@ -11,7 +11,7 @@ use mysql_async::prelude::Queryable as _;
 
 use super::connection::MysqlConnection as _;
 use super::error::{MysqlError, refused, statement};
-use super::exchange::{self, OLD, Replacement};
+use super::exchange::Replacement;
 use super::moves::{Contents, drop_database};
 use super::names::identifier;
 use super::tools::Version;
@@ -20,7 +20,7 @@ use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::source::connection::Connection;
 use crate::source::{
-    Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions,
+    Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions, own_names,
 };
 use crate::swap;
 
@@ -71,7 +71,7 @@ impl DatabaseTarget {
     }
 
     fn loaded(&self) -> String {
-        format!("{}{}", exchange::loaded_for(&self.source), self.tag)
+        format!("{}{}", own_names::loaded_for(&self.source.connection.database), self.tag)
     }
 
     fn place(&self, database: &str) -> Connection {
@@ -159,10 +159,10 @@ impl DatabaseTarget {
         let mut arriving = Contents::of(&mut session, &loaded).await?;
         arriving.objects.extend(events.into_iter().cloned());
         Ok(Replacement {
-            server: exchange::server_of(&self.source.connection),
+            server: self.source.connection.server(),
             database: content.database,
             target: self.target()?,
-            parked: format!("{OLD}{}", self.tag),
+            parked: format!("{}{}", own_names::OLD, self.tag),
             loaded,
             arriving: Some(arriving),
             replaced: None,

@@ -1,7 +1,6 @@
 //! What a restore of a database replaces, and putting it into place and back.
 
 use async_trait::async_trait;
-use backstay_format::Sha256;
 use mysql_async::Conn;
 use serde::{Deserialize, Serialize};
 
@@ -12,15 +11,9 @@ use super::names::literal;
 use super::{MysqlSource, describe};
 use crate::cx::Cx;
 use crate::error::EngineError;
-use crate::source::SourceError;
-use crate::source::connection::Connection;
-use crate::swap::{self, Direction, Swapper, foreign};
+use crate::source::own_names;
+use crate::swap::{self, Direction, Swapper, failed, foreign};
 
-/// How the names of databases that restores make begin: what was loaded, and what was replaced.
-const NEW: &str = "backstay_new_";
-pub(super) const OLD: &str = "backstay_old_";
-/// Of the digest of a source's database, in the names of what is loaded for it.
-const IDENTITY_BYTES: usize = 4;
 
 /// A database that was loaded, and the one that it replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,12 +63,12 @@ impl Swap {
         let new = Side {
             home: &replacement.loaded,
             contents: replacement.arriving.as_ref(),
-            passing: "backstay_new_",
+            passing: own_names::NEW,
         };
         let old = Side {
             home: &replacement.parked,
             contents: replacement.replaced.as_ref(),
-            passing: "backstay_old_",
+            passing: own_names::OLD,
         };
         match self.direction {
             Direction::Restore => (new, old),
@@ -84,24 +77,8 @@ impl Swap {
     }
 
     fn reversed(&self) -> Self {
-        let direction = match self.direction {
-            Direction::Restore => Direction::Undo,
-            Direction::Undo => Direction::Restore,
-        };
-        Self { replacement: self.replacement.clone(), direction }
+        Self { replacement: self.replacement.clone(), direction: self.direction.reversed() }
     }
-}
-
-/// Says which server a connection is to.
-pub(super) fn server_of(connection: &Connection) -> String {
-    format!("{}:{}", connection.host, connection.port)
-}
-
-/// How the names of databases begin that are loaded for a source: whoever sweeps knows its own, and leaves those of other
-/// sources of the same server alone.
-pub(super) fn loaded_for(source: &MysqlSource) -> String {
-    let digest = Sha256::of(source.connection.database.as_bytes());
-    format!("{NEW}{}_", hex::encode(&digest.as_bytes()[..IDENTITY_BYTES]))
 }
 
 /// Swaps tables.
@@ -116,14 +93,8 @@ impl TableSwapper {
 
     /// Opens a session with the server that the names are on.
     async fn session(&self, cx: &Cx, replacement: &Replacement) -> Result<Conn, MysqlError> {
-        let server = server_of(&self.source.connection);
-        if server == replacement.server {
-            return self.source.connection.session(cx).await;
-        }
-        Err(refused(format!(
-            "the restore was on the server {}, and the source is on {server} now",
-            replacement.server
-        )))
+        self.source.connection.check_server(&replacement.server).map_err(refused)?;
+        self.source.connection.session(cx).await
     }
 
     async fn work_out(
@@ -164,7 +135,7 @@ impl TableSwapper {
 
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, MysqlError> {
         let mut session = self.source.connection.session(cx).await?;
-        let ours = loaded_for(&self.source);
+        let ours = own_names::loaded_for(&self.source.connection.database);
         let query = format!(
             "SELECT schema_name FROM information_schema.schemata WHERE left(schema_name, {}) = {}",
             ours.len(),
@@ -180,10 +151,6 @@ impl TableSwapper {
         }
         Ok(swept)
     }
-}
-
-fn failed(error: impl Into<SourceError>) -> EngineError {
-    EngineError::Source(error.into())
 }
 
 fn ours(replacement: &swap::Replacement) -> Result<&Replacement, EngineError> {

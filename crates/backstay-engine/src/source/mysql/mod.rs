@@ -20,8 +20,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::connection::Connection;
-use super::tunnelled::Tunnelled;
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
+use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, tunnelled};
 use crate::cx::Cx;
 use crate::swap;
 
@@ -60,19 +59,11 @@ impl Source for MysqlSource {
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
         let begun = Box::pin(capture::DatabaseCapture::begin(cx, self));
-        let capture: Box<dyn Capture> = Box::new(cx.run(begun).await??);
-        Ok(match &self.connection.tunnel {
-            None => capture,
-            Some(tunnel) => Box::new(Tunnelled::new(tunnel, capture)),
-        })
+        Ok(tunnelled::capture(&self.connection, cx.run(begun).await??))
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
-        let target = Box::new(apply::DatabaseTarget::new(self, options));
-        match &self.connection.tunnel {
-            None => target,
-            Some(tunnel) => Box::new(Tunnelled::new(tunnel, target)),
-        }
+        tunnelled::target(&self.connection, apply::DatabaseTarget::new(self, options))
     }
 
     /// Whoever writes meanwhile finds no table for a moment.
@@ -101,10 +92,6 @@ impl Source for MysqlSource {
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
-        let swapper = Box::new(exchange::TableSwapper::new(self));
-        match &self.connection.tunnel {
-            None => swapper,
-            Some(tunnel) => Box::new(Tunnelled::new(tunnel, swapper)),
-        }
+        tunnelled::swapper(&self.connection, exchange::TableSwapper::new(self))
     }
 }

@@ -172,7 +172,7 @@ impl DatabaseTarget {
             }
             [one] => self.place(one).location(),
             several => {
-                let server = exchange::server_of(&self.source.connection);
+                let server = self.source.connection.server();
                 format!("{} databases on {server}: {}", several.len(), several.join(", "))
             }
         }
@@ -310,7 +310,7 @@ impl DatabaseTarget {
             databases.push(member.place.clone());
         }
         self.report.items = items;
-        Ok(Replacement { server: exchange::server_of(&source.connection), databases })
+        Ok(Replacement { server: source.connection.server(), databases })
     }
 
     /// Keeps a proven dump, and writes down what will be done with it.
@@ -329,7 +329,7 @@ impl DatabaseTarget {
         });
         let chosen = written.await?;
         self.report.items = chosen.tables.len() as u64;
-        let server = exchange::server_of(&source.connection);
+        let server = source.connection.server();
         Ok(InPlace { server, major, database, folder: spool.keep() })
     }
 }

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backstay_format::Sha256;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
@@ -16,18 +15,14 @@ use super::globals::identifier;
 use super::{PostgresSource, in_place};
 use crate::cx::Cx;
 use crate::error::EngineError;
-use crate::source::SourceError;
 use crate::source::cause::Cause;
 use crate::source::connection::Connection;
-use crate::swap::{self, Direction, Swapper, foreign};
+use crate::source::own_names;
+use crate::swap::{self, Direction, Swapper, failed, foreign};
 
 /// Databases that are there to be connected to while others are made, renamed and dropped.
 const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
 /// How the names of databases that restores make begin: what was loaded, and what was replaced.
-pub(super) const NEW: &str = "backstay_new_";
-pub(super) const OLD: &str = "backstay_old_";
-/// Of the digest of a source's identity, in the names of what is loaded for it.
-const IDENTITY_BYTES: usize = 4;
 /// Makes the end of a transaction wait for the disk, whatever the server or the role is set to. All that was committed
 /// before without waiting is then on the disk, too: the log is written in its order.
 pub(super) const DURABLE: &str = "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'";
@@ -142,11 +137,6 @@ impl Swap {
     }
 }
 
-/// Says which server a connection is to.
-pub(super) fn server_of(connection: &Connection) -> String {
-    format!("{}:{}", connection.host, connection.port)
-}
-
 /// Connects to a database that is none of the user's, and none of those that are to be renamed. No statement of the session
 /// waits longer for a lock than the source's limit.
 pub(super) async fn maintenance(
@@ -185,13 +175,6 @@ async fn connect_beside(
     }))
 }
 
-/// How the names of databases begin that are loaded for a source: whoever sweeps knows its own, and leaves those of other
-/// sources of the same server alone.
-pub(super) fn loaded_for(source: &PostgresSource) -> String {
-    let digest = Sha256::of(source.identity().as_bytes());
-    format!("{NEW}{}_", hex::encode(&digest.as_bytes()[..IDENTITY_BYTES]))
-}
-
 pub(super) async fn exists(server: &Client, database: &str) -> Result<bool, PostgresError> {
     let query = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
     let row = server.query_one(query, &[&database]).await;
@@ -217,17 +200,10 @@ impl DatabaseSwapper {
 
     /// Returns a session with the server that the names are on.
     async fn server(&self, cx: &Cx, replacement: &Replacement) -> Result<&Client, PostgresError> {
-        let server = server_of(&self.source.connection);
-        if server == replacement.server {
-            let targets = replacement.targets();
-            let connect = || maintenance(cx, &self.source, &targets);
-            return self.session.get_or_try_init(connect).await;
-        }
-        let finding = format!(
-            "the restore was on the server {}, and the source is on {server} now",
-            replacement.server
-        );
-        Err(PostgresError::Refused { finding })
+        self.source.connection.check_server(&replacement.server).map_err(refused)?;
+        let targets = replacement.targets();
+        let connect = || maintenance(cx, &self.source, &targets);
+        self.session.get_or_try_init(connect).await
     }
 
     async fn work_out(
@@ -307,7 +283,7 @@ impl DatabaseSwapper {
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, PostgresError> {
         let server = maintenance(cx, &self.source, &[]).await?;
         let query = "SELECT datname::text FROM pg_database WHERE starts_with(datname::text, $1)";
-        let ours = loaded_for(&self.source);
+        let ours = own_names::loaded_for(self.source.identity());
         let found = cx.run(server.query(query, &[&ours])).await?;
         let found = found.map_err(statement("look for what killed restores left"))?;
         let mut swept = Vec::new();
@@ -334,10 +310,6 @@ impl DatabaseSwapper {
         }
         Ok(false)
     }
-}
-
-fn failed(error: impl Into<SourceError>) -> EngineError {
-    EngineError::Source(error.into())
 }
 
 #[async_trait]

@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use super::archive::Entry;
 use super::connection::PostgresConnection as _;
 use super::error::{PostgresError, refused};
-use super::exchange::{DURABLE, server_of};
+use super::exchange::DURABLE;
 use super::globals::literal;
 use super::load::{DUMP_FILE, LIST_FILE, connection_string};
 use super::names::{self, bytes_of};
@@ -203,9 +203,7 @@ pub(super) async fn run(
     prepared: &InPlace,
 ) -> Result<(), SourceError> {
     let connection = source.connection.with_database(&prepared.database);
-    if server_of(&connection) != prepared.server {
-        return Err(refused(format!("the restore was on the server {}", prepared.server)).into());
-    }
+    connection.check_server(&prepared.server).map_err(refused)?;
     let tools = Tools::find(source.options.programs.as_deref(), prepared.major).await?;
     let mut command = connection.program(tools.psql())?;
     command.args(["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]);

@@ -4,7 +4,8 @@ use backstay_format::{Content, DatabaseRole, Details, Membership, PartName, Post
 
 use super::PostgresSource;
 use super::error::{PostgresError, refused};
-use super::exchange::{Loaded, OLD, loaded_for};
+use super::exchange::Loaded;
+use crate::source::own_names;
 
 /// Of the name of a database, in bytes; `NAMEDATALEN` of every packaged server.
 const MAX_NAME_BYTES: usize = 63;
@@ -67,8 +68,8 @@ pub(super) fn members(
     for (index, member) in members.iter_mut().enumerate() {
         let number = if several { format!("_{index}") } else { String::new() };
         let place = &mut member.place;
-        place.loaded = format!("{}{tag}{number}", loaded_for(source));
-        place.parked = format!("{OLD}{tag}{number}");
+        place.loaded = format!("{}{tag}{number}", own_names::loaded_for(source.identity()));
+        place.parked = format!("{}{tag}{number}", own_names::OLD);
         if let Some(to) = to {
             place.target = if several { format!("{to}_{}", place.target) } else { to.to_owned() };
         } else if !source.is_meant(&place.target) {

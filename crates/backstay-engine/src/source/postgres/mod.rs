@@ -30,8 +30,7 @@ use connection::PostgresConnection as _;
 
 use super::connection::Connection;
 use super::databases::Databases;
-use super::tunnelled::Tunnelled;
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
+use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, tunnelled};
 use crate::cx::Cx;
 use crate::swap;
 
@@ -128,27 +127,21 @@ impl Source for PostgresSource {
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
-        let capture: Box<dyn Capture> = match &self.databases {
+        let connection = &self.connection;
+        Ok(match &self.databases {
             None => {
                 let begun = Box::pin(capture::DatabaseCapture::begin(cx, self, None));
-                Box::new(cx.run(begun).await??)
+                tunnelled::capture(connection, cx.run(begun).await??)
             }
             Some(databases) => {
-                Box::new(cx.run(server::ServerCapture::begin(cx, self, databases)).await??)
+                let begun = server::ServerCapture::begin(cx, self, databases);
+                tunnelled::capture(connection, cx.run(begun).await??)
             }
-        };
-        Ok(match &self.connection.tunnel {
-            None => capture,
-            Some(tunnel) => Box::new(Tunnelled::new(tunnel, capture)),
         })
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
-        let target = Box::new(apply::DatabaseTarget::new(self, options));
-        match &self.connection.tunnel {
-            None => target,
-            Some(tunnel) => Box::new(Tunnelled::new(tunnel, target)),
-        }
+        tunnelled::target(&self.connection, apply::DatabaseTarget::new(self, options))
     }
 
     /// Whoever is connected is disconnected by the swap.
@@ -173,10 +166,6 @@ impl Source for PostgresSource {
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
-        let swapper = Box::new(exchange::DatabaseSwapper::new(self));
-        match &self.connection.tunnel {
-            None => swapper,
-            Some(tunnel) => Box::new(Tunnelled::new(tunnel, swapper)),
-        }
+        tunnelled::swapper(&self.connection, exchange::DatabaseSwapper::new(self))
     }
 }

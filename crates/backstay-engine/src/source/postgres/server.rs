@@ -10,12 +10,12 @@ use tokio_postgres::Client;
 use super::capture::{self, Captured, DatabaseCapture, ROLES};
 use super::connection::PostgresConnection as _;
 use super::error::PostgresError;
-use super::exchange::{NEW, OLD};
 use super::names::{self, bytes_of};
 use super::{PostgresSource, describe, exchange, globals};
 use crate::cx::Cx;
 use crate::part::{CaptureReport, ItemErrors, PartReader};
 use crate::source::databases::{self, Databases};
+use crate::source::own_names::{NEW, OLD};
 use crate::source::{Capture, Probe, SourceError, text_part};
 
 const TABLESPACES: &str = "tablespaces.sql";
