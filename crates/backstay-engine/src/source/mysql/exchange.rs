@@ -14,7 +14,6 @@ use crate::error::EngineError;
 use crate::source::own_names;
 use crate::swap::{self, Direction, Swapper, failed, foreign};
 
-
 /// A database that was loaded, and the one that it replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
