@@ -41,6 +41,9 @@ pub(crate) fn install(root: &Path) -> anyhow::Result<PathBuf> {
     if !Path::new("/usr/sbin/mariadbd").is_file() {
         debian(&["mariadb-server"])?;
     }
+    if !Path::new("/usr/bin/redis-server").is_file() {
+        debian(&["redis-server"])?;
+    }
     if !Path::new("/usr/sbin/sshd").is_file() {
         debian(&["openssh-server"])?;
     }

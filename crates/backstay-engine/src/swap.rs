@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::replace;
-use crate::source::{SourceError, mysql, postgres};
+use crate::source::{SourceError, mysql, postgres, redis};
 
 /// What was loaded, and what it replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub enum Replacement {
     InPlace(postgres::InPlace),
     /// Of the tables of a database, and of what stands beside them.
     Mysql(Box<mysql::Replacement>),
+    /// Of databases of a Redis or Valkey server.
+    Redis(Box<redis::Replacement>),
 }
 
 /// A swap, worked out.
@@ -38,6 +40,8 @@ pub enum Swap {
     InPlace(postgres::InPlace),
     /// Of tables.
     Mysql(Box<mysql::Swap>),
+    /// Of the numbers of databases.
+    Redis(Box<redis::Swap>),
 }
 
 /// Which way a swap goes.
@@ -58,6 +62,7 @@ impl Replacement {
             Self::Databases(databases) => databases.target(),
             Self::InPlace(prepared) => prepared.target(),
             Self::Mysql(database) => database.target(),
+            Self::Redis(databases) => databases.target(),
         }
     }
 
@@ -68,6 +73,7 @@ impl Replacement {
             Self::Databases(databases) => databases.beside(),
             Self::InPlace(prepared) => prepared.beside(),
             Self::Mysql(database) => database.beside(),
+            Self::Redis(databases) => databases.beside(),
         }
     }
 }
@@ -85,6 +91,7 @@ impl Swap {
             Self::Databases(swap) => Replacement::Databases(swap.replacement.clone()),
             Self::InPlace(prepared) => Replacement::InPlace(prepared.clone()),
             Self::Mysql(swap) => Replacement::Mysql(Box::new(swap.replacement.clone())),
+            Self::Redis(swap) => Replacement::Redis(Box::new(swap.replacement.clone())),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What the parts of a backup hold, for people and for the restore.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,8 @@ pub enum Content {
     PostgresServer(Box<PostgresServerContent>),
     /// A database of a MySQL or MariaDB server.
     Mysql(Box<MysqlContent>),
+    /// The databases of a Redis or Valkey server.
+    Redis(Box<RedisContent>),
 }
 
 impl Content {
@@ -29,8 +33,8 @@ impl Content {
             }
         };
         match &mut self {
-            // Hashes of MySQL's users stand in a part of their own.
-            Self::Files(_) | Self::Sqlite(_) | Self::Mysql(_) => {}
+            // Hashes of the other servers' users stand in a part of their own.
+            Self::Files(_) | Self::Sqlite(_) | Self::Mysql(_) | Self::Redis(_) => {}
             Self::Postgres(database) => forget(&mut database.roles),
             Self::PostgresServer(server) => {
                 forget(&mut server.roles);
@@ -352,6 +356,46 @@ pub enum ObjectKind {
     Trigger,
     /// An event.
     Event,
+}
+
+/// What a Redis or Valkey server holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisContent {
+    /// The server's engine and version, for example `Redis 7.0.15`.
+    pub server: String,
+    /// Bytes of memory that the data took.
+    pub memory_bytes: u64,
+    /// The databases that are not empty, in the order of their numbers.
+    pub databases: Vec<RedisDatabase>,
+    /// The names of the server's libraries of functions.
+    pub functions: Vec<String>,
+    /// Values of so many bytes that a restore must know their size before it has read them.
+    pub large_values: Vec<LargeValue>,
+}
+
+/// A database of a Redis or Valkey server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisDatabase {
+    /// Its number.
+    pub number: u64,
+    /// How many keys it has.
+    pub keys: u64,
+    /// How many of them expire.
+    pub expiring: u64,
+    /// How many keys there are of each type, as `TYPE` names it; all types of modules are one.
+    pub types: BTreeMap<String, u64>,
+}
+
+/// A large value in a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LargeValue {
+    /// Where in the part's plain bytes it begins.
+    pub offset: u64,
+    /// How many bytes it has there.
+    pub bytes: u64,
 }
 
 #[cfg(test)]

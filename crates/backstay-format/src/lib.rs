@@ -22,8 +22,9 @@ mod slot;
 
 pub use content::{
     Content, DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting, FilesContent,
-    Membership, MysqlContent, MysqlProperties, ObjectKind, PostgresContent, PostgresServerContent,
-    ServerDatabase, SqliteContent, StoredObject, TableRows, Tablespace,
+    LargeValue, Membership, MysqlContent, MysqlProperties, ObjectKind, PostgresContent,
+    PostgresServerContent, RedisContent, RedisDatabase, ServerDatabase, SqliteContent,
+    StoredObject, TableRows, Tablespace,
 };
 pub use envelope::{MAX_MANIFEST_BYTES, ManifestError, ManifestFile, encode_manifest};
 pub use frame::{

@@ -142,6 +142,12 @@ pub enum MediaType {
     /// What `mariadb-dump` or `mysqldump` writes of a database's tables.
     #[serde(rename = "application/vnd.mysql.dump")]
     MysqlDump,
+    /// What a Redis or Valkey server writes of its data: an RDB file.
+    #[serde(rename = "application/vnd.redis.rdb")]
+    RedisDump,
+    /// Text for people.
+    #[serde(rename = "text/plain")]
+    Text,
     /// Statements.
     #[serde(rename = "application/sql")]
     Sql,
@@ -155,6 +161,8 @@ impl MediaType {
             Self::Sqlite => "db",
             Self::PostgresDump => "dump",
             Self::MysqlDump | Self::Sql => "sql",
+            Self::RedisDump => "rdb",
+            Self::Text => "txt",
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod mysql;
 pub mod postgres;
 pub mod proxy;
+pub mod redis;
 pub mod s3;
 pub mod servers;
 mod spoil;

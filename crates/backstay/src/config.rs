@@ -6,6 +6,7 @@ mod overrides;
 mod passfile;
 mod postgres;
 mod raw;
+mod redis;
 mod server;
 mod source;
 mod ssh;

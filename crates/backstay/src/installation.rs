@@ -11,6 +11,7 @@ use backstay_engine::source::Source;
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::mysql::{MysqlOptions, MysqlSource};
 use backstay_engine::source::postgres::{PostgresOptions, PostgresSource};
+use backstay_engine::source::redis::RedisSource;
 use backstay_engine::source::sqlite::SqliteSource;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
 use backstay_engine::vault::{BackupPlace, Draft, Vault};
@@ -332,6 +333,11 @@ impl Installation {
                 connection: mysql.connection.clone(),
                 elsewhere: mysql.elsewhere,
                 options: MysqlOptions { with_accounts: source.sealed, ..mysql.options.clone() },
+            }),
+            SourceKind::Redis(redis) => Box::new(RedisSource {
+                connection: redis.connection.clone(),
+                elsewhere: redis.elsewhere,
+                with_users: source.sealed,
             }),
         }
     }

@@ -11,6 +11,7 @@ pub mod mysql;
 mod own_names;
 pub mod postgres;
 mod program;
+pub mod redis;
 mod said;
 pub mod sqlite;
 mod tls;
@@ -296,9 +297,21 @@ pub enum SourceError {
     /// Something with a MySQL or MariaDB server failed.
     #[error("{0}")]
     Mysql(mysql::MysqlError),
+    /// Something with a Redis or Valkey server failed.
+    #[error("{0}")]
+    Redis(redis::RedisError),
     /// Told to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<redis::RedisError> for SourceError {
+    fn from(error: redis::RedisError) -> Self {
+        match error {
+            redis::RedisError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            error => Self::Redis(error),
+        }
+    }
 }
 
 impl From<mysql::MysqlError> for SourceError {
@@ -367,8 +380,8 @@ pub(crate) fn beside(target: &Path, tag: &str) -> PathBuf {
 }
 
 /// Makes a part of a text.
-pub(crate) fn text_part(name: &str, text: String) -> PartReader {
-    let (mut writer, reader) = part_pipe(fixed_part(name, MediaType::Sql, Some(text.len() as u64)));
+pub(crate) fn text_part(name: &str, media_type: MediaType, text: String) -> PartReader {
+    let (mut writer, reader) = part_pipe(fixed_part(name, media_type, Some(text.len() as u64)));
     // Ends by itself when the reader goes away.
     drop(tokio::spawn(async move {
         if writer.send(Bytes::from(text)).await.is_ok() {

@@ -111,6 +111,7 @@ fn source_json(source: &SourceConfig) -> Value {
             value["lock_tables"] = json!(mysql.options.lock_tables);
             value["programs"] = json!(mysql.options.programs);
         }
+        SourceKind::Redis(redis) => show_connection(&redis.connection, &mut value),
     }
     value
 }

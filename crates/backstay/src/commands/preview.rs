@@ -7,7 +7,7 @@ use backstay_engine::event::Event;
 use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
 use backstay_engine::vault::Vault;
-use backstay_format::{Content, ServerDatabase, TableRows};
+use backstay_format::{Content, RedisContent, RedisDatabase, ServerDatabase, TableRows};
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -181,8 +181,39 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
             lines.push(format!("          views, routines, triggers and events: {beside}"));
             lines
         }
+        Some(Content::Redis(server)) => {
+            let now = match &plan.outlook.present {
+                Some(Content::Redis(now)) => Some(&*now.databases),
+                _ => None,
+            };
+            keys_then_and_now(server, now)
+        }
         None => Vec::new(),
     }
+}
+
+/// Shows the databases of a server with their keys in the backup, and now.
+fn keys_then_and_now(then: &RedisContent, now: Option<&[RedisDatabase]>) -> Vec<String> {
+    let total: u64 = then.databases.iter().map(|database| database.keys).sum();
+    let libraries = then.functions.len();
+    let mut lines = vec![format!("Holds     {total} keys, and {libraries} libraries of functions")];
+    for database in &then.databases {
+        let keys_now = now.map(|now| {
+            let same = now.iter().find(|now| now.number == database.number);
+            format!(", {} now", same.map_or(0, |same| same.keys))
+        });
+        let RedisDatabase { number, keys, expiring, .. } = database;
+        let now = keys_now.unwrap_or_default();
+        lines.push(format!(
+            "          database {number}: {keys} keys, {expiring} of them expire{now}"
+        ));
+    }
+    let known = |number| then.databases.iter().any(|database| database.number == number);
+    let others = now.into_iter().flatten().filter(|now| !known(now.number));
+    lines.extend(
+        others.map(|now| format!("          database {}: none, {} now", now.number, now.keys)),
+    );
+    lines
 }
 
 /// Shows the tables with their rows in the backup, and now: what would be lost.

@@ -6,13 +6,13 @@ use backstay_engine::source::mysql::MysqlOptions;
 use backstay_engine::source::{Connection, TlsMode};
 
 use super::Env;
-use super::raw::{Faults, RawSource, expand};
+use super::raw::{Faults, RawSource};
 use super::server::{self, Dialect};
-use super::storage::resolve_file;
 
 const DIALECT: Dialect = Dialect {
-    schemes: &["mysql", "mariadb"],
+    schemes: &[("mysql", TlsMode::Prefer), ("mariadb", TlsMode::Prefer)],
     port: 3306,
+    usual: None,
     database: "mysql",
     parameter,
     parameters: "ssl-mode, ssl-ca, ssl-cert and ssl-key",
@@ -40,13 +40,8 @@ impl MysqlConfig {
     }
 
     /// Aims at another server. Returns the database of the URL.
-    ///
-    /// The URL may be a reference, `${NAME}` or `file:/path`: what stands on a command line, everybody on the machine can
-    /// read.
     pub(crate) fn aim(&mut self, url: &str, env: Env<'_>) -> Result<String, String> {
-        let resolved = resolve_file(&expand(url, env)?)?;
-        let (connection, _) = server::of_url(&resolved, &DIALECT)?;
-        server::refuse_open_password(&connection, url)?;
+        let (connection, _) = server::of_reference(url, &DIALECT, env)?;
         self.connection = connection;
         self.elsewhere = true;
         Ok(self.connection.database.clone())

@@ -9,14 +9,14 @@ use backstay_engine::source::{Connection, Databases, TlsMode};
 use jiff::SignedDuration;
 use toml::Spanned;
 
-use super::raw::{Faults, RawSource, expand};
+use super::raw::{Faults, RawSource};
 use super::server::{self, Dialect};
-use super::storage::resolve_file;
 use super::{Env, passfile};
 
 const DIALECT: Dialect = Dialect {
-    schemes: &["postgres", "postgresql"],
+    schemes: &[("postgres", TlsMode::Prefer), ("postgresql", TlsMode::Prefer)],
     port: 5432,
+    usual: None,
     database: "postgres",
     parameter,
     parameters: "host, passfile, sslmode, sslrootcert, sslcert and sslkey",
@@ -68,13 +68,8 @@ impl PostgresConfig {
     }
 
     /// Aims at another server. Returns the database of the URL.
-    ///
-    /// The URL may be a reference, `${NAME}` or `file:/path`: what stands on a command line, everybody on the machine can
-    /// read.
     pub(crate) fn aim(&mut self, url: &str, env: Env<'_>) -> Result<String, String> {
-        let resolved = resolve_file(&expand(url, env)?)?;
-        let (connection, passfile) = server::of_url(&resolved, &DIALECT)?;
-        server::refuse_open_password(&connection, url)?;
+        let (connection, passfile) = server::of_reference(url, &DIALECT, env)?;
         self.connection = connection;
         self.elsewhere = true;
         self.find_password(passfile.as_deref(), env)?;

@@ -82,7 +82,7 @@ pub(super) struct RawStorage {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
-    /// `files`, `sqlite`, `postgres` or `mysql` (MariaDB, too).
+    /// `files`, `sqlite`, `postgres`, `mysql` (MariaDB, too) or `redis` (Valkey, too).
     #[schemars(with = "String")]
     pub(super) kind: Spanned<String>,
     /// The root of a tree, or a database's file.
@@ -102,7 +102,8 @@ pub(super) struct RawSource {
     /// Whether file systems mounted below the root are left out.
     #[serde(default)]
     pub(super) one_file_system: bool,
-    /// Where a database is: `postgres://user:password@host:5432/database?sslmode=require`, `mysql://user:password@host:3306/database`.
+    /// Where a database is: `postgres://user:password@host:5432/database?sslmode=require`, `mysql://user:password@host:3306/database`,
+    /// `rediss://user:password@host:6379`.
     #[schemars(with = "Option<String>")]
     pub(super) url: Option<Spanned<String>>,
     /// The database's server: a name, an address, or the directory of a Unix socket.

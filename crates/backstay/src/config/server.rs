@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use toml::Spanned;
 use url::Url;
 
-use super::raw::{Faults, RawSource};
+use super::raw::{Faults, RawSource, expand};
 use super::storage::resolve_file;
 use super::{Env, ssh};
 
@@ -17,14 +17,22 @@ type Parameter = fn(&mut Connection, &mut Option<PathBuf>, &str, &str) -> Result
 
 /// What differs between kinds of servers.
 pub(super) struct Dialect {
-    /// The first is the one to write.
-    pub(super) schemes: &'static [&'static str],
+    /// With what each says of sealing; the first is the one to write.
+    pub(super) schemes: &'static [(&'static str, TlsMode)],
     pub(super) port: u16,
+    /// The user and the database where none is named, if they need not be.
+    pub(super) usual: Option<(&'static str, &'static str)>,
     /// A database that every server has.
     pub(super) database: &'static str,
     pub(super) parameter: Parameter,
     /// The known ones, for a person.
     pub(super) parameters: &'static str,
+}
+
+impl Dialect {
+    fn scheme(&self) -> &'static str {
+        self.schemes[0].0
+    }
 }
 
 /// The fields that say where a server is and how it is reached.
@@ -43,8 +51,8 @@ fn fields(raw: &RawSource) -> [(&'static str, Option<&Spanned<String>>); 8] {
 
 /// Refuses what would be ignored: no server is asked.
 pub(super) fn refuse_fields(raw: &RawSource, faults: &mut Faults<'_>) {
-    const PROBLEM: &str = "only a source of kind `postgres` or `mysql` has it";
-    let more = [("tls_key_file", raw.tls_key_file.as_ref()), ("programs", raw.programs.as_ref())];
+    const PROBLEM: &str = "only a source of kind `postgres`, `mysql` or `redis` has it";
+    let more = [("tls_key_file", raw.tls_key_file.as_ref())];
     for (name, value) in fields(raw).into_iter().chain(more) {
         if let Some(value) = value {
             faults.add(name, value.span(), PROBLEM);
@@ -55,6 +63,14 @@ pub(super) fn refuse_fields(raw: &RawSource, faults: &mut Faults<'_>) {
     }
     if let Some(ssh) = &raw.ssh {
         faults.add("ssh", ssh.span(), PROBLEM);
+    }
+}
+
+/// Refuses what would be ignored: none of the server's programs is run.
+pub(super) fn refuse_programs(raw: &RawSource, faults: &mut Faults<'_>) {
+    if let Some(programs) = &raw.programs {
+        let problem = "only a source of kind `postgres` or `mysql` has it";
+        faults.add("programs", programs.span(), problem);
     }
 }
 
@@ -118,13 +134,18 @@ fn separate_fields(
             None
         }
     };
+    let (usual_user, usual_database) = dialect.usual.unzip();
     let (host, user, database) = (
         needed("host", &raw.host),
-        needed("user", &raw.user),
-        match &raw.database {
+        match (&raw.user, usual_user) {
+            (None, Some(usual)) => Some(usual.to_owned()),
+            (user, _) => needed("user", user),
+        },
+        match (&raw.database, usual_database) {
+            (None, Some(usual)) => Some(usual.to_owned()),
             // Only to look around from.
-            None if !raw.databases.is_empty() => Some(dialect.database.to_owned()),
-            database => needed("database", database),
+            (None, _) if !raw.databases.is_empty() => Some(dialect.database.to_owned()),
+            (database, _) => needed("database", database),
         },
     );
     let port = match &raw.port {
@@ -144,7 +165,7 @@ fn separate_fields(
         user: user?,
         password: None,
         database: database?,
-        tls: Tls::default(),
+        tls: Tls { mode: dialect.schemes[0].1, ..Tls::default() },
         tunnel: None,
     })
 }
@@ -201,19 +222,26 @@ pub(super) fn of_url(
     let url = Url::parse(text).map_err(|error| {
         format!(
             "is no URL ({error}); expected {}://user:password@host:{}/database, special characters as %XX",
-            dialect.schemes[0], dialect.port
+            dialect.scheme(), dialect.port
         )
     })?;
-    let expected = dialect.schemes[0];
-    if !dialect.schemes.contains(&url.scheme()) {
+    let expected = dialect.scheme();
+    let Some((_, mode)) = dialect.schemes.iter().find(|(scheme, _)| *scheme == url.scheme()) else {
         return Err(format!("begins with `{}:`, expected `{expected}:`", url.scheme()));
-    }
+    };
     let decoded = |what: &str, text: &str| {
         let bytes = percent_encoding::percent_decode_str(text);
         bytes.decode_utf8().map(String::from).map_err(|_| format!("has a {what} that is no UTF-8"))
     };
-    let database = decoded("database", url.path().strip_prefix('/').unwrap_or_default())?;
-    let user = decoded("user", url.username())?;
+    let mut database = decoded("database", url.path().strip_prefix('/').unwrap_or_default())?;
+    let mut user = decoded("user", url.username())?;
+    if let Some((usual_user, usual_database)) = dialect.usual {
+        for (found, usual) in [(&mut user, usual_user), (&mut database, usual_database)] {
+            if found.is_empty() {
+                usual.clone_into(found);
+            }
+        }
+    }
     if database.is_empty() || user.is_empty() {
         let missing = if user.is_empty() { "user" } else { "database" };
         return Err(format!(
@@ -230,7 +258,7 @@ pub(super) fn of_url(
         user,
         password: password.map(SecretString::from),
         database,
-        tls: Tls::default(),
+        tls: Tls { mode: *mode, ..Tls::default() },
         tunnel: None,
     };
     let mut passfile = None;
@@ -251,8 +279,21 @@ pub(super) fn of_url(
     Ok((connection, passfile))
 }
 
+/// Reads the URL of another server, and the file of passwords that it names.
+///
+/// The URL may be a reference, `${NAME}` or `file:/path`: what stands on a command line, everybody on the machine can read.
+pub(super) fn of_reference(
+    given: &str,
+    dialect: &Dialect,
+    env: Env<'_>,
+) -> Result<(Connection, Option<PathBuf>), String> {
+    let (connection, passfile) = of_url(&resolve_file(&expand(given, env)?)?, dialect)?;
+    refuse_open_password(&connection, given)?;
+    Ok((connection, passfile))
+}
+
 /// Refuses a password that everybody on this machine can read on a command line.
-pub(super) fn refuse_open_password(connection: &Connection, given: &str) -> Result<(), String> {
+fn refuse_open_password(connection: &Connection, given: &str) -> Result<(), String> {
     let is_reference = given.starts_with("file:") || given.contains("${");
     if connection.password.is_none() || is_reference {
         return Ok(());

@@ -18,6 +18,7 @@ use super::Env;
 use super::mysql::{self, MysqlConfig};
 use super::postgres::{self, PostgresConfig};
 use super::raw::{Faults, RawCheck, RawHook, RawSource};
+use super::redis::{self, RedisConfig};
 use super::server;
 use crate::exit::UsageError;
 
@@ -29,7 +30,7 @@ const DEFAULT_RETRIES: u32 = 2;
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_mins(1);
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Kinds that the design names and this version does not have.
-const LATER_KINDS: [&str; 3] = ["duckdb", "redis", "command"];
+const LATER_KINDS: [&str; 2] = ["duckdb", "command"];
 
 /// A source, checked.
 #[derive(Debug, Clone)]
@@ -61,6 +62,7 @@ pub(crate) enum SourceKind {
     Sqlite { path: PathBuf },
     Postgres(Box<PostgresConfig>),
     Mysql(Box<MysqlConfig>),
+    Redis(Box<RedisConfig>),
 }
 
 /// A tree of files.
@@ -80,6 +82,7 @@ impl SourceKind {
             Self::Sqlite { .. } => "sqlite",
             Self::Postgres(_) => "postgres",
             Self::Mysql(_) => "mysql",
+            Self::Redis(_) => "redis",
         }
     }
 
@@ -94,6 +97,7 @@ impl SourceKind {
                 PostgresConfig::of_location(origin, env).ok().map(Box::new).map(Self::Postgres)
             }
             "mysql" => MysqlConfig::of_location(origin).ok().map(Box::new).map(Self::Mysql),
+            "redis" => RedisConfig::of_location(origin).ok().map(Box::new).map(Self::Redis),
             _ => None,
         }
     }
@@ -105,6 +109,7 @@ impl SourceKind {
             Self::Sqlite { path } => path.to_string_lossy().into_owned(),
             Self::Postgres(postgres) => postgres.location(),
             Self::Mysql(mysql) => mysql.location(),
+            Self::Redis(redis) => redis.location(),
         }
     }
 
@@ -120,6 +125,7 @@ impl SourceKind {
         let (aimed, keeps_names) = match self {
             Self::Postgres(postgres) => (postgres.aim(url, env), postgres.databases.is_some()),
             Self::Mysql(mysql) => (mysql.aim(url, env), false),
+            Self::Redis(redis) => (redis.aim(url, env), false),
             Self::Files(_) | Self::Sqlite { .. } => return Ok(Some(to.to_owned())),
         };
         let database = aimed.map_err(|problem| UsageError(format!("--to {problem}")))?;
@@ -337,6 +343,9 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
         mysql::refuse_fields(raw, faults);
     }
     if !["postgres", "mysql"].contains(&kind) {
+        server::refuse_programs(raw, faults);
+    }
+    if !["postgres", "mysql", "redis"].contains(&kind) {
         server::refuse_fields(raw, faults);
     }
     match kind {
@@ -348,8 +357,9 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
         "sqlite" => check_path(raw, env, faults).map(|path| SourceKind::Sqlite { path }),
         "postgres" => postgres::check(raw, env, faults).map(Box::new).map(SourceKind::Postgres),
         "mysql" => mysql::check(raw, env, faults).map(Box::new).map(SourceKind::Mysql),
+        "redis" => redis::check(raw, env, faults).map(Box::new).map(SourceKind::Redis),
         other => {
-            let expected = "`files`, `sqlite`, `postgres` or `mysql`";
+            let expected = "`files`, `sqlite`, `postgres`, `mysql` or `redis`";
             let problem = if LATER_KINDS.contains(&other) {
                 format!("kind `{other}` is not in this version; expected {expected}")
             } else {

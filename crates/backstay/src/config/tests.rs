@@ -54,7 +54,7 @@ fn each_fault_names_line_field_and_what_is_expected() {
     );
     assert!(
         with("'files'", "'tree'")
-            .contains("found `tree`, expected `files`, `sqlite`, `postgres` or `mysql`")
+            .contains("found `tree`, expected `files`, `sqlite`, `postgres`, `mysql` or `redis`")
     );
     assert!(
         with("storage = 'disk'", "storage = 'dsk'")

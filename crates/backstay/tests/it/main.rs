@@ -28,6 +28,7 @@ mod postgres_shapes;
 mod postgres_size;
 mod postgres_tables;
 mod postgres_tls;
+mod redis;
 mod restores;
 mod s3;
 mod servers;

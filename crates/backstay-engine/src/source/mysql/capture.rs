@@ -274,7 +274,7 @@ impl Dumping {
 impl Capture for DatabaseCapture {
     async fn next_part(&mut self, _cx: &Cx) -> Result<Option<PartReader>, SourceError> {
         match self.texts.pop() {
-            Some((name, text)) => Ok(Some(text_part(name, text))),
+            Some((name, text)) => Ok(Some(text_part(name, MediaType::Sql, text))),
             None => Ok(self.dump.take()),
         }
     }

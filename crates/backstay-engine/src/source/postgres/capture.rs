@@ -279,7 +279,7 @@ pub(super) fn engine(server_version: &str) -> String {
 impl Capture for DatabaseCapture {
     async fn next_part(&mut self, _cx: &Cx) -> Result<Option<PartReader>, SourceError> {
         match self.texts.pop() {
-            Some((name, text)) => Ok(Some(text_part(&name, text))),
+            Some((name, text)) => Ok(Some(text_part(&name, MediaType::Sql, text))),
             None => Ok(self.dump.take()),
         }
     }

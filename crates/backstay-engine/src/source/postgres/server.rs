@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use async_trait::async_trait;
-use backstay_format::{Content, ItemError, PostgresServerContent, ServerDatabase};
+use backstay_format::{Content, ItemError, MediaType, PostgresServerContent, ServerDatabase};
 use jiff::Timestamp;
 use tokio_postgres::Client;
 
@@ -177,7 +177,7 @@ impl ServerCapture {
 impl Capture for ServerCapture {
     async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError> {
         if let Some((name, text)) = self.texts.pop() {
-            return Ok(Some(text_part(&name, text)));
+            return Ok(Some(text_part(&name, MediaType::Sql, text)));
         }
         loop {
             if let Some(reading) = &mut self.reading

@@ -1,0 +1,424 @@
+//! What a restore replaces, and putting it into place and back: databases change their numbers in one transaction.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::RedisSource;
+use super::connection::RedisConnection as _;
+use super::describe::{self, MARK, Mark, Server, name_of};
+use super::error::{RedisError, refused, statement};
+use super::wire::{Reply, Session};
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::event::Event;
+use crate::swap::{self, Direction, Swapper, failed, foreign};
+
+/// How often is looked whether the server has written its data to its disk.
+const SAVED_EVERY: Duration = Duration::from_millis(100);
+/// How long is waited for the server's log to reach its disk, in milliseconds.
+const LOG_WAIT_MILLISECONDS: &[u8] = b"10000";
+
+/// Databases that were loaded, and those that they replace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replacement {
+    /// Host and port.
+    pub(super) server: String,
+    /// The restore's name, in the marks of its databases.
+    pub(super) tag: String,
+    /// Each database, and where the other state of it lies.
+    pub(super) pairs: Vec<Pair>,
+    /// The functions of the server, if they are replaced too.
+    pub(super) functions: Option<Functions>,
+}
+
+/// A database, and where the other state of it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pair {
+    /// The number in the backup, if it has such a database.
+    pub(super) of: Option<u64>,
+    /// The number that is fought for.
+    pub(super) database: u64,
+    /// The number of the other. The same where an empty database was loaded in its place, since no number was free.
+    pub(super) spare: u64,
+}
+
+/// The code of libraries of functions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Functions {
+    pub(super) restored: Vec<String>,
+    /// Known once a swap was worked out.
+    pub(super) replaced: Vec<String>,
+}
+
+/// A change of numbers, worked out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swap {
+    /// Of what.
+    pub replacement: Replacement,
+    direction: Direction,
+}
+
+impl Replacement {
+    /// Returns the databases that are fought for.
+    pub fn target(&self) -> String {
+        let numbers = self.pairs.iter().map(|pair| pair.database.to_string());
+        label(&self.server, numbers)
+    }
+
+    /// Returns where the other state is kept, for a person.
+    pub fn beside(&self) -> String {
+        let numbers = self.pairs.iter().map(|pair| pair.spare.to_string());
+        label(&self.server, numbers)
+    }
+
+    /// Returns where what was loaded for a database of the backup lies.
+    pub(super) fn place_of(&self, database: u64) -> Option<u64> {
+        self.pairs.iter().find(|pair| pair.of == Some(database)).map(|pair| pair.spare)
+    }
+}
+
+/// Names databases of a server, for a person.
+pub(super) fn label(server: &str, numbers: impl Iterator<Item = String>) -> String {
+    let numbers: Vec<String> = numbers.collect();
+    format!("{server}, databases {}", numbers.join(", "))
+}
+
+/// Swaps databases.
+pub(super) struct DatabaseSwapper {
+    source: RedisSource,
+}
+
+impl DatabaseSwapper {
+    pub(super) fn new(source: &RedisSource) -> Self {
+        Self { source: source.clone() }
+    }
+
+    /// Opens a session with the server that the databases are on.
+    async fn session(&self, cx: &Cx, replacement: &Replacement) -> Result<Session, RedisError> {
+        self.source.connection.check_server(&replacement.server).map_err(refused)?;
+        self.source.connection.session(cx).await
+    }
+
+    async fn work_out(
+        &self,
+        cx: &Cx,
+        mut replacement: Replacement,
+        direction: Direction,
+    ) -> Result<Swap, RedisError> {
+        if let Some(functions) = &mut replacement.functions {
+            let mut session = self.source.connection.session(cx).await?;
+            let present = describe::functions(&mut session).await?;
+            match direction {
+                Direction::Restore => functions.replaced = present,
+                Direction::Undo => functions.restored = present,
+            }
+        }
+        Ok(Swap { replacement, direction })
+    }
+
+    async fn exchange(
+        &self,
+        cx: &Cx,
+        replacement: &Replacement,
+        direction: Direction,
+    ) -> Result<(), RedisError> {
+        let mut session = self.session(cx, replacement).await?;
+        if !is_done(&mut session, replacement, direction).await? {
+            exchange_numbers(&mut session, replacement, direction).await?;
+        }
+        if let Some(functions) = &replacement.functions {
+            let wanted = match direction {
+                Direction::Restore => &functions.restored,
+                Direction::Undo => &functions.replaced,
+            };
+            set_functions(&mut session, wanted).await?;
+        }
+        if let Err(error) = cx.run(reach_disk(&mut session)).await? {
+            let text =
+                format!("whether the server has written it all to its disk is not known: {error}");
+            cx.event(Event::Warning { text });
+        }
+        Ok(())
+    }
+
+    async fn is_parked(&self, cx: &Cx, replacement: &Replacement) -> Result<bool, RedisError> {
+        let mut session = self.session(cx, replacement).await?;
+        is_marked(&mut session, replacement, Direction::Undo).await
+    }
+
+    async fn is_nothing(&self, cx: &Cx, replacement: &Replacement) -> Result<bool, RedisError> {
+        let mut session = self.session(cx, replacement).await?;
+        for pair in &replacement.pairs {
+            if describe::mark(&mut session, pair.spare).await?.is_some()
+                && describe::size(&mut session).await? > 1
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn empty(&self, cx: &Cx, replacement: &Replacement) -> Result<(), RedisError> {
+        let mut session = self.session(cx, replacement).await?;
+        for pair in &replacement.pairs {
+            empty_if_marked(&mut session, pair.spare, &replacement.tag).await?;
+        }
+        Ok(())
+    }
+
+    async fn empty_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, RedisError> {
+        let mut session = self.source.connection.session(cx).await?;
+        let server = Server::of(&mut session).await?;
+        let mut swept = Vec::new();
+        for (database, mark) in describe::marks(&mut session, &server).await? {
+            if mark.holds == Direction::Restore && !known.contains(&mark.tag.as_str()) {
+                empty_if_marked(&mut session, database, &mark.tag).await?;
+                swept.push(format!("database {database}"));
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// Says whether every database of a restore that has a number of its own is marked as one that holds this.
+async fn is_marked(
+    session: &mut Session,
+    replacement: &Replacement,
+    holds: Direction,
+) -> Result<bool, RedisError> {
+    let mut found = false;
+    for pair in replacement.pairs.iter().filter(|pair| pair.spare != pair.database) {
+        let wanted = Mark { tag: replacement.tag.clone(), holds };
+        if describe::mark(session, pair.spare).await? != Some(wanted) {
+            return Ok(false);
+        }
+        found = true;
+    }
+    Ok(found)
+}
+
+/// Says whether a swap was done. All databases change their numbers at once, so one of them tells.
+async fn is_done(
+    session: &mut Session,
+    replacement: &Replacement,
+    direction: Direction,
+) -> Result<bool, RedisError> {
+    let Some(first) = replacement.pairs.first() else { return Ok(true) };
+    let mark = describe::mark(session, first.spare).await?;
+    let mark = mark.filter(|mark| mark.tag == replacement.tag);
+    match mark {
+        Some(mark) => Ok(mark.holds != direction),
+        None if first.spare == first.database => Ok(true),
+        None => Err(refused(format!(
+            "database {} does not hold what the restore put there any more: somebody emptied it",
+            first.spare
+        ))),
+    }
+}
+
+/// Exchanges all databases in one transaction of the server. It has no way back from an error in the middle, so whatever could be one
+/// is looked at before.
+async fn exchange_numbers(
+    session: &mut Session,
+    replacement: &Replacement,
+    direction: Direction,
+) -> Result<(), RedisError> {
+    const ACTION: &str = "swap the databases";
+    let mark = Mark { tag: replacement.tag.clone(), holds: direction.reversed() }.value();
+    let word = |text: &str| text.as_bytes().to_vec();
+    let mut commands = vec![vec![word("MULTI")]];
+    for pair in &replacement.pairs {
+        let (spare, database) = (pair.spare.to_string(), pair.database.to_string());
+        commands.push(vec![word("SELECT"), word(&spare)]);
+        commands.push(vec![word("DEL"), word(MARK)]);
+        if pair.spare != pair.database {
+            commands.push(vec![word("SWAPDB"), word(&database), word(&spare)]);
+            commands.push(vec![word("SET"), word(MARK), word(&mark)]);
+        }
+    }
+    // A command that cannot be queued makes the whole of it void.
+    commands.push(vec![word("EXEC")]);
+    let done = session.ask_all(ACTION, &commands).await?;
+    match done.into_iter().last().map(Reply::list) {
+        Some(results) if results.len() == commands.len() - 2 => {
+            let refusal = results.iter().find(|result| matches!(result, Reply::Error(_)));
+            refusal.map_or(Ok(()), |refusal| Err(statement(ACTION, &refusal.text())))
+        }
+        _ => Err(statement(ACTION, "the server did not do it")),
+    }
+}
+
+/// Makes the server have these libraries and no others.
+async fn set_functions(session: &mut Session, wanted: &[String]) -> Result<(), RedisError> {
+    let present = describe::functions(session).await?;
+    for code in present.iter().filter(|code| !wanted.contains(code)) {
+        let words: [&[u8]; 3] = [b"FUNCTION", b"DELETE", name_of(code).as_bytes()];
+        session.ask("remove a library of functions", &words).await?;
+    }
+    for code in wanted.iter().filter(|code| !present.contains(code)) {
+        let words: [&[u8]; 4] = [b"FUNCTION", b"LOAD", b"REPLACE", code.as_bytes()];
+        session.ask("load a library of functions", &words).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the server has on its disk what it has in memory, in the way in which it is set to keep it.
+async fn reach_disk(session: &mut Session) -> Result<(), RedisError> {
+    const ACTION: &str = "write to the disk";
+    if Server::of(session).await?.keeps_log {
+        let broken = |cause| RedisError::Broken { action: ACTION, cause };
+        // Servers before Redis 7.2 cannot be asked for it; theirs is at most a second behind.
+        session.exchange(&[b"WAITAOF", b"1", b"0", LOG_WAIT_MILLISECONDS]).await.map_err(broken)?;
+        return Ok(());
+    }
+    let points = session
+        .ask("ask when the server writes to its disk", &[b"CONFIG", b"GET", b"save"])
+        .await?;
+    if points.list().get(1).is_none_or(|points| points.text().is_empty()) {
+        // It is set to keep nothing.
+        return Ok(());
+    }
+    session.ask(ACTION, &[b"BGSAVE", b"SCHEDULE"]).await?;
+    loop {
+        tokio::time::sleep(SAVED_EVERY).await;
+        let state = session.ask(ACTION, &[b"INFO", b"persistence"]).await?.text();
+        let is = |line: &str| state.lines().any(|found| found.trim_end() == line);
+        if !is("rdb_bgsave_in_progress:0") {
+            continue;
+        }
+        if !is("rdb_last_bgsave_status:ok") {
+            return Err(statement(ACTION, "BGSAVE failed; look into the server's log"));
+        }
+        if is("rdb_changes_since_last_save:0") || !is("aof_rewrite_in_progress:1") {
+            return Ok(());
+        }
+    }
+}
+
+/// Marks an empty database.
+pub(super) async fn set_mark(
+    session: &mut Session,
+    database: u64,
+    mark: &Mark,
+) -> Result<(), RedisError> {
+    describe::select(session, database).await?;
+    let value = mark.value();
+    let words: [&[u8]; 4] = [b"SET", MARK.as_bytes(), value.as_bytes(), b"NX"];
+    match session.ask("mark a free database", &words).await? {
+        Reply::Nothing => Err(refused(format!("another restore uses database {database}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Empties a database if the mark of this restore stands in it; nothing else is ever emptied.
+pub(super) async fn empty_if_marked(
+    session: &mut Session,
+    database: u64,
+    tag: &str,
+) -> Result<(), RedisError> {
+    if describe::mark(session, database).await?.is_some_and(|mark| mark.tag == tag) {
+        session.ask("empty a database that was set aside", &[b"FLUSHDB"]).await?;
+    }
+    Ok(())
+}
+
+/// Asks a database that was loaded, as if our mark were not in it. The words of the query are divided by spaces.
+pub(super) async fn ask(
+    session: &mut Session,
+    database: u64,
+    query: &str,
+) -> Result<String, RedisError> {
+    const ACTION: &str = "ask the query";
+    let word = |text: &str| text.as_bytes().to_vec();
+    let Some(mark) = describe::mark(session, database).await? else {
+        return Err(refused("what was loaded is gone"));
+    };
+    let commands = [
+        vec![word("MULTI")],
+        vec![word("DEL"), word(MARK)],
+        query.split_whitespace().map(word).collect(),
+        vec![word("SET"), word(MARK), word(&mark.value())],
+        vec![word("EXEC")],
+    ];
+    let done = session.ask_all(ACTION, &commands).await?;
+    match done.into_iter().last().map(Reply::list).unwrap_or_default().get(1) {
+        Some(Reply::Error(finding)) => Err(statement(ACTION, finding)),
+        Some(answer) => Ok(answer.text()),
+        None => Err(statement(ACTION, "the server did not do it")),
+    }
+}
+
+fn ours(replacement: &swap::Replacement) -> Result<&Replacement, EngineError> {
+    match replacement {
+        swap::Replacement::Redis(replacement) => Ok(replacement),
+        other => Err(foreign(other)),
+    }
+}
+
+#[async_trait]
+impl Swapper for DatabaseSwapper {
+    async fn plan(
+        &self,
+        cx: &Cx,
+        replacement: &swap::Replacement,
+        direction: Direction,
+    ) -> Result<swap::Swap, EngineError> {
+        let swap = self.work_out(cx, ours(replacement)?.clone(), direction).await;
+        swap.map(|swap| swap::Swap::Redis(Box::new(swap))).map_err(failed)
+    }
+
+    async fn run(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
+        match swap {
+            swap::Swap::Redis(swap) => {
+                self.exchange(cx, &swap.replacement, swap.direction).await.map_err(failed)
+            }
+            other => Err(foreign(other)),
+        }
+    }
+
+    async fn roll_back(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
+        match swap {
+            swap::Swap::Redis(swap) => {
+                let back = swap.direction.reversed();
+                self.exchange(cx, &swap.replacement, back).await.map_err(failed)
+            }
+            other => Err(foreign(other)),
+        }
+    }
+
+    async fn replaced_nothing(
+        &self,
+        cx: &Cx,
+        replacement: &swap::Replacement,
+    ) -> Result<bool, EngineError> {
+        self.is_nothing(cx, ours(replacement)?).await.map_err(failed)
+    }
+
+    async fn can_go_back(
+        &self,
+        cx: &Cx,
+        replacement: &swap::Replacement,
+    ) -> Result<bool, EngineError> {
+        self.is_parked(cx, ours(replacement)?).await.map_err(failed)
+    }
+
+    async fn discard(&self, cx: &Cx, replacement: &swap::Replacement) -> Result<(), EngineError> {
+        self.empty(cx, ours(replacement)?).await.map_err(failed)
+    }
+
+    async fn sweep(
+        &self,
+        cx: &Cx,
+        known: &[swap::Replacement],
+    ) -> Result<Vec<String>, EngineError> {
+        let known = known.iter().filter_map(|one| ours(one).ok());
+        let tags: Vec<&str> = known.map(|one| one.tag.as_str()).collect();
+        self.empty_unknown(cx, &tags).await.map_err(failed)
+    }
+}
