@@ -82,7 +82,8 @@ impl RedisServer {
             dir.display()
         );
         let is_sealed = settings.iter().any(|setting| setting.starts_with("tls-cert-file"));
-        let ports = if is_sealed { format!("port 0\ntls-port {port}") } else { format!("port {port}") };
+        let ports =
+            if is_sealed { format!("port 0\ntls-port {port}") } else { format!("port {port}") };
         writeln!(text, "{ports}\n{}", settings.join("\n")).expect("text");
         let file = dir.join("redis.conf");
         std::fs::write(&file, text).expect("a configuration");
@@ -149,7 +150,8 @@ impl RedisServer {
     pub fn ask(&self, database: u32, words: &[&str]) -> String {
         let output = self.query(database, words);
         let answer = exact(&output.stdout).trim_end().to_owned();
-        let is_error = ["ERR", "WRONG", "NO", "OOM", "MISCONF"].iter().any(|word| answer.starts_with(word));
+        let is_error =
+            ["ERR", "WRONG", "NO", "OOM", "MISCONF"].iter().any(|word| answer.starts_with(word));
         assert!(output.status.success() && !is_error, "{words:?}: {answer}");
         answer
     }
@@ -170,11 +172,18 @@ impl RedisServer {
     pub fn digest(&self) -> String {
         let mut texts = vec![self.ask(0, &["DEBUG", "DIGEST"]), self.ask(0, &["INFO", "keyspace"])];
         // How long keys live on average changes with every look.
-        texts[1] = texts[1].lines().map(|line| line.split(",avg").next().unwrap_or_default().to_owned() + "\n").collect();
+        texts[1] = texts[1]
+            .lines()
+            .map(|line| line.split(",avg").next().unwrap_or_default().to_owned() + "\n")
+            .collect();
         for database in 0..16 {
             texts.extend([KEYS, STREAMS].map(|script| self.ask(database, &["EVAL", script, "0"])));
         }
-        texts.push(self.ask(0, &["FUNCTION", "LIST", "WITHCODE"]));
+        // Listed in no order.
+        let functions = self.ask(0, &["FUNCTION", "LIST", "WITHCODE"]);
+        let mut functions: Vec<String> = functions.lines().map(str::to_owned).collect();
+        functions.sort();
+        texts.extend(functions);
         texts.join("\n")
     }
 }

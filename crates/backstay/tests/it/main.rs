@@ -29,6 +29,7 @@ mod postgres_size;
 mod postgres_tables;
 mod postgres_tls;
 mod redis;
+mod redis_faults;
 mod restores;
 mod s3;
 mod servers;

@@ -366,8 +366,8 @@ impl Target for ServerTarget {
             large: content.large_values.iter().map(|value| (value.offset, value.bytes)).collect(),
             now: milliseconds(cx.now()),
         };
-        let mut session = self.source.connection.session(cx).await?;
-        self.loaded = load::run(cx, &mut session, data, order).await?;
+        let session = self.source.connection.session(cx).await?;
+        self.loaded = load::run(cx, session, data, order).await?;
         self.report.bytes = self.loaded.bytes;
         Ok(Applied::Done)
     }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret as _;
@@ -19,6 +20,8 @@ use crate::source::connection::{
 };
 use crate::source::{tls, with_causes};
 
+/// Less than for a whole connection, so that it is known what was waited for.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 /// The user that every server has.
 pub const DEFAULT_USER: &str = "default";
 
@@ -96,8 +99,12 @@ async fn sealed(connection: &Connection, stream: TcpStream) -> Result<Box<dyn St
     // The host stays who the server must prove to be, through a tunnel too.
     let name = ServerName::try_from(connection.host.clone());
     let name = name.map_err(|error| Cause::Tls(format!("{}: {error}", connection.host)))?;
-    let sealed = connector.connect(name, stream).await;
-    Ok(Box::new(sealed.map_err(|error| match error.kind() {
+    // A server that seals nothing waits for the end of what it takes for a line.
+    let sealed = tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(name, stream)).await;
+    let not_sealed = |_| {
+        Cause::Tls("the server does not answer to it: it may not be sealed at this port".to_owned())
+    };
+    Ok(Box::new(sealed.map_err(not_sealed)?.map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Cause::Tls(
             "the server closed the connection: it may not be sealed at this port".to_owned(),
         ),

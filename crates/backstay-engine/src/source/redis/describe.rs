@@ -57,7 +57,7 @@ impl Server {
         let fields: BTreeMap<&str, &str> =
             info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
         let field = |name: &str| fields.get(name).copied().unwrap_or_default();
-        let number = |name: &str| field(name).parse().unwrap_or(0);
+        let number = |name: &str| field(name).parse::<u64>().unwrap_or(0);
         let (name, version) = match field("valkey_version") {
             "" => ("Redis", field("redis_version")),
             version => ("Valkey", version),
@@ -73,7 +73,8 @@ impl Server {
         Self {
             engine: format!("{name} {version}"),
             series: series(version),
-            data_bytes: number("used_memory_dataset"),
+            // What the server calls its data lacks what it takes to find keys.
+            data_bytes: number("used_memory").saturating_sub(number("used_memory_startup")),
             used_bytes: number("used_memory"),
             max_bytes: number("maxmemory"),
             keeps_log: field("aof_enabled") == "1",

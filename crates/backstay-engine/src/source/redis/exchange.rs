@@ -177,7 +177,12 @@ impl DatabaseSwapper {
         let server = Server::of(&mut session).await?;
         let mut swept = Vec::new();
         for (database, mark) in describe::marks(&mut session, &server).await? {
-            if mark.holds == Direction::Restore && !known.contains(&mark.tag.as_str()) {
+            if known.contains(&mark.tag.as_str()) {
+                continue;
+            }
+            // What was replaced may be all that somebody has of it, and is nothing of ours to remove; without a key it is nothing.
+            describe::select(&mut session, database).await?;
+            if mark.holds == Direction::Restore || describe::size(&mut session).await? <= 1 {
                 empty_if_marked(&mut session, database, &mark.tag).await?;
                 swept.push(format!("database {database}"));
             }

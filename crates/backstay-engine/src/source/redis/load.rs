@@ -53,6 +53,20 @@ pub(super) struct LoadedKeys {
 /// Loads all keys that are wanted. What the server answers is read while more is sent.
 pub(super) async fn run(
     cx: &Cx,
+    mut session: Session,
+    data: PartReader,
+    order: Order,
+) -> Result<LoadedKeys, SourceError> {
+    let loaded = load(cx, &mut session, data, order).await;
+    if loaded.is_err() {
+        // Keys that are still under way must not come after the place was emptied.
+        session.end().await;
+    }
+    loaded
+}
+
+async fn load(
+    cx: &Cx,
     session: &mut Session,
     data: PartReader,
     order: Order,

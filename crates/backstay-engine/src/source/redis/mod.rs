@@ -9,6 +9,8 @@ mod error;
 mod exchange;
 mod load;
 mod rdb;
+#[cfg(test)]
+mod rdb_tests;
 mod tally;
 mod value;
 mod wire;

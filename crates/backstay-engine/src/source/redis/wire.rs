@@ -1,6 +1,7 @@
 //! Speaking with a server of Redis' kind (RESP, its second version).
 
 use std::io;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::io::{
@@ -10,6 +11,8 @@ use tokio::io::{
 
 use super::error::{RedisError, statement};
 
+/// How long a server may take for what it was sent before a session ended.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of a line that announces something, and of an error's text.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
 /// No string of these servers is longer.
@@ -79,6 +82,20 @@ impl Session {
     pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         let (reading, writing) = tokio::io::split(stream);
         Self { reading: Replies(BufReader::new(reading)), writing }
+    }
+
+    /// Ends the session, and waits until the server has done all that it was sent before: it closes its side only then.
+    pub(super) async fn end(mut self) {
+        let ended = async {
+            self.writing.shutdown().await?;
+            tokio::io::copy(&mut self.reading.0, &mut tokio::io::sink()).await
+        };
+        let ended: io::Result<io::Result<u64>> =
+            tokio::time::timeout(END_TIMEOUT, ended).await.map_err(Into::into);
+        if let Err(error) = ended.flatten() {
+            // Where the way is broken, there is nothing to wait for.
+            tracing::debug!(%error, "a session did not end as it should");
+        }
     }
 
     /// Sends a command and waits for its answer, which may be an error.

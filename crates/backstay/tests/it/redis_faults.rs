@@ -1,0 +1,459 @@
+//! Redis when something breaks: what is not whole is never called good, and a server is old or new (V7, V8, V50, V51).
+
+use std::process::Stdio;
+
+use backstay_testkit::certificates::Authority;
+use backstay_testkit::proxy::{Network, Proxy};
+use backstay_testkit::redis::{PASSWORD, RedisServer};
+use backstay_testkit::ssh::SshServer;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::faults::SmallDisk;
+use crate::mysql::assert_same;
+use crate::postgres_network::{ended, send, start, wait_until};
+use crate::redis::{made, move_to, nasty, with_server};
+use crate::shell::Shell;
+use crate::tunnels::ssh;
+
+/// How many databases a restore has marked.
+fn marked(server: &RedisServer) -> usize {
+    (0..16).filter(|number| server.ask(*number, &["EXISTS", "backstay:set-aside"]) == "1").count()
+}
+
+/// A server with two states, both backed up; and a network to it.
+struct Setting {
+    server: RedisServer,
+    proxy: Proxy,
+    shell: Shell,
+    /// Digest and backup; the server is in the first.
+    states: [(String, String); 2],
+}
+
+impl Setting {
+    fn new() -> Self {
+        let server = RedisServer::start();
+        server.script(0, "SET a old\nSET gone x\nRPUSH list 1 2 3\n");
+        server.script(2, "SET c old\n");
+        server.ask(
+            0,
+            &[
+                "FUNCTION",
+                "LOAD",
+                "#!lua name=f\nredis.register_function('f', function() return 1 end)",
+            ],
+        );
+        let shell = with_server(&server, "");
+        let state = || (server.digest(), made(&shell)["id"].as_str().unwrap().to_owned());
+        let old = state();
+        server.script(0, "SET a new\nDEL gone\nFUNCTION DELETE f\n");
+        server.script(2, "FLUSHDB\n");
+        server.script(4, "SET d new\n");
+        let new = state();
+        let proxy = Proxy::start(server.port);
+        move_to(&shell, &server, proxy.port);
+        Self { server, proxy, shell, states: [new, old] }
+    }
+
+    fn restore(&self) -> [&str; 6] {
+        ["restore", "db", "--id", &self.states[1].1, "--yes", "--no-safety-backup"]
+    }
+
+    /// Restores once more: what was left beside is swept.
+    fn ends_clean(&self) {
+        self.shell.run(&["confirm", "db"]);
+        self.shell.ends(0, &self.restore());
+        self.shell.ends(0, &["confirm", "db"]);
+        assert_same(&self.server.digest(), &self.states[1].0);
+        assert_eq!(marked(&self.server), 0);
+    }
+
+    /// Finishes what was begun, and looks that the server is in one of its states. Returns whether that is the other one.
+    fn settle(&mut self, context: &str) -> bool {
+        while self.shell.run(&["confirm", "db"]).status.success() {}
+        let now = self.server.digest();
+        if now == self.states[1].0 {
+            self.states.swap(0, 1);
+            return true;
+        }
+        let aside = marked(&self.server);
+        if aside > 0 {
+            // What was only loaded lies beside until the next restore sweeps it.
+            let values = self.server.ask(0, &["GET", "a"]);
+            assert!(["old", "new"].contains(&values.as_str()), "{context}");
+            return false;
+        }
+        assert_same(&now, &self.states[0].0);
+        false
+    }
+}
+
+/// Runs a command in a network that falls silent, and kills it there. Returns whether it ended before that.
+fn killed_after(setting: &Setting, bytes: u64, words: &[&str]) -> bool {
+    setting.proxy.set_after(bytes, Network::Silent);
+    let mut working = start(&setting.shell, words);
+    wait_until("it is over, or waits", || {
+        working.try_wait().unwrap().is_some() || setting.proxy.network() == Network::Silent
+    });
+    let is_whole = setting.proxy.network() == Network::Whole;
+    if !is_whole {
+        send(&working, Signal::KILL);
+    }
+    working.wait().unwrap();
+    setting.proxy.mend();
+    is_whole
+}
+
+#[test]
+fn restore_that_is_killed_anywhere_leaves_the_server_old_or_new() {
+    let mut setting = Setting::new();
+    let mut swapped = 0;
+    for bytes in (0..).map(|step| 200 + step * 700) {
+        if killed_after(&setting, bytes, &setting.restore()) {
+            assert!(bytes > 5000, "{bytes}");
+            break;
+        }
+        swapped += usize::from(setting.settle(&format!("{bytes}")));
+    }
+    assert!(swapped > 0, "it was never killed after the swap");
+    setting.ends_clean();
+}
+
+#[test]
+fn network_that_is_cut_anywhere_makes_no_false_success_and_leaves_the_server_old_or_new() {
+    let mut setting = Setting::new();
+    for bytes in (0..).map(|step| 200 + step * 700) {
+        setting.proxy.set_after(bytes, Network::Cut);
+        let restoring = start(&setting.shell, &setting.restore());
+        let is_success = ended(restoring).status.success();
+        let is_whole = setting.proxy.network() == Network::Whole;
+        setting.proxy.mend();
+        if is_whole {
+            assert!(is_success && bytes > 5000, "{bytes}");
+            break;
+        }
+        let is_new = setting.settle(&format!("{bytes}"));
+        assert!(is_new || !is_success, "{bytes}: a false success");
+    }
+    setting.ends_clean();
+}
+
+#[test]
+fn undo_that_is_killed_anywhere_goes_on_when_it_is_asked_for_again() {
+    let setting = Setting::new();
+    for bytes in (0..).map(|step| 200 + step * 300) {
+        setting.shell.ends(0, &setting.restore());
+        let is_whole = killed_after(&setting, bytes, &["undo", "db"]);
+        setting.shell.run(&["undo", "db"]);
+        assert_eq!(setting.server.ask(0, &["GET", "a"]), "new", "{bytes}");
+        setting.shell.ends(0, &["confirm", "db"]);
+        assert_same(&setting.server.digest(), &setting.states[0].0);
+        if is_whole {
+            assert!(bytes > 1000, "{bytes}");
+            break;
+        }
+    }
+}
+
+/// A server with some megabytes behind a network.
+fn large() -> (RedisServer, Proxy, Shell) {
+    let server =
+        RedisServer::start_as(&["appendonly yes", "appendfsync always", "rdbcompression no"]);
+    server.ask(0, &["EVAL", "for i = 1, 50000 do redis.call('SET', 'key:' .. i, string.rep(redis.sha1hex(i), 4)) end", "0"]);
+    let shell = with_server(&server, "");
+    made(&shell);
+    let proxy = Proxy::start(server.port);
+    move_to(&shell, &server, proxy.port);
+    (server, proxy, shell)
+}
+
+#[test]
+fn server_that_is_killed_during_dump_or_restore_makes_no_false_success() {
+    let (mut server, proxy, shell) = large();
+    let before = server.digest();
+    for words in [&["backup", "db"][..], &["restore", "db", "--yes"]] {
+        for bytes in [3000, 1 << 20, 5 << 20] {
+            proxy.set_after(bytes, Network::Silent);
+            let working = start(&shell, words);
+            wait_until("it is in the middle", || proxy.network() == Network::Silent);
+            kill_process(Pid::from_raw(server.pid().cast_signed()).unwrap(), Signal::KILL).unwrap();
+            proxy.mend();
+            assert_eq!(ended(working).status.code(), Some(1), "{words:?} {bytes}");
+            server.revive();
+            assert_eq!(server.ask(0, &["DBSIZE"]), "50000");
+            assert_eq!(
+                shell.json(&["backups", "db"]).as_array().unwrap().len(),
+                1,
+                "{words:?} {bytes}"
+            );
+        }
+    }
+    shell.ends(0, &["restore", "db", "--yes"]);
+    shell.ends(0, &["confirm", "db"]);
+    assert_same(&server.digest(), &before);
+    // It was on the server's disk when it was called done.
+    kill_process(Pid::from_raw(server.pid().cast_signed()).unwrap(), Signal::KILL).unwrap();
+    server.revive();
+    assert_same(&server.digest(), &before);
+}
+
+#[test]
+fn restored_server_that_writes_its_data_now_and_then_has_it_on_its_disk() {
+    let mut server = RedisServer::start_as(&["save 86400 1"]);
+    nasty(&server);
+    let before = server.digest();
+    let shell = with_server(&server, "");
+    made(&shell);
+    server.ask(0, &["FLUSHALL"]);
+    shell.ends(0, &["restore", "db", "--yes"]);
+    kill_process(Pid::from_raw(server.pid().cast_signed()).unwrap(), Signal::KILL).unwrap();
+    server.revive();
+    for number in
+        (0..16).filter(|number| server.ask(*number, &["EXISTS", "backstay:set-aside"]) == "1")
+    {
+        // It was empty before, so nothing was set aside but a mark, which went after all was written.
+        assert_eq!(server.ask(number, &["DBSIZE"]), "1");
+        server.ask(number, &["FLUSHDB"]);
+    }
+    assert_same(&server.digest(), &before);
+    assert_eq!(
+        server.ask(0, &["CONFIG", "GET", "save"]),
+        "save\n86400 1",
+        "settings are left as they were"
+    );
+}
+
+#[test]
+fn stream_that_is_cut_or_spoilt_is_no_backup() {
+    let (_server, proxy, shell) = large();
+    for bytes in [400, 2000, 100_000, 3 << 20, 8 << 20] {
+        proxy.set_after(bytes, Network::Cut);
+        shell.complains(1, &["backup", "db"]);
+        assert_eq!(proxy.network(), Network::Cut, "{bytes}");
+        proxy.mend();
+        assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 1, "{bytes}");
+    }
+    made(&shell);
+}
+
+#[test]
+fn causes_of_a_connection_that_fails_are_told_apart() {
+    let server = RedisServer::start();
+    server.ask(0, &["SET", "a", "1"]);
+    server.script(0, &format!("ACL SETUSER poor on >{PASSWORD} +ping +info\nACL SETUSER known on >{PASSWORD} +ping +info +acl|dryrun ~* +get +select\nACL SETUSER right_one on >{PASSWORD} ~backstay:* +ping +info +select +get +psync +replconf +acl|list\n"));
+    let cluster = RedisServer::start_as(&["cluster-enabled yes"]);
+    let replica = RedisServer::start_as(&[
+        &format!("replicaof 127.0.0.1 {}", server.port),
+        &format!("masterauth {PASSWORD}"),
+    ]);
+    let shell = with_server(&server, "");
+    shell.set_config(shell.config().replace("redis://", "redis://right_one@"));
+    shell.ends(0, &["source", "test", "db"]);
+    shell.ends(0, &["backup", "db"]);
+    let error = shell.complains(1, &["restore", "db", "--yes"]);
+    assert!(error.contains("NOPERM") && error.contains("ACL SETUSER"), "{error}");
+    let port = format!(":{}'", server.port);
+    let (of_cluster, of_replica) = (format!(":{}'", cluster.port), format!(":{}'", replica.port));
+    let cases = [
+        ("source test", PASSWORD, "wrong", "login failed"),
+        ("source test", "redis://", "redis://nobody@", "login failed"),
+        ("source test", "127.0.0.1", "no.such.host.invalid", "name is not known"),
+        ("source test", &port, ":1'", "connection refused"),
+        ("source test", "redis://", "rediss://", "TLS failed"),
+        ("source test", "redis://", "redis://known@", "psync"),
+        ("backup", "redis://", "redis://poor@", "NOPERM"),
+        ("source test", &port, &of_cluster, "node of a cluster"),
+        ("restore", &port, &of_replica, "is a replica"),
+    ];
+    for (verb, from, to, expected) in cases {
+        let shell = with_server(&server, "");
+        made(&shell);
+        if from == PASSWORD {
+            std::fs::write(shell.path("secret"), to).unwrap();
+        } else {
+            shell.edit_config(from, to);
+        }
+        let words: &[&str] = match verb {
+            "source test" => &["source", "test", "db"],
+            "backup" => &["backup", "db"],
+            _ => &["restore", "db", "--yes"],
+        };
+        let error = shell.complains(1, words);
+        assert!(error.contains(expected), "{expected}: {error}");
+        assert!(!error.contains(PASSWORD), "{error}");
+    }
+}
+
+#[test]
+fn server_with_too_little_memory_takes_no_restore_and_keeps_what_it_has() {
+    let server = RedisServer::start_as(&["rdbcompression no"]);
+    server.ask(
+        0,
+        &["EVAL", "for i = 1, 400000 do redis.call('SET', 'key:' .. i, redis.sha1hex(i)) end", "0"],
+    );
+    let shell = with_server(&server, "");
+    made(&shell);
+    let before = server.digest();
+    let memory = server.ask(0, &["INFO", "memory"]);
+    let used = memory.lines().find_map(|line| line.trim().strip_prefix("used_memory:"));
+    let used: u64 = used.unwrap().parse().unwrap();
+    server.ask(0, &["CONFIG", "SET", "maxmemory", &(used + (1 << 20)).to_string()]);
+    let error = shell.complains(1, &["restore", "db", "--yes"]);
+    assert!(error.contains("(maxmemory)"), "{error}");
+    // It becomes too little while keys are loaded: of those that were sent already, none may come later.
+    for _ in 0..3 {
+        server.ask(0, &["CONFIG", "SET", "maxmemory", "0"]);
+        let restoring = start(&shell, &["restore", "db", "--yes"]);
+        wait_until("it loads", || server.ask(15, &["DBSIZE"]) != "0");
+        server.ask(0, &["CONFIG", "SET", "maxmemory", &used.to_string()]);
+        let output = ended(restoring);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains("OOM"), "{said}");
+        assert_same(&server.digest(), &before);
+    }
+}
+
+#[test]
+fn server_whose_disk_is_full_takes_no_restore_and_keeps_what_it_has() {
+    let place = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(place.path(), 8);
+    let directory = tempfile::tempdir_in(place.path()).unwrap();
+    let full = RedisServer::start_in(directory, &["appendonly yes", "rdbcompression no"]);
+    full.ask(0, &["SET", "mine", "1"]);
+    let (server, _proxy, shell) = large();
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", full.port);
+    std::fs::write(shell.path("url"), url).unwrap();
+    // Its own place and another: both are this server from here on.
+    shell.set_config(
+        shell
+            .config()
+            .lines()
+            .map(|line| {
+                if line.starts_with("url") {
+                    format!("url = 'file:{}'\n", shell.path("url").display())
+                } else {
+                    format!("{line}\n")
+                }
+            })
+            .collect::<String>(),
+    );
+    let error = shell.complains(1, &["restore", "db", "--yes"]);
+    assert!(error.contains("cannot"), "{error}");
+    disk.grow(200);
+    drop(server);
+    wait_until("the server writes again", || {
+        full.query(1, &["SET", "probe", "1"]).stdout == b"OK\n"
+    });
+    full.ask(1, &["DEL", "probe"]);
+    assert_eq!(full.ask(0, &["GET", "mine"]), "1");
+    shell.ends(0, &["restore", "db", "--yes"]);
+    assert_eq!(full.ask(0, &["DBSIZE"]), "50000");
+    drop(full);
+}
+
+#[test]
+fn sealed_connections_are_checked_as_much_as_is_asked() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let server = RedisServer::start_sealed(&ours.sign("localhost"), &ours.certificate);
+    nasty(&server);
+    let before = server.digest();
+    let me = ours.sign("known");
+    let cases = [
+        ("localhost", None, None, Some("TLS failed")),
+        ("localhost", Some("require"), None, None),
+        ("localhost", Some("disable"), None, Some("the server closed the connection")),
+        ("localhost", None, Some(&ours), None),
+        ("127.0.0.1", Some("verify-ca"), Some(&ours), None),
+        ("127.0.0.1", None, Some(&ours), Some("TLS failed")),
+        ("localhost", Some("verify-ca"), Some(&theirs), Some("TLS failed")),
+    ];
+    let set_up = |host: &str, mode: Option<&str>, authority: Option<&Authority>| {
+        let shell = with_server(&server, "");
+        shell.edit_config("127.0.0.1", host);
+        let mut more: Vec<String> = mode.iter().map(|mode| format!("tls = '{mode}'\n")).collect();
+        if let Some(authority) = authority {
+            std::fs::write(shell.path("ca.pem"), &authority.certificate).unwrap();
+            more.push(format!("tls_ca_file = '{}'\n", shell.path("ca.pem").display()));
+        }
+        shell.set_config(shell.config() + &more.concat());
+        shell
+    };
+    for (host, mode, authority, expected) in cases {
+        let shell = set_up(host, mode, authority);
+        match expected {
+            None => {
+                shell.ends(0, &["backup", "db"]);
+                shell.ends(0, &["restore", "db", "--yes"]);
+                shell.ends(0, &["confirm", "db"]);
+                assert_same(&server.digest(), &before);
+            }
+            Some(expected) => {
+                let error = shell.complains(1, &["source", "test", "db"]);
+                assert!(error.contains(expected), "{host} {mode:?}: {error}");
+            }
+        }
+    }
+    server.ask(0, &["CONFIG", "SET", "tls-auth-clients", "yes"]);
+    let shell = set_up("localhost", None, Some(&ours));
+    let error = shell.complains(1, &["source", "test", "db"]);
+    assert!(error.contains("TLS failed"), "{error}");
+    std::fs::write(shell.path("me.pem"), &me.certificate).unwrap();
+    std::fs::write(shell.path("me.key"), &me.key).unwrap();
+    let files = format!(
+        "tls_certificate_file = '{}'\ntls_key_file = '{}'\n",
+        shell.path("me.pem").display(),
+        shell.path("me.key").display()
+    );
+    shell.set_config(shell.config() + &files);
+    shell.ends(0, &["backup", "db"]);
+}
+
+#[test]
+fn server_behind_a_bastion_is_backed_up_restored_and_brought_back() {
+    let (server, bastion) = (RedisServer::start(), SshServer::start());
+    nasty(&server);
+    let before = server.digest();
+    let shell = with_server(&server, &ssh(&bastion));
+    made(&shell);
+    server.script(0, "DEL list\nSET text spoilt\n");
+    let spoilt = server.digest();
+    shell.ends(0, &["restore", "db", "--yes"]);
+    shell.ends(0, &["undo", "db"]);
+    shell.ends(0, &["confirm", "db"]);
+    assert_same(&server.digest(), &spoilt);
+    shell.ends(0, &["restore", "db", "--yes"]);
+    shell.ends(0, &["confirm", "db"]);
+    assert_same(&server.digest(), &before);
+}
+
+#[test]
+fn drill_asks_what_was_loaded_and_leaves_nothing() {
+    let server = RedisServer::start();
+    nasty(&server);
+    let before = server.digest();
+    let checks = "checks = [{ name = 'text', query = 'GET text', expect = 'plain' }, { name = 'three', database = '3', query = 'DBSIZE', expect = '2' }]";
+    let shell = with_server(&server, checks);
+    made(&shell);
+    shell.ends(0, &["drill", "db"]);
+    assert_same(&server.digest(), &before);
+    shell.edit_config("'plain'", "'other'");
+    let told = shell.ends(1, &["drill", "db"]);
+    assert!(told.contains("plain"), "{told}");
+    assert_same(&server.digest(), &before);
+}
+
+#[test]
+fn no_password_lies_in_a_backup_that_is_not_sealed() {
+    let server = RedisServer::start();
+    server.ask(0, &["SET", "a", "1"]);
+    let shell = with_server(&server, "encryption = 'none'");
+    let backup = made(&shell);
+    assert!(backup["warnings"].to_string().contains("users are not taken along"), "{backup}");
+    assert_eq!(backup["parts"].as_array().unwrap().len(), 1, "{backup}");
+    let sealed = with_server(&server, "");
+    let mut command = sealed.command(&["backup", "db"]);
+    assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    let id = sealed.json(&["backups", "db"])[0]["id"].as_str().unwrap().to_owned();
+    let file = sealed.path("users");
+    sealed.ends(0, &["download", &id, "--part", "users.acl", "--output", file.to_str().unwrap()]);
+    assert!(std::fs::read_to_string(file).unwrap().starts_with("user default on #"));
+}
