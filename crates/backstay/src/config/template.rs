@@ -61,6 +61,12 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # password = "file:/etc/backstay/wiki-db.secret"
 # storage = "bucket"
 #
+# [sources.queue]
+# kind = "redis"                       # Valkey, too; all databases of the server
+# url = "redis://127.0.0.1:6379"       # rediss:// where it is sealed
+# password = "file:/etc/backstay/queue.secret"
+# storage = "bucket"
+#
 # [sources.crm]
 # kind = "sqlite"                      # one database, while its app goes on writing
 # path = "/var/lib/crm/crm.db"
