@@ -110,6 +110,15 @@ pub enum EngineError {
         /// What was written down.
         found: String,
     },
+    /// A restore that nobody can take back failed in the middle.
+    #[error("the restore failed half-way, and nobody knows what is there now; {}", way_out(safety.as_ref()))]
+    HalfDone {
+        /// The backup of what was there before.
+        safety: Option<BackupId>,
+        /// What failed.
+        #[source]
+        cause: Box<EngineError>,
+    },
     /// What is there cannot be saved, so it was not replaced.
     #[error(
         "what would be replaced cannot be backed up first, so nothing was replaced; if it is broken beyond saving, restore with --no-safety-backup"
@@ -184,7 +193,7 @@ impl EngineError {
             Self::Part(error) => part_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Swap { cause, .. } => io_kind(cause),
-            Self::SafetyBackup(cause) => cause.kind(),
+            Self::SafetyBackup(cause) | Self::HalfDone { cause, .. } => cause.kind(),
             Self::UnusableVault { .. }
             | Self::NoSuchBackup { .. }
             | Self::Unsealed { .. }
@@ -197,6 +206,15 @@ impl EngineError {
             | Self::ReaderGone
             | Self::ThreadDied { .. } => ErrorKind::Failed,
         }
+    }
+}
+
+fn way_out(safety: Option<&BackupId>) -> String {
+    match safety {
+        Some(safety) => format!(
+            "what was there before is held as backup {safety}: mend what failed, and restore that or the other one"
+        ),
+        None => "mend what failed, and restore again".to_owned(),
     }
 }
 

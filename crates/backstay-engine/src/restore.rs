@@ -212,6 +212,11 @@ async fn swap_journaled(
     around.journal.before_swap(&swap, safety).await.map_err(EngineError::Journal)?;
     let after_swap = |error| Failure { error, swapped: true };
     if let Err(error) = swapper.run(cx, &swap).await {
+        if !swap.can_be_taken_back() {
+            discard(cx, swapper, &loaded.replacement).await;
+            let (safety, cause) = (safety.cloned(), Box::new(error));
+            return Err(after_swap(EngineError::HalfDone { safety, cause }));
+        }
         // The first error says what is wrong; if going back fails too, the journal still knows how to.
         swapper.roll_back(&cx.for_cleanup(), &swap).await.map_err(after_swap)?;
         around.journal.swap_taken_back().await.map_err(EngineError::Journal)?;

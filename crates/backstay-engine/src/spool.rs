@@ -56,6 +56,16 @@ impl Drop for Spool {
     }
 }
 
+/// Removes a folder that was kept, if it is still there.
+pub(crate) fn remove(folder: &Path) -> Result<(), SourceError> {
+    match fs::remove_dir_all(folder) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(SourceError::io("remove", folder, cause))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a part into a new file that only its owner can read. Returns the file and its bytes. Blocks.
 pub(crate) fn write_part(data: PartReader, path: &Path) -> Result<(File, u64), SourceError> {
     let mut file = OpenOptions::new()

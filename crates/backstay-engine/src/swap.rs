@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::replace;
-use crate::source::{SourceError, mysql, postgres, redis};
+use crate::source::{SourceError, command, mysql, postgres, redis};
 
 /// What was loaded, and what it replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum Replacement {
     Mysql(Box<mysql::Replacement>),
     /// Of databases of a Redis or Valkey server.
     Redis(Box<redis::Replacement>),
+    /// Of what programs of the user's replace.
+    Command(command::Kept),
 }
 
 /// A swap, worked out.
@@ -42,6 +44,8 @@ pub enum Swap {
     Mysql(Box<mysql::Swap>),
     /// Of the numbers of databases.
     Redis(Box<redis::Swap>),
+    /// Of what programs of the user's replace.
+    Command(command::Kept),
 }
 
 /// Which way a swap goes.
@@ -63,6 +67,7 @@ impl Replacement {
             Self::InPlace(prepared) => prepared.target(),
             Self::Mysql(database) => database.target(),
             Self::Redis(databases) => databases.target(),
+            Self::Command(kept) => kept.target(),
         }
     }
 
@@ -74,14 +79,21 @@ impl Replacement {
             Self::InPlace(prepared) => prepared.beside(),
             Self::Mysql(database) => database.beside(),
             Self::Redis(databases) => databases.beside(),
+            Self::Command(kept) => kept.beside(),
         }
     }
 }
 
 impl Swap {
-    /// Says whether whoever comes after a kill has to finish it. What is one transaction of a server never is half done.
+    /// Says whether whoever comes after a kill has to finish it. What is one transaction of a server never is half done, and
+    /// programs of the user's go on alone.
     pub fn can_be_interrupted(&self) -> bool {
-        !matches!(self, Self::InPlace(_))
+        !matches!(self, Self::InPlace(_) | Self::Command(_))
+    }
+
+    /// Says whether a failure leaves what was there before.
+    pub(crate) fn can_be_taken_back(&self) -> bool {
+        !matches!(self, Self::Command(_))
     }
 
     /// Returns what it is a swap of.
@@ -92,6 +104,7 @@ impl Swap {
             Self::InPlace(prepared) => Replacement::InPlace(prepared.clone()),
             Self::Mysql(swap) => Replacement::Mysql(Box::new(swap.replacement.clone())),
             Self::Redis(swap) => Replacement::Redis(Box::new(swap.replacement.clone())),
+            Self::Command(kept) => Replacement::Command(kept.clone()),
         }
     }
 }

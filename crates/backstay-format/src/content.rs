@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::PartName;
+
 /// What the parts of a backup hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -21,6 +23,8 @@ pub enum Content {
     Mysql(Box<MysqlContent>),
     /// The databases of a Redis or Valkey server.
     Redis(Box<RedisContent>),
+    /// What programs of the user's wrote.
+    Command(CommandContent),
 }
 
 impl Content {
@@ -34,7 +38,11 @@ impl Content {
         };
         match &mut self {
             // Hashes of the other servers' users stand in a part of their own.
-            Self::Files(_) | Self::Sqlite(_) | Self::Mysql(_) | Self::Redis(_) => {}
+            Self::Files(_)
+            | Self::Sqlite(_)
+            | Self::Mysql(_)
+            | Self::Redis(_)
+            | Self::Command(_) => {}
             Self::Postgres(database) => forget(&mut database.roles),
             Self::PostgresServer(server) => {
                 forget(&mut server.roles);
@@ -43,6 +51,14 @@ impl Content {
         }
         self
     }
+}
+
+/// What programs of the user's wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandContent {
+    /// The parts, in the order in which they were written.
+    pub outputs: Vec<PartName>,
 }
 
 /// What a tree of files holds.

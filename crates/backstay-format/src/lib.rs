@@ -21,10 +21,10 @@ mod sha;
 mod slot;
 
 pub use content::{
-    Content, DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting, FilesContent,
-    LargeValue, Membership, MysqlContent, MysqlProperties, ObjectKind, PostgresContent,
-    PostgresServerContent, RedisContent, RedisDatabase, ServerDatabase, SqliteContent,
-    StoredObject, TableRows, Tablespace,
+    CommandContent, Content, DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting,
+    FilesContent, LargeValue, Membership, MysqlContent, MysqlProperties, ObjectKind,
+    PostgresContent, PostgresServerContent, RedisContent, RedisDatabase, ServerDatabase,
+    SqliteContent, StoredObject, TableRows, Tablespace,
 };
 pub use envelope::{MAX_MANIFEST_BYTES, ManifestError, ManifestFile, encode_manifest};
 pub use frame::{

@@ -145,6 +145,9 @@ pub enum MediaType {
     /// What a Redis or Valkey server writes of its data: an RDB file.
     #[serde(rename = "application/vnd.redis.rdb")]
     RedisDump,
+    /// What a program of the user's writes.
+    #[serde(rename = "application/octet-stream")]
+    Output,
     /// Text for people.
     #[serde(rename = "text/plain")]
     Text,
@@ -163,6 +166,7 @@ impl MediaType {
             Self::MysqlDump | Self::Sql => "sql",
             Self::RedisDump => "rdb",
             Self::Text => "txt",
+            Self::Output => "bin",
         }
     }
 }

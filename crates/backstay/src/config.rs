@@ -1,6 +1,7 @@
 //! `backstay.toml`, from text to checked values. Whatever is wrong is said with file, line, field, what was found and what
 //! is expected; nothing is made before all of it is right.
 
+mod command;
 mod mysql;
 mod overrides;
 mod passfile;

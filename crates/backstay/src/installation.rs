@@ -7,12 +7,6 @@ use anyhow::Context as _;
 use backstay_control::{Catalog, Holder, Home, JobId, JobKind, JobState, MasterKey};
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
-use backstay_engine::source::Source;
-use backstay_engine::source::files::FilesSource;
-use backstay_engine::source::mysql::{MysqlOptions, MysqlSource};
-use backstay_engine::source::postgres::{PostgresOptions, PostgresSource};
-use backstay_engine::source::redis::RedisSource;
-use backstay_engine::source::sqlite::SqliteSource;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
 use backstay_engine::vault::{BackupPlace, Draft, Vault};
 use backstay_format::{DataKey, Keyring, RecoveryKey, Slug, Trigger};
@@ -305,41 +299,6 @@ impl Installation {
         let mut made = Keyring::new(RecoveryKey::new(random()));
         made.add(DataKey::new(random()), self.cx.now());
         Ok(self.catalog.first_keyring(&made).await?)
-    }
-
-    pub(crate) fn engine_source(&self, source: &SourceConfig) -> Box<dyn Source> {
-        let spool = self.home.spool();
-        match &source.kind {
-            SourceKind::Files(files) => Box::new(FilesSource {
-                root: files.root.clone(),
-                exclude: files.exclude.clone(),
-                transient: files.transient.clone(),
-                one_file_system: files.one_file_system,
-                spool,
-            }),
-            SourceKind::Sqlite { path } => Box::new(SqliteSource { path: path.clone(), spool }),
-            SourceKind::Postgres(postgres) => Box::new(PostgresSource {
-                connection: postgres.connection.clone(),
-                databases: postgres.databases.clone(),
-                elsewhere: postgres.elsewhere,
-                // Parts that are not sealed are open to anybody.
-                options: PostgresOptions {
-                    with_passwords: source.sealed,
-                    spool,
-                    ..postgres.options.clone()
-                },
-            }),
-            SourceKind::Mysql(mysql) => Box::new(MysqlSource {
-                connection: mysql.connection.clone(),
-                elsewhere: mysql.elsewhere,
-                options: MysqlOptions { with_accounts: source.sealed, ..mysql.options.clone() },
-            }),
-            SourceKind::Redis(redis) => Box::new(RedisSource {
-                connection: redis.connection.clone(),
-                elsewhere: redis.elsewhere,
-                with_users: source.sealed,
-            }),
-        }
     }
 
     pub(crate) fn draft(

@@ -9,6 +9,7 @@ mod exit;
 mod installation;
 mod lease;
 mod render;
+mod sources;
 mod uploads;
 
 use std::process::ExitCode;

@@ -4,6 +4,7 @@
 //! about one folder. Sources know nothing of vaults and stores: named streams pass between them ([`crate::part`]).
 
 mod cause;
+pub mod command;
 mod connection;
 mod databases;
 pub mod files;
@@ -147,6 +148,15 @@ pub enum How {
     Tables,
     /// Proven and kept aside; then dropped and loaded in place, in one transaction.
     Transaction,
+    /// Proven and kept aside; then given to programs of the user's.
+    Programs,
+}
+
+impl How {
+    /// Says whether nothing is kept beside: what was there is only in its backup then.
+    pub fn keeps_nothing(self) -> bool {
+        matches!(self, Self::Transaction | Self::Programs)
+    }
 }
 
 /// Where and what to restore.
@@ -291,6 +301,9 @@ pub enum SourceError {
     /// A program of a database engine failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// What a program of the user's did does not count.
+    #[error(transparent)]
+    Command(#[from] command::CommandError),
     /// Something with a PostgreSQL server failed.
     #[error("{0}")]
     Postgres(postgres::PostgresError),

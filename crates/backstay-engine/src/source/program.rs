@@ -31,7 +31,7 @@ pub(super) fn widen(pipe: impl AsFd) {
 #[error("{program} failed ({status}): {finding}")]
 pub struct ProgramError {
     /// Which one.
-    pub program: &'static str,
+    pub program: String,
     /// How it ended.
     pub status: String,
     /// What it said; its first complaints.
@@ -51,7 +51,7 @@ impl ProgramError {
 
 /// A running program. It is killed when this is dropped, with what it started.
 pub(super) struct Program {
-    name: &'static str,
+    name: String,
     pub(super) child: Child,
     complaints: JoinHandle<String>,
 }
@@ -71,9 +71,9 @@ impl Drop for Program {
 
 impl Program {
     /// Starts a program whose standard error is listened to.
-    pub(super) fn start(name: &'static str, mut command: Command) -> Result<Self, ProgramError> {
+    pub(super) fn start(name: &str, mut command: Command) -> Result<Self, ProgramError> {
         let failed = |finding: String| ProgramError {
-            program: name,
+            program: name.to_owned(),
             status: "could not be started".to_owned(),
             finding,
         };
@@ -90,13 +90,13 @@ impl Program {
             }
             String::from_utf8_lossy(&kept).into_owned()
         });
-        Ok(Self { name, child, complaints })
+        Ok(Self { name: name.to_owned(), child, complaints })
     }
 
     /// Waits for its end.
     pub(super) async fn wait(&mut self) -> Result<ExitStatus, ProgramError> {
         self.child.wait().await.map_err(|error| ProgramError {
-            program: self.name,
+            program: self.name.clone(),
             status: "cannot be waited for".to_owned(),
             finding: error.to_string(),
         })
@@ -122,6 +122,6 @@ impl Program {
             (false, more) => shown.push(format!("and {more} more lines")),
         }
         let finding = shown.join("; ");
-        Err(ProgramError { program: self.name, status: status.to_string(), finding })
+        Err(ProgramError { program: self.name.clone(), status: status.to_string(), finding })
     }
 }

@@ -117,7 +117,13 @@ fn refuse_open_secrets(table: &Table) -> anyhow::Result<()> {
     let is_reference =
         |text: &str| text.is_empty() || text.starts_with("file:") || text.contains("${");
     let has_password = url::Url::parse(text("url")).is_ok_and(|url| url.password().is_some());
-    if is_reference(text("password")) && !has_password {
+    let variables = table.get("variables").and_then(Value::as_table);
+    let secrets = variables.into_iter().flatten().filter(|(name, _)| {
+        let name = name.to_uppercase();
+        ["PASS", "PWD", "SECRET", "TOKEN", "KEY", "AUTH"].iter().any(|word| name.contains(word))
+    });
+    let mut secrets = secrets.map(|(_, value)| value.as_str().unwrap_or_default());
+    if is_reference(text("password")) && !has_password && secrets.all(is_reference) {
         return Ok(());
     }
     let text = "a password is kept by reference: --set 'password = \"file:/path\"' or --set 'password = \"${NAME}\"'";

@@ -2,6 +2,7 @@
 
 use backstay_engine::hook::Hook;
 use backstay_engine::source::Connection;
+use backstay_engine::source::command::Output;
 use serde_json::{Value, json};
 
 use crate::cli::{ConfigCommand, Global};
@@ -110,6 +111,21 @@ fn source_json(source: &SourceConfig) -> Value {
             show_connection(&mysql.connection, &mut value);
             value["lock_tables"] = json!(mysql.options.lock_tables);
             value["programs"] = json!(mysql.options.programs);
+        }
+        SourceKind::Command(command) => {
+            let output = |output: &Output| {
+                json!({
+                    "name": output.name,
+                    "dump": output.dump.to_string(),
+                    "restore": output.restore.as_ref().map(ToString::to_string),
+                    "check": output.check.as_ref().map(ToString::to_string),
+                    "min_bytes": output.min_bytes,
+                    "timeout_seconds": output.timeout.as_secs(),
+                })
+            };
+            value["outputs"] = command.outputs.iter().map(output).collect();
+            let names = command.variables.iter().map(|(name, _)| name.as_str());
+            value["variables"] = names.collect();
         }
         SourceKind::Redis(redis) => show_connection(&redis.connection, &mut value),
     }

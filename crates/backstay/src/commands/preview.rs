@@ -7,7 +7,7 @@ use backstay_engine::event::Event;
 use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
 use backstay_engine::vault::Vault;
-use backstay_format::{Content, RedisContent, RedisDatabase, ServerDatabase, TableRows};
+use backstay_format::{Content, PartName, RedisContent, RedisDatabase, ServerDatabase, TableRows};
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -181,6 +181,10 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
             lines.push(format!("          views, routines, triggers and events: {beside}"));
             lines
         }
+        Some(Content::Command(content)) => {
+            let names: Vec<&str> = content.outputs.iter().map(PartName::as_str).collect();
+            vec![format!("Holds     {}", names.join(", "))]
+        }
         Some(Content::Redis(server)) => {
             let now = match &plan.outlook.present {
                 Some(Content::Redis(now)) => Some(&*now.databases),
@@ -255,6 +259,10 @@ fn how(how: How) -> &'static str {
         How::Tables => {
             "loaded into a new database, every byte proven, rows counted, present data backed up, then the tables change their \
              names; for a moment the app finds none"
+        }
+        How::Programs => {
+            "every byte proven and kept aside, present data backed up, then given to the restore commands, which replace in \
+             their own way; nobody can take that back"
         }
         How::Transaction => {
             "in place: every byte proven and kept aside, present data backed up, then dropped, loaded and counted in one transaction, \

@@ -53,8 +53,8 @@ pub(super) async fn restore(
     if args.dry_run {
         return Ok(Exit::Done);
     }
-    if args.no_safety_backup && plan.outlook.replaces && plan.outlook.how == How::Transaction {
-        let text = "in place nothing is kept beside, so the safety backup would be the only copy of what is there; leave --no-safety-backup out, or restore to another place with --to";
+    if args.no_safety_backup && plan.outlook.replaces && plan.outlook.how.keeps_nothing() {
+        let text = "nothing is kept beside here, so the safety backup would be the only copy of what is there; leave --no-safety-backup out, or restore to another place with --to";
         return Err(UsageError(text.to_owned()).into());
     }
     let what = if plan.outlook.replaces {
@@ -93,11 +93,12 @@ pub(super) async fn restore(
         done.report.items,
         render::size(done.report.bytes),
     ))?;
-    if plan.outlook.how == How::Transaction
+    if plan.outlook.how.keeps_nothing()
         && let Some(safety) = &done.safety
     {
+        let in_place = if plan.outlook.how == How::Transaction { " --in-place" } else { "" };
         render::print(&format!(
-            "what was there is held as backup {safety}; `backstay restore {} --id {safety} --in-place` brings it back, `backstay release {safety}` lets it go",
+            "what was there is held as backup {safety}; `backstay restore {} --id {safety}{in_place}` brings it back, `backstay release {safety}` lets it go",
             source.name
         ))?;
     } else if done.can_be_undone && args.to.is_none() {

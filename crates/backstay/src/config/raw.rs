@@ -82,7 +82,7 @@ pub(super) struct RawStorage {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
-    /// `files`, `sqlite`, `postgres`, `mysql` (MariaDB, too) or `redis` (Valkey, too).
+    /// `files`, `sqlite`, `postgres`, `mysql` (MariaDB, too), `redis` (Valkey, too) or `command`.
     #[schemars(with = "String")]
     pub(super) kind: Spanned<String>,
     /// The root of a tree, or a database's file.
@@ -195,6 +195,14 @@ pub(super) struct RawSource {
     #[serde(default)]
     #[schemars(with = "Vec<RawCheck>")]
     pub(super) checks: Vec<Spanned<RawCheck>>,
+    /// What programs write, of a source of kind `command`.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawOutput>")]
+    pub(super) outputs: Vec<Spanned<RawOutput>>,
+    /// What these programs find in their environment; better references, `${NAME}` or `file:/path`, than secrets.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub(super) variables: BTreeMap<String, Spanned<String>>,
     /// Runs before a backup is read.
     #[schemars(with = "Option<RawHook>")]
     pub(super) before_backup: Option<Spanned<RawHook>>,
@@ -228,6 +236,26 @@ pub(super) struct RawSsh {
     /// The file with the keys of known hosts; those that `ssh` knows if left out.
     #[schemars(with = "Option<String>")]
     pub(super) known_hosts_file: Option<Spanned<String>>,
+}
+
+/// What a program writes, and what is done with it. Programs are lists of the program and its arguments; no shell reads them.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOutput {
+    /// What it is called in the backup, such as `events.archive`.
+    pub(super) name: String,
+    /// Writes it to its standard output.
+    pub(super) dump: Vec<String>,
+    /// Takes it on its standard input, and replaces what is there.
+    #[serde(default)]
+    pub(super) restore: Vec<String>,
+    /// Reads it on its standard input, and ends well only if it is whole.
+    #[serde(default)]
+    pub(super) check: Vec<String>,
+    /// Less than this is no output; 1 if left out.
+    pub(super) min_bytes: Option<u64>,
+    /// How long each of the programs may take; `24h` if left out.
+    pub(super) timeout: Option<String>,
 }
 
 /// A question to a restored database.

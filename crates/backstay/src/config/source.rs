@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::Env;
+use super::command::{self, CommandConfig};
 use super::mysql::{self, MysqlConfig};
 use super::postgres::{self, PostgresConfig};
 use super::raw::{Faults, RawCheck, RawHook, RawSource};
@@ -30,7 +31,7 @@ const DEFAULT_RETRIES: u32 = 2;
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_mins(1);
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Kinds that the design names and this version does not have.
-const LATER_KINDS: [&str; 2] = ["duckdb", "command"];
+const LATER_KINDS: [&str; 1] = ["duckdb"];
 
 /// A source, checked.
 #[derive(Debug, Clone)]
@@ -63,6 +64,7 @@ pub(crate) enum SourceKind {
     Postgres(Box<PostgresConfig>),
     Mysql(Box<MysqlConfig>),
     Redis(Box<RedisConfig>),
+    Command(Box<CommandConfig>),
 }
 
 /// A tree of files.
@@ -83,6 +85,7 @@ impl SourceKind {
             Self::Postgres(_) => "postgres",
             Self::Mysql(_) => "mysql",
             Self::Redis(_) => "redis",
+            Self::Command(_) => "command",
         }
     }
 
@@ -98,6 +101,7 @@ impl SourceKind {
             }
             "mysql" => MysqlConfig::of_location(origin).ok().map(Box::new).map(Self::Mysql),
             "redis" => RedisConfig::of_location(origin).ok().map(Box::new).map(Self::Redis),
+            "command" => Some(Self::Command(Box::new(CommandConfig::of_location(origin)))),
             _ => None,
         }
     }
@@ -110,6 +114,7 @@ impl SourceKind {
             Self::Postgres(postgres) => postgres.location(),
             Self::Mysql(mysql) => mysql.location(),
             Self::Redis(redis) => redis.location(),
+            Self::Command(command) => command.location(),
         }
     }
 
@@ -126,7 +131,9 @@ impl SourceKind {
             Self::Postgres(postgres) => (postgres.aim(url, env), postgres.databases.is_some()),
             Self::Mysql(mysql) => (mysql.aim(url, env), false),
             Self::Redis(redis) => (redis.aim(url, env), false),
-            Self::Files(_) | Self::Sqlite { .. } => return Ok(Some(to.to_owned())),
+            Self::Files(_) | Self::Sqlite { .. } | Self::Command(_) => {
+                return Ok(Some(to.to_owned()));
+            }
         };
         let database = aimed.map_err(|problem| UsageError(format!("--to {problem}")))?;
         // Several databases keep their names there.
@@ -270,10 +277,13 @@ pub(super) fn check(
 }
 
 fn check_checks(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Vec<Check> {
-    if raw.kind.get_ref() == "files"
+    let kind = raw.kind.get_ref().as_str();
+    if ["files", "command"].contains(&kind)
         && let Some(first) = raw.checks.first()
     {
-        faults.add("checks", first.span(), "a tree answers no queries; only a database has checks");
+        let problem =
+            format!("a source of kind `{kind}` answers no queries; only a database has checks");
+        faults.add("checks", first.span(), problem);
     }
     let checks = raw.checks.iter().filter_map(|check| {
         let RawCheck { name, database, query, expect } = check.get_ref();
@@ -339,6 +349,9 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
     if kind != "postgres" {
         postgres::refuse_fields(raw, faults);
     }
+    if kind != "command" {
+        command::refuse_fields(raw, faults);
+    }
     if kind != "mysql" {
         mysql::refuse_fields(raw, faults);
     }
@@ -358,8 +371,9 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
         "postgres" => postgres::check(raw, env, faults).map(Box::new).map(SourceKind::Postgres),
         "mysql" => mysql::check(raw, env, faults).map(Box::new).map(SourceKind::Mysql),
         "redis" => redis::check(raw, env, faults).map(Box::new).map(SourceKind::Redis),
+        "command" => command::check(raw, env, faults).map(Box::new).map(SourceKind::Command),
         other => {
-            let expected = "`files`, `sqlite`, `postgres`, `mysql` or `redis`";
+            let expected = "`files`, `sqlite`, `postgres`, `mysql`, `redis` or `command`";
             let problem = if LATER_KINDS.contains(&other) {
                 format!("kind `{other}` is not in this version; expected {expected}")
             } else {

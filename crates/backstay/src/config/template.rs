@@ -67,6 +67,11 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # password = "file:/etc/backstay/queue.secret"
 # storage = "bucket"
 #
+# [sources.code]
+# kind = "command"                     # what a program writes; another takes it back
+# outputs = [{ name = "code.bundle", dump = ["git", "-C", "/srv/code.git", "bundle", "create", "-q", "-", "--all"] }]
+# storage = "bucket"
+#
 # [sources.crm]
 # kind = "sqlite"                      # one database, while its app goes on writing
 # path = "/var/lib/crm/crm.db"

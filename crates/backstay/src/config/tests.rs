@@ -49,13 +49,12 @@ fn each_fault_names_line_field_and_what_is_expected() {
     );
     assert!(with("path = '/srv", "pth = '/srv").contains("did you mean `path`?"));
     assert!(
-        with("'files'", "'redis'")
-            .contains("5: sources.shop.kind: kind `redis` is not in this version")
+        with("'files'", "'duckdb'")
+            .contains("5: sources.shop.kind: kind `duckdb` is not in this version")
     );
-    assert!(
-        with("'files'", "'tree'")
-            .contains("found `tree`, expected `files`, `sqlite`, `postgres`, `mysql` or `redis`")
-    );
+    assert!(with("'files'", "'tree'").contains(
+        "found `tree`, expected `files`, `sqlite`, `postgres`, `mysql`, `redis` or `command`"
+    ));
     assert!(
         with("storage = 'disk'", "storage = 'dsk'")
             .contains("7: sources.shop.storage: found `dsk`")

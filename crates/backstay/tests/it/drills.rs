@@ -78,7 +78,7 @@ fn checks_of_a_tree_are_refused() {
     );
     let error = shell.complains(2, &["status"]);
     assert!(
-        error.contains("sources.shop.checks") && error.contains("a tree answers no queries"),
+        error.contains("sources.shop.checks") && error.contains("answers no queries"),
         "{error}"
     );
 }

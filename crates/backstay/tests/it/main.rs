@@ -7,6 +7,7 @@
 )]
 
 mod backups;
+mod commands;
 mod configure;
 mod doctor;
 mod drills;

@@ -24,6 +24,7 @@ use super::{PostgresSource, describe};
 use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::program::Program;
+use crate::spool;
 
 const BEFORE_FILE: &str = "before.sql";
 const AFTER_FILE: &str = "after.sql";
@@ -293,11 +294,6 @@ impl InPlace {
 
     /// Removes the spooled dump.
     pub(super) fn discard(&self) -> Result<(), SourceError> {
-        match fs::remove_dir_all(&self.folder) {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                Err(SourceError::io("remove", &self.folder, cause))
-            }
-            _ => Ok(()),
-        }
+        spool::remove(&self.folder)
     }
 }

@@ -1,0 +1,55 @@
+//! From what a configuration says of a source to what the engine reads and restores.
+
+use backstay_engine::source::Source;
+use backstay_engine::source::command::CommandSource;
+use backstay_engine::source::files::FilesSource;
+use backstay_engine::source::mysql::{MysqlOptions, MysqlSource};
+use backstay_engine::source::postgres::{PostgresOptions, PostgresSource};
+use backstay_engine::source::redis::RedisSource;
+use backstay_engine::source::sqlite::SqliteSource;
+
+use crate::config::{SourceConfig, SourceKind};
+use crate::installation::Installation;
+
+impl Installation {
+    /// Returns what reads and restores a source.
+    pub(crate) fn engine_source(&self, source: &SourceConfig) -> Box<dyn Source> {
+        let spool = self.home.spool();
+        match &source.kind {
+            SourceKind::Files(files) => Box::new(FilesSource {
+                root: files.root.clone(),
+                exclude: files.exclude.clone(),
+                transient: files.transient.clone(),
+                one_file_system: files.one_file_system,
+                spool,
+            }),
+            SourceKind::Sqlite { path } => Box::new(SqliteSource { path: path.clone(), spool }),
+            SourceKind::Postgres(postgres) => Box::new(PostgresSource {
+                connection: postgres.connection.clone(),
+                databases: postgres.databases.clone(),
+                elsewhere: postgres.elsewhere,
+                // Parts that are not sealed are open to anybody.
+                options: PostgresOptions {
+                    with_passwords: source.sealed,
+                    spool,
+                    ..postgres.options.clone()
+                },
+            }),
+            SourceKind::Mysql(mysql) => Box::new(MysqlSource {
+                connection: mysql.connection.clone(),
+                elsewhere: mysql.elsewhere,
+                options: MysqlOptions { with_accounts: source.sealed, ..mysql.options.clone() },
+            }),
+            SourceKind::Redis(redis) => Box::new(RedisSource {
+                connection: redis.connection.clone(),
+                elsewhere: redis.elsewhere,
+                with_users: source.sealed,
+            }),
+            SourceKind::Command(command) => Box::new(CommandSource {
+                outputs: command.outputs.clone(),
+                variables: command.variables.clone(),
+                spool,
+            }),
+        }
+    }
+}
