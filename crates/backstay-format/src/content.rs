@@ -21,6 +21,8 @@ pub enum Content {
     PostgresServer(Box<PostgresServerContent>),
     /// A database of a MySQL or MariaDB server.
     Mysql(Box<MysqlContent>),
+    /// Several databases of a MySQL or MariaDB server.
+    MysqlServer(Box<MysqlServerContent>),
     /// The databases of a Redis or Valkey server.
     Redis(Box<RedisContent>),
     /// What programs of the user's wrote.
@@ -41,6 +43,7 @@ impl Content {
             Self::Files(_)
             | Self::Sqlite(_)
             | Self::Mysql(_)
+            | Self::MysqlServer(_)
             | Self::Redis(_)
             | Self::Command(_) => {}
             Self::Postgres(database) => forget(&mut database.roles),
@@ -293,6 +296,28 @@ pub struct MysqlContent {
     pub tables: Vec<TableRows>,
     /// What it holds beside tables, in the order in which it can be made.
     pub objects: Vec<StoredObject>,
+}
+
+/// What several databases of a MySQL or MariaDB server hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MysqlServerContent {
+    /// The databases, in the order of their names.
+    pub databases: Vec<MysqlServerDatabase>,
+}
+
+/// One of several databases of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MysqlServerDatabase {
+    /// The folder of its parts in the backup.
+    pub folder: String,
+    /// When its view was taken: every database has one of its own.
+    pub taken_at: Timestamp,
+    /// The position in the server's log then, if it keeps one.
+    pub consistency_point: Option<String>,
+    /// What it holds.
+    pub content: MysqlContent,
 }
 
 /// What belongs to a database of a MySQL or MariaDB server and stands outside of its tables.

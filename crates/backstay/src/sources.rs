@@ -37,6 +37,7 @@ impl Installation {
             }),
             SourceKind::Mysql(mysql) => Box::new(MysqlSource {
                 connection: mysql.connection.clone(),
+                databases: mysql.databases.clone(),
                 elsewhere: mysql.elsewhere,
                 options: MysqlOptions { with_accounts: source.sealed, ..mysql.options.clone() },
             }),

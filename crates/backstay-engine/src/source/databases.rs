@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::files::glob_matches;
+use super::several::Wanted;
 
 /// Patterns for the names of databases: `*` and `?` stand for what they do in a shell, `!` in front leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +52,16 @@ impl Databases {
         any(&self.wanted) && !any(&self.left_out)
     }
 
+    /// Chooses from what a server has. Returns also what was asked for by name and is not there.
+    pub(super) fn of(&self, mut found: Vec<String>) -> Wanted {
+        let missing = self.named().filter(|name| !found.iter().any(|one| one == name));
+        let missing = missing.map(str::to_owned).collect();
+        found.retain(|name| self.matches(name));
+        Wanted { databases: found, missing }
+    }
+
     /// Returns the names that are asked for one by one: those that are not there are missed.
-    pub(super) fn named(&self) -> impl Iterator<Item = &str> {
+    fn named(&self) -> impl Iterator<Item = &str> {
         self.wanted.iter().map(String::as_str).filter(|pattern| !pattern.contains(['*', '?']))
     }
 }

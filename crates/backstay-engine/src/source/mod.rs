@@ -14,6 +14,7 @@ pub mod postgres;
 mod program;
 pub mod redis;
 mod said;
+mod several;
 pub mod sqlite;
 mod tls;
 pub mod tunnel;

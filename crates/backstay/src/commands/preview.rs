@@ -7,8 +7,10 @@ use backstay_engine::event::Event;
 use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
 use backstay_engine::vault::Vault;
-use backstay_format::{Content, PartName, RedisContent, RedisDatabase, ServerDatabase, TableRows};
-use jiff::SignedDuration;
+use backstay_format::{
+    Content, MysqlServerDatabase, PartName, RedisContent, RedisDatabase, ServerDatabase, TableRows,
+};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::cli::RestoreArgs;
@@ -160,16 +162,26 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
                 Some(Content::PostgresServer(now)) => now.databases.as_slice(),
                 _ => &[],
             };
-            let database = |one: &ServerDatabase| {
+            let of = |one: &ServerDatabase| {
                 let content = &one.content;
                 let now = now.iter().find(|now| now.content.database == content.database);
-                let mut lines =
-                    vec![format!("Database  {}, as of {}", content.database, one.taken_at)];
                 let now = now.map(|now| &*now.content.tables);
-                lines.extend(rows_then_and_now("", &content.tables, now));
-                lines
+                one_of_several((&content.database, one.taken_at), &content.tables, now)
             };
-            server.databases.iter().flat_map(database).collect()
+            server.databases.iter().flat_map(of).collect()
+        }
+        Some(Content::MysqlServer(server)) => {
+            let now = match &plan.outlook.present {
+                Some(Content::MysqlServer(now)) => now.databases.as_slice(),
+                _ => &[],
+            };
+            let of = |one: &MysqlServerDatabase| {
+                let content = &one.content;
+                let now = now.iter().find(|now| now.content.database == content.database);
+                let now = now.map(|now| &*now.content.tables);
+                one_of_several((&content.database, one.taken_at), &content.tables, now)
+            };
+            server.databases.iter().flat_map(of).collect()
         }
         Some(Content::Mysql(database)) => {
             let now = match &plan.outlook.present {
@@ -194,6 +206,16 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
         }
         None => Vec::new(),
     }
+}
+
+fn one_of_several(
+    (name, taken_at): (&str, Timestamp),
+    then: &[TableRows],
+    now: Option<&[TableRows]>,
+) -> Vec<String> {
+    let mut lines = vec![format!("Database  {name}, as of {taken_at}")];
+    lines.extend(rows_then_and_now("", then, now));
+    lines
 }
 
 /// Shows the databases of a server with their keys in the backup, and now.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use backstay_engine::source::mysql::MysqlOptions;
-use backstay_engine::source::{Connection, TlsMode};
+use backstay_engine::source::{Connection, Databases, TlsMode};
 
 use super::Env;
 use super::raw::{Faults, RawSource};
@@ -18,10 +18,11 @@ const DIALECT: Dialect = Dialect {
     parameters: "ssl-mode, ssl-ca, ssl-cert and ssl-key",
 };
 
-/// A MySQL or MariaDB database, checked.
+/// A MySQL or MariaDB database or several, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct MysqlConfig {
     pub(crate) connection: Connection,
+    pub(crate) databases: Option<Databases>,
     /// Whether the connection is to another server than the source's own.
     pub(crate) elsewhere: bool,
     pub(crate) options: MysqlOptions,
@@ -30,13 +31,14 @@ pub(crate) struct MysqlConfig {
 impl MysqlConfig {
     /// Makes a configuration of what [`MysqlConfig::location`] returned.
     pub(crate) fn of_location(location: &str) -> Result<Self, String> {
-        let (connection, _) = server::of_url(location, &DIALECT)?;
-        Ok(Self { connection, elsewhere: false, options: MysqlOptions::default() })
+        let (url, databases) = server::of_located(location)?;
+        let (connection, _) = server::of_url(url, &DIALECT)?;
+        Ok(Self { connection, databases, elsewhere: false, options: MysqlOptions::default() })
     }
 
     /// Returns where the database is, without any secret.
     pub(crate) fn location(&self) -> String {
-        self.connection.url("mysql")
+        server::located(self.connection.url("mysql"), self.databases.as_ref())
     }
 
     /// Aims at another server. Returns the database of the URL.
@@ -101,5 +103,6 @@ pub(super) fn check(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> O
     };
     let lock_tables = raw.lock_tables.as_ref().is_some_and(|lock| *lock.get_ref());
     let options = MysqlOptions { programs, lock_tables, with_accounts: false };
-    Some(MysqlConfig { connection, elsewhere: false, options })
+    let databases = server::check_databases(raw, env, faults)?;
+    Some(MysqlConfig { connection, databases, elsewhere: false, options })
 }

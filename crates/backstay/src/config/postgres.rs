@@ -21,8 +21,6 @@ const DIALECT: Dialect = Dialect {
     parameter,
     parameters: "host, passfile, sslmode, sslrootcert, sslcert and sslkey",
 };
-/// Between where a server is and which of its databases are meant.
-const PATTERNS: &str = ", databases like ";
 /// More sessions than this make no server faster.
 const MAX_RESTORE_JOBS: u32 = 64;
 /// An app must not wait longer behind a dump for a table than this.
@@ -43,14 +41,7 @@ pub(crate) struct PostgresConfig {
 impl PostgresConfig {
     /// Makes a configuration of what [`PostgresConfig::location`] returned.
     pub(crate) fn of_location(location: &str, env: Env<'_>) -> Result<Self, String> {
-        let (url, patterns) = match location.split_once(PATTERNS) {
-            Some((url, patterns)) => (url, patterns.split(", ").map(str::to_owned).collect()),
-            None => (location, Vec::new()),
-        };
-        let databases = match patterns.is_empty() {
-            true => None,
-            false => Some(Databases::new(patterns).map_err(|error| error.to_string())?),
-        };
+        let (url, databases) = server::of_located(location)?;
         let options = PostgresOptions::new(DEFAULT_LOCK_TIMEOUT);
         let (connection, passfile) = server::of_url(url, &DIALECT)?;
         let mut config = Self { connection, databases, elsewhere: false, options, warning: None };
@@ -60,11 +51,7 @@ impl PostgresConfig {
 
     /// Returns where the databases are, without any secret.
     pub(crate) fn location(&self) -> String {
-        let url = self.connection.url("postgres");
-        match &self.databases {
-            None => url,
-            Some(databases) => format!("{url}{PATTERNS}{databases}"),
-        }
+        server::located(self.connection.url("postgres"), self.databases.as_ref())
     }
 
     /// Aims at another server. Returns the database of the URL.
@@ -104,7 +91,6 @@ pub(super) fn refuse_fields(raw: &RawSource, faults: &mut Faults<'_>) {
         ("statement_timeout", raw.statement_timeout.as_ref().map(Spanned::span)),
         ("migrations", raw.migrations.as_ref().map(Spanned::span)),
         ("restore_jobs", raw.restore_jobs.as_ref().map(Spanned::span)),
-        ("databases", raw.databases.first().map(Spanned::span)),
     ];
     for (name, span) in spans {
         if let Some(span) = span {
@@ -167,7 +153,7 @@ pub(super) fn check(
             }
         }
     }
-    let databases = check_databases(raw, env, faults)?;
+    let databases = server::check_databases(raw, env, faults)?;
     let mut config =
         PostgresConfig { connection, databases, elsewhere: false, options, warning: None };
     if let Err(problem) = config.find_password(passfile.as_deref(), env) {
@@ -177,23 +163,6 @@ pub(super) fn check(
         return None;
     }
     Some(config)
-}
-
-fn check_databases(
-    raw: &RawSource,
-    env: Env<'_>,
-    faults: &mut Faults<'_>,
-) -> Option<Option<Databases>> {
-    let Some(first) = raw.databases.first() else { return Some(None) };
-    let patterns: Option<Vec<String>> =
-        raw.databases.iter().map(|text| faults.text("databases", text, env)).collect();
-    match Databases::new(patterns?) {
-        Ok(databases) => Some(Some(databases)),
-        Err(error) => {
-            faults.add("databases", first.span(), error.to_string());
-            None
-        }
-    }
 }
 
 /// Returns the file of passwords that was asked for, in a field of its own or in the URL.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use backstay_engine::source::tunnel::Tunnel;
-use backstay_engine::source::{Connection, Tls, TlsMode};
+use backstay_engine::source::{Connection, Databases, Tls, TlsMode};
 use secrecy::SecretString;
 use toml::Spanned;
 use url::Url;
@@ -71,6 +71,50 @@ pub(super) fn refuse_programs(raw: &RawSource, faults: &mut Faults<'_>) {
     if let Some(programs) = &raw.programs {
         let problem = "only a source of kind `postgres` or `mysql` has it";
         faults.add("programs", programs.span(), problem);
+    }
+}
+
+/// Between where a server is and which of its databases are meant.
+const PATTERNS: &str = ", databases like ";
+
+/// Says where databases are, without any secret.
+pub(super) fn located(url: String, databases: Option<&Databases>) -> String {
+    match databases {
+        None => url,
+        Some(databases) => format!("{url}{PATTERNS}{databases}"),
+    }
+}
+
+/// Divides what [`located`] returned.
+pub(super) fn of_located(location: &str) -> Result<(&str, Option<Databases>), String> {
+    let Some((url, patterns)) = location.split_once(PATTERNS) else { return Ok((location, None)) };
+    let databases = Databases::new(patterns.split(", ").map(str::to_owned));
+    Ok((url, Some(databases.map_err(|error| error.to_string())?)))
+}
+
+/// Reads which databases of a server are meant, if it is not just one.
+pub(super) fn check_databases(
+    raw: &RawSource,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<Option<Databases>> {
+    let Some(first) = raw.databases.first() else { return Some(None) };
+    let patterns: Option<Vec<String>> =
+        raw.databases.iter().map(|text| faults.text("databases", text, env)).collect();
+    match Databases::new(patterns?) {
+        Ok(databases) => Some(Some(databases)),
+        Err(error) => {
+            faults.add("databases", first.span(), error.to_string());
+            None
+        }
+    }
+}
+
+/// Refuses what would be ignored: there is nothing to choose from.
+pub(super) fn refuse_databases(raw: &RawSource, faults: &mut Faults<'_>) {
+    if let Some(first) = raw.databases.first() {
+        let problem = "only a source of kind `postgres` or `mysql` has it";
+        faults.add("databases", first.span(), problem);
     }
 }
 

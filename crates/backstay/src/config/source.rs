@@ -129,7 +129,7 @@ impl SourceKind {
         let Some(url) = to.to_str().filter(is_server) else { return Ok(Some(to.to_owned())) };
         let (aimed, keeps_names) = match self {
             Self::Postgres(postgres) => (postgres.aim(url, env), postgres.databases.is_some()),
-            Self::Mysql(mysql) => (mysql.aim(url, env), false),
+            Self::Mysql(mysql) => (mysql.aim(url, env), mysql.databases.is_some()),
             Self::Redis(redis) => (redis.aim(url, env), false),
             Self::Files(_) | Self::Sqlite { .. } | Self::Command(_) => {
                 return Ok(Some(to.to_owned()));
@@ -143,13 +143,17 @@ impl SourceKind {
     /// Leaves of several databases only those that are chosen. Returns whether that was the whole choice: tables are chosen
     /// by the restore itself.
     pub(crate) fn narrow(&mut self, only: &[PathBuf]) -> Result<bool, UsageError> {
-        let Self::Postgres(postgres) = self else { return Ok(false) };
-        let Some(databases) = postgres.databases.as_ref().filter(|_| !only.is_empty()) else {
+        let databases = match self {
+            Self::Postgres(postgres) => &mut postgres.databases,
+            Self::Mysql(mysql) => &mut mysql.databases,
+            _ => return Ok(false),
+        };
+        let Some(declared) = databases.as_ref().filter(|_| !only.is_empty()) else {
             return Ok(false);
         };
         let names = only.iter().map(|name| name.to_string_lossy().into_owned());
-        let chosen = databases.choose(names);
-        postgres.databases = Some(chosen.map_err(|error| UsageError(format!("--only: {error}")))?);
+        let chosen = declared.choose(names);
+        *databases = Some(chosen.map_err(|error| UsageError(format!("--only: {error}")))?);
         Ok(true)
     }
 }
@@ -357,6 +361,7 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
     }
     if !["postgres", "mysql"].contains(&kind) {
         server::refuse_programs(raw, faults);
+        server::refuse_databases(raw, faults);
     }
     if !["postgres", "mysql", "redis"].contains(&kind) {
         server::refuse_fields(raw, faults);

@@ -16,6 +16,7 @@ mod golden;
 mod manual;
 mod mysql;
 mod mysql_faults;
+mod mysql_servers;
 mod mysql_ways;
 mod passfiles;
 mod patience;

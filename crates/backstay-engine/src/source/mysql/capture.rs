@@ -22,7 +22,7 @@ use crate::source::{Capture, Connection, Probe, SourceError, fixed_part, text_pa
 
 const DUMP: &str = "database.sql";
 const OBJECTS: &str = "objects.sql";
-const ACCOUNTS: &str = "accounts.sql";
+pub(super) const ACCOUNTS: &str = "accounts.sql";
 
 /// Since then, MariaDB's program dumps the history of tables with versions.
 const HISTORY_SINCE: (u32, u32) = (10, 11);
@@ -50,7 +50,7 @@ pub(super) async fn probe(cx: &Cx, source: &MysqlSource) -> Result<Probe, MysqlE
     })
 }
 
-const NO_ACCOUNTS: &str =
+pub(super) const NO_ACCOUNTS: &str =
     "accounts are not taken along: hashes of passwords are secrets, and this backup is not sealed";
 
 /// What is known before the dump begins.
@@ -123,7 +123,7 @@ pub(super) struct DatabaseCapture {
     /// What the dump must make.
     expected: Vec<String>,
     /// Parts that are there already, the last first.
-    texts: Vec<(&'static str, String)>,
+    texts: Vec<(String, String)>,
     /// The part that the dump is written into, until it is taken.
     dump: Option<PartReader>,
     /// The one task that waits for the dump; the dump ends with this.
@@ -131,14 +131,22 @@ pub(super) struct DatabaseCapture {
 }
 
 impl DatabaseCapture {
-    pub(super) async fn begin(cx: &Cx, source: &MysqlSource) -> Result<Self, MysqlError> {
+    /// Begins to dump. With a `folder`, the database is one of several: its parts lie there, and what belongs to the server
+    /// is not among them.
+    pub(super) async fn begin(
+        cx: &Cx,
+        source: &MysqlSource,
+        folder: Option<&str>,
+    ) -> Result<Self, MysqlError> {
+        let part = |name: &str| folder.map_or_else(|| name.to_owned(), |f| format!("{f}/{name}"));
         let database = &source.connection.database;
         let mut session = source.connection.session(cx).await?;
         let opened = open(&mut session, source).await?;
         let with_log =
             opened.version.flavour == Flavour::Mariadb && describe::keeps_log(&mut session).await;
         let estimate = opened.tables.iter().map(|table| table.bytes).sum();
-        let (writer, dump) = part_pipe(fixed_part(DUMP, MediaType::MysqlDump, Some(estimate)));
+        let (writer, dump) =
+            part_pipe(fixed_part(&part(DUMP), MediaType::MysqlDump, Some(estimate)));
         let mut dumping = JoinSet::new();
         drop(dumping.spawn(start_dump(cx, source, &opened, with_log, writer)?.finish()));
         let properties = describe::properties(&mut session, database, &opened.version).await?;
@@ -149,16 +157,12 @@ impl DatabaseCapture {
             format!("the view {} is of something that is gone; it is kept as a remark and cannot be made anew", view.name)
         }));
         warnings.extend(inexact(&mut session, database).await?);
-        let mut texts = vec![(OBJECTS, objects::file(&objects))];
-        if source.options.with_accounts {
-            match describe::accounts_file(&mut session).await {
-                Ok(file) => texts.push((ACCOUNTS, file)),
-                Err(error) => warnings.push(format!(
-                    "accounts are not taken along: {error}; GRANT SELECT ON mysql.* gives the right to read them"
-                )),
+        let mut texts = vec![(part(OBJECTS), objects::file(&objects))];
+        if folder.is_none() {
+            match accounts(&mut session, &source.options).await {
+                Ok(file) => texts.push((ACCOUNTS.to_owned(), file)),
+                Err(warning) => warnings.push(warning),
             }
-        } else {
-            warnings.push(NO_ACCOUNTS.to_owned());
         }
         drop(session.disconnect().await);
         let tables = opened.tables.iter().filter(|table| !table.is_sequence);
@@ -173,6 +177,16 @@ impl DatabaseCapture {
         let expected = opened.tables.into_iter().map(|table| table.name).collect();
         Ok(Self { content, warnings, expected, texts, dump: Some(dump), dumping })
     }
+}
+
+/// Reads the accounts of the server, or says why they are not taken along.
+pub(super) async fn accounts(session: &mut Conn, options: &MysqlOptions) -> Result<String, String> {
+    if !options.with_accounts {
+        return Err(NO_ACCOUNTS.to_owned());
+    }
+    describe::accounts_file(session).await.map_err(|error| {
+        format!("accounts are not taken along: {error}; GRANT SELECT ON mysql.* gives the right to read them")
+    })
 }
 
 /// Starts to dump the tables.
@@ -274,7 +288,7 @@ impl Dumping {
 impl Capture for DatabaseCapture {
     async fn next_part(&mut self, _cx: &Cx) -> Result<Option<PartReader>, SourceError> {
         match self.texts.pop() {
-            Some((name, text)) => Ok(Some(text_part(name, MediaType::Sql, text))),
+            Some((name, text)) => Ok(Some(text_part(&name, MediaType::Sql, text))),
             None => Ok(self.dump.take()),
         }
     }

@@ -14,12 +14,20 @@ use crate::error::EngineError;
 use crate::source::own_names;
 use crate::swap::{self, Direction, Swapper, failed, foreign};
 
-/// A database that was loaded, and the one that it replaces.
+/// Databases that were loaded, and those that they replace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replacement {
     /// Host and port.
     pub(super) server: String,
+    /// Each of them; their names change one after the other.
+    pub(super) databases: Vec<LoadedDatabase>,
+}
+
+/// A database that was loaded, and the one that it replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LoadedDatabase {
     /// Its name in the backup.
     pub(super) database: String,
     /// The name that is fought for. May be free.
@@ -44,39 +52,48 @@ pub struct Swap {
 }
 
 impl Replacement {
-    /// Returns the name that is fought for.
+    /// Returns the names that are fought for.
     pub fn target(&self) -> String {
-        self.target.clone()
+        self.names(|one| &one.target)
     }
 
     /// Returns where the other state is kept, for a person.
     pub fn beside(&self) -> String {
-        self.parked.clone()
+        self.names(|one| &one.parked)
+    }
+
+    fn names(&self, name: impl Fn(&LoadedDatabase) -> &str) -> String {
+        self.databases.iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Returns where a database of the backup was loaded; if none is named, the only one.
+    pub(super) fn named(&self, database: Option<&str>) -> Result<&str, MysqlError> {
+        let mut found = self.databases.iter();
+        let one = match database {
+            Some(name) => found.find(|one| one.database == name),
+            None => found.next().filter(|_| self.databases.len() == 1),
+        };
+        let known = self.names(|one| &one.database);
+        let named = database.map_or("one of several databases".to_owned(), str::to_owned);
+        one.map(|one| one.loaded.as_str()).ok_or_else(|| {
+            refused(format!(
+                "the backup is of {known}, and the check is of {named}; set its `database`"
+            ))
+        })
     }
 }
 
-impl Swap {
+impl LoadedDatabase {
     /// Returns what comes and what goes.
-    fn sides(&self) -> (Side<'_>, Side<'_>) {
-        let replacement = &self.replacement;
-        let new = Side {
-            home: &replacement.loaded,
-            contents: replacement.arriving.as_ref(),
-            passing: own_names::NEW,
-        };
-        let old = Side {
-            home: &replacement.parked,
-            contents: replacement.replaced.as_ref(),
-            passing: own_names::OLD,
-        };
-        match self.direction {
+    fn sides(&self, direction: Direction) -> (Side<'_>, Side<'_>) {
+        let new =
+            Side { home: &self.loaded, contents: self.arriving.as_ref(), passing: own_names::NEW };
+        let old =
+            Side { home: &self.parked, contents: self.replaced.as_ref(), passing: own_names::OLD };
+        match direction {
             Direction::Restore => (new, old),
             Direction::Undo => (old, new),
         }
-    }
-
-    fn reversed(&self) -> Self {
-        Self { replacement: self.replacement.clone(), direction: self.direction.reversed() }
     }
 }
 
@@ -103,38 +120,55 @@ impl TableSwapper {
         direction: Direction,
     ) -> Result<Swap, MysqlError> {
         let mut session = self.session(cx, &replacement).await?;
-        let present = match describe::exists(&mut session, &replacement.target).await? {
-            true => Some(Contents::of(&mut session, &replacement.target).await?),
-            false => None,
-        };
-        match direction {
-            Direction::Restore => replacement.replaced = present,
-            Direction::Undo => replacement.arriving = present,
+        for one in &mut replacement.databases {
+            let present = match describe::exists(&mut session, &one.target).await? {
+                true => Some(Contents::of(&mut session, &one.target).await?),
+                false => None,
+            };
+            match direction {
+                Direction::Restore => one.replaced = present,
+                Direction::Undo => one.arriving = present,
+            }
         }
         Ok(Swap { replacement, direction })
     }
 
-    async fn exchange(&self, cx: &Cx, swap: &Swap) -> Result<(), MysqlError> {
-        let mut session = self.session(cx, &swap.replacement).await?;
-        let (arriving, leaving) = swap.sides();
-        let exchange = Exchange { session: &mut session, target: &swap.replacement.target };
-        exchange.run(arriving, leaving).await
+    async fn exchange(
+        &self,
+        cx: &Cx,
+        replacement: &Replacement,
+        direction: Direction,
+    ) -> Result<(), MysqlError> {
+        let mut session = self.session(cx, replacement).await?;
+        for one in &replacement.databases {
+            let (arriving, leaving) = one.sides(direction);
+            let exchange = Exchange { session: &mut session, target: &one.target };
+            exchange.run(arriving, leaving).await?;
+        }
+        Ok(())
     }
 
     async fn is_parked(&self, cx: &Cx, replacement: &Replacement) -> Result<bool, MysqlError> {
         let mut session = self.session(cx, replacement).await?;
-        describe::exists(&mut session, &replacement.parked).await
+        for one in &replacement.databases {
+            if describe::exists(&mut session, &one.parked).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn drop_both(&self, cx: &Cx, replacement: &Replacement) -> Result<(), MysqlError> {
         let mut session = self.session(cx, replacement).await?;
-        drop_database(&mut session, &replacement.loaded).await?;
-        drop_database(&mut session, &replacement.parked).await
+        for ours in replacement.databases.iter().flat_map(|one| [&one.loaded, &one.parked]) {
+            drop_database(&mut session, ours).await?;
+        }
+        Ok(())
     }
 
     async fn drop_unknown(&self, cx: &Cx, known: &[&str]) -> Result<Vec<String>, MysqlError> {
         let mut session = self.source.connection.session(cx).await?;
-        let ours = own_names::loaded_for(&self.source.connection.database);
+        let ours = own_names::loaded_for(self.source.identity());
         let query = format!(
             "SELECT schema_name FROM information_schema.schemata WHERE left(schema_name, {}) = {}",
             ours.len(),
@@ -173,14 +207,19 @@ impl Swapper for TableSwapper {
 
     async fn run(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
         match swap {
-            swap::Swap::Mysql(swap) => self.exchange(cx, swap).await.map_err(failed),
+            swap::Swap::Mysql(swap) => {
+                self.exchange(cx, &swap.replacement, swap.direction).await.map_err(failed)
+            }
             other => Err(foreign(other)),
         }
     }
 
     async fn roll_back(&self, cx: &Cx, swap: &swap::Swap) -> Result<(), EngineError> {
         match swap {
-            swap::Swap::Mysql(swap) => self.exchange(cx, &swap.reversed()).await.map_err(failed),
+            swap::Swap::Mysql(swap) => {
+                let back = swap.direction.reversed();
+                self.exchange(cx, &swap.replacement, back).await.map_err(failed)
+            }
             other => Err(foreign(other)),
         }
     }
@@ -211,6 +250,7 @@ impl Swapper for TableSwapper {
         known: &[swap::Replacement],
     ) -> Result<Vec<String>, EngineError> {
         let known = known.iter().filter_map(|one| ours(one).ok());
+        let known = known.flat_map(|replacement| &replacement.databases);
         let names: Vec<&str> =
             known.flat_map(|one| [one.loaded.as_str(), one.parked.as_str()]).collect();
         self.drop_unknown(cx, &names).await.map_err(failed)

@@ -8,10 +8,12 @@ mod describe;
 mod error;
 mod exchange;
 mod load;
+mod member;
 mod moves;
 mod names;
 mod objects;
 mod scan;
+mod server;
 mod tools;
 
 use std::ffi::OsString;
@@ -20,6 +22,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::connection::Connection;
+use super::databases::Databases;
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, tunnelled};
 use crate::cx::Cx;
 use crate::swap;
@@ -29,11 +32,13 @@ use connection::MysqlConnection as _;
 pub use error::MysqlError;
 pub use exchange::{Replacement, Swap};
 
-/// A database of a MySQL or MariaDB server.
+/// A database of a MySQL or MariaDB server, or several of one.
 #[derive(Debug, Clone)]
 pub struct MysqlSource {
     /// Where it is.
     pub connection: Connection,
+    /// Which ones, if it is not just that one.
+    pub databases: Option<Databases>,
     /// Whether the connection is to another server than the source's own: nothing that is there may be replaced.
     pub elsewhere: bool,
     /// How it is dumped.
@@ -51,15 +56,59 @@ pub struct MysqlOptions {
     pub with_accounts: bool,
 }
 
+impl MysqlSource {
+    /// Returns the source of one of its databases.
+    fn of_database(&self, name: &str) -> Self {
+        let connection = self.connection.with_database(name);
+        Self { connection, databases: None, ..self.clone() }
+    }
+
+    /// Says whether a database of this name belongs to the source.
+    fn is_meant(&self, name: &str) -> bool {
+        match &self.databases {
+            None => name == self.connection.database,
+            Some(databases) => databases.matches(name),
+        }
+    }
+
+    /// Returns what tells the source from others of the same server, whatever is chosen of it.
+    fn identity(&self) -> &str {
+        match &self.databases {
+            None => &self.connection.database,
+            Some(databases) => databases.declared(),
+        }
+    }
+
+    /// Returns what the source is of, for a person.
+    fn label(&self) -> String {
+        match &self.databases {
+            None => self.connection.database.clone(),
+            Some(databases) => databases.to_string(),
+        }
+    }
+}
+
 #[async_trait]
 impl Source for MysqlSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
-        Ok(cx.run(capture::probe(cx, self)).await??)
+        match &self.databases {
+            None => Ok(cx.run(capture::probe(cx, self)).await??),
+            Some(databases) => cx.run(server::probe(cx, self, databases)).await?,
+        }
     }
 
     async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
-        let begun = Box::pin(capture::DatabaseCapture::begin(cx, self));
-        Ok(tunnelled::capture(&self.connection, cx.run(begun).await??))
+        let connection = &self.connection;
+        Ok(match &self.databases {
+            None => {
+                let begun = Box::pin(capture::DatabaseCapture::begin(cx, self, None));
+                tunnelled::capture(connection, cx.run(begun).await??)
+            }
+            Some(databases) => {
+                let begun = server::begin(cx, self, databases);
+                tunnelled::capture(connection, cx.run(begun).await??)
+            }
+        })
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
@@ -83,12 +132,9 @@ impl Source for MysqlSource {
         query: &str,
     ) -> Result<String, SourceError> {
         let swap::Replacement::Mysql(loaded) = loaded else { return Ok(String::new()) };
-        if let Some(other) = database.filter(|name| *name != loaded.database) {
-            let finding = format!("the backup is of {} and not of {other}", loaded.database);
-            return Err(error::refused(finding).into());
-        }
+        let asked = loaded.named(database)?;
         let mut session = self.connection.session(cx).await?;
-        Ok(cx.run(describe::first_row(&mut session, &loaded.loaded, query)).await??)
+        Ok(cx.run(describe::first_row(&mut session, asked, query)).await??)
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {

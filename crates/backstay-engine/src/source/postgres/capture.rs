@@ -240,36 +240,6 @@ fn start_dump(
     Ok(Dumping { cx: cx.clone(), source: source.clone(), session, program, reading })
 }
 
-/// What was read of a database.
-pub(super) struct Captured {
-    pub(super) content: PostgresContent,
-    pub(super) consistency_point: String,
-    pub(super) migrations: Option<Vec<String>>,
-    pub(super) warnings: Vec<String>,
-}
-
-impl DatabaseCapture {
-    /// Waits for the dump, and says what was read.
-    pub(super) async fn end(mut self, cx: &Cx) -> Result<Captured, SourceError> {
-        let never = || PostgresError::Archive { finding: "the database was not dumped".to_owned() };
-        // A dump that nobody took ends now.
-        drop(self.dump);
-        let archive = self.dumping.join_next().await.and_then(Result::ok).ok_or_else(never)??;
-        let (names, rows): (Vec<_>, Vec<u64>) = archive.tables.into_iter().unzip();
-        let encoding = &self.content.properties.encoding;
-        let names = cx.run(names::to_utf8(&self.client, encoding, names)).await??;
-        let tables = names.iter().zip(rows);
-        let tables = tables.map(|(name, rows)| TableRows { table: name.shown(), rows }).collect();
-        // The snapshot was of use until here.
-        let ended = cx.run(self.client.batch_execute("ROLLBACK")).await?;
-        ended.map_err(statement("end reading"))?;
-        let content =
-            PostgresContent { tables, large_objects: archive.large_objects, ..self.content };
-        let Self { consistency_point, migrations, warnings, .. } = self;
-        Ok(Captured { content, consistency_point, migrations, warnings })
-    }
-}
-
 /// Says what engine a manifest names.
 pub(super) fn engine(server_version: &str) -> String {
     format!("PostgreSQL {server_version}")
@@ -284,8 +254,21 @@ impl Capture for DatabaseCapture {
         }
     }
 
-    async fn finish(self: Box<Self>, cx: &Cx) -> Result<CaptureReport, SourceError> {
-        let Captured { content, consistency_point, migrations, warnings } = self.end(cx).await?;
+    async fn finish(mut self: Box<Self>, cx: &Cx) -> Result<CaptureReport, SourceError> {
+        let never = || PostgresError::Archive { finding: "the database was not dumped".to_owned() };
+        // A dump that nobody took ends now.
+        drop(self.dump);
+        let archive = self.dumping.join_next().await.and_then(Result::ok).ok_or_else(never)??;
+        let (names, rows): (Vec<_>, Vec<u64>) = archive.tables.into_iter().unzip();
+        let encoding = &self.content.properties.encoding;
+        let names = cx.run(names::to_utf8(&self.client, encoding, names)).await??;
+        let tables = names.iter().zip(rows);
+        let tables = tables.map(|(name, rows)| TableRows { table: name.shown(), rows }).collect();
+        // The snapshot was of use until here.
+        let ended = cx.run(self.client.batch_execute("ROLLBACK")).await?;
+        ended.map_err(statement("end reading"))?;
+        let Self { content, consistency_point, migrations, warnings, .. } = *self;
+        let content = PostgresContent { tables, large_objects: archive.large_objects, ..content };
         Ok(CaptureReport {
             engine: Some(engine(&content.server_version)),
             content: Some(Content::Postgres(Box::new(content))),

@@ -134,7 +134,7 @@ impl Source for PostgresSource {
                 tunnelled::capture(connection, cx.run(begun).await??)
             }
             Some(databases) => {
-                let begun = server::ServerCapture::begin(cx, self, databases);
+                let begun = server::begin(cx, self, databases);
                 tunnelled::capture(connection, cx.run(begun).await??)
             }
         })
