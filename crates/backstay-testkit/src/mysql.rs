@@ -34,7 +34,11 @@ impl MysqlServer {
 
     /// Starts a server with these settings, as `name=value`.
     pub fn start_as(settings: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a directory for the server");
+        Self::start_in(tempfile::tempdir().expect("a directory for the server"), settings)
+    }
+
+    /// Starts a server in this directory.
+    pub fn start_in(dir: tempfile::TempDir, settings: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         drop(listener);

@@ -1,10 +1,14 @@
 //! Ways to a MariaDB server: sealed connections and bastions (X1-X9).
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use backstay_testkit::certificates::Authority;
 use backstay_testkit::mysql::{MysqlServer, USER};
 use backstay_testkit::ssh::SshServer;
 
+use crate::faults::SmallDisk;
 use crate::mysql::{assert_same, made, nasty, with_database};
+use crate::postgres::move_to;
 use crate::tunnels::ssh;
 
 #[test]
@@ -93,4 +97,32 @@ fn table_whose_default_is_a_sequence_returns_to_its_place() {
     shell.ends(0, &["confirm", "db"]);
     server.sql("shop", "INSERT INTO t (n) VALUES (3)");
     assert_eq!(server.sql("shop", "SELECT count(*) FROM t"), "3");
+}
+
+#[test]
+fn server_whose_disk_is_full_takes_no_restore_and_keeps_what_it_has() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let disk = SmallDisk::mount(place.path(), 260);
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (server, full) = (
+        MysqlServer::start(),
+        MysqlServer::start_in(tempfile::tempdir_in(place.path()).unwrap(), &[]),
+    );
+    server.sql("", "CREATE DATABASE shop; USE shop; CREATE TABLE t (id int PRIMARY KEY, text text) SELECT seq AS id, repeat(md5(seq), 40) AS text FROM seq_1_to_150000");
+    full.sql(
+        "",
+        "CREATE DATABASE shop; CREATE TABLE shop.mine (n int); INSERT INTO shop.mine VALUES (1)",
+    );
+    let before = full.digest("shop");
+    let shell = with_database(&server, "shop", "");
+    made(&shell);
+    move_to(&shell, server.port, full.port);
+    let error = shell.complains(1, &["restore", "db", "--yes"]);
+    assert!(error.contains("is full") || error.contains("No space"), "{error}");
+    assert_same(&full.digest("shop"), &before);
+    disk.grow(1000);
+    shell.ends(0, &["restore", "db", "--yes"]);
+    assert_eq!(full.sums("shop"), server.sums("shop"));
+    drop(full);
 }
