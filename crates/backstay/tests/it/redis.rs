@@ -95,6 +95,20 @@ fn part_is_a_file_that_the_servers_own_programs_read() {
 }
 
 #[test]
+fn server_that_makes_replicas_wait_or_sends_them_a_file_is_backed_up_too() {
+    for setting in ["repl-diskless-sync-delay 2", "repl-diskless-sync no"] {
+        let server = RedisServer::start_as(&[setting, "repl-ping-replica-period 1"]);
+        nasty(&server);
+        let before = server.digest();
+        let shell = with_server(&server, "");
+        made(&shell);
+        server.ask(0, &["FLUSHALL"]);
+        shell.ends(0, &["restore", "db", "--yes"]);
+        assert_same(&server.digest(), &before);
+    }
+}
+
+#[test]
 fn databases_return_elsewhere_alone_and_under_another_number() {
     let (server, other) = (RedisServer::start(), RedisServer::start_as(&["databases 10"]));
     nasty(&server);

@@ -129,38 +129,39 @@ enum Framing {
 
 /// Asks for what a new replica is sent. Returns the position in the server's log, and how the stream ends.
 async fn begin_stream(session: &mut Session) -> Result<(String, Framing), RedisError> {
-    const ACTION: &str = "be sent what a replica is (PSYNC)";
+    const ACTION: &str = "ask for what replicas are sent (PSYNC)";
     let broken = |cause| RedisError::Broken { action: ACTION, cause };
     // Servers before Redis 7 do not know the first; they are then left as soon as the data has come.
     for capability in [[b"rdb-only".as_slice(), b"1"], [b"capa", b"eof"]] {
         let [name, value] = capability;
         session.exchange(&[b"REPLCONF", name, value]).await.map_err(broken)?;
     }
-    let position = match session.exchange(&[b"PSYNC", b"?", b"-1"]).await.map_err(broken)? {
-        Reply::Status(text) => text,
-        Reply::Error(text) => return Err(statement(ACTION, &text)),
-        _ => String::new(),
-    };
-    let Some(position) = position.strip_prefix("FULLRESYNC ") else {
+    session.send(&[b"PSYNC", b"?", b"-1"]).await.map_err(broken)?;
+    let answer = announced(session, ACTION).await?;
+    let Some(position) = answer.strip_prefix("+FULLRESYNC ") else {
         return Err(refused(format!(
-            "the server answers `{position}` to PSYNC, and not with all of its data"
+            "the server answers `{answer}` to PSYNC, and not with all of its data"
         )));
     };
+    let length = announced(session, ACTION).await?;
+    let framing = match length.strip_prefix("$EOF:") {
+        Some(mark) => Some(Framing::Mark(mark.as_bytes().to_vec())),
+        None => length.strip_prefix('$').and_then(|bytes| bytes.parse().ok()).map(Framing::Bytes),
+    };
+    let strange = || refused(format!("the server announces `{length}`, which is no length"));
+    Ok((position.replace(' ', ":"), framing.ok_or_else(strange)?))
+}
+
+/// Reads a line. While it prepares, a server sends empty ones.
+async fn announced(session: &mut Session, action: &'static str) -> Result<String, RedisError> {
     loop {
-        // While it prepares, the server sends empty lines.
-        let line = session.reading.line().await.map_err(broken)?;
-        let Some(announced) = line.strip_prefix('$') else {
-            match line.strip_prefix('-') {
-                Some(text) => return Err(statement(ACTION, text)),
-                None => continue,
-            }
-        };
-        let framing = match announced.strip_prefix("EOF:") {
-            Some(mark) => Some(Framing::Mark(mark.as_bytes().to_vec())),
-            None => announced.parse().ok().map(Framing::Bytes),
-        };
-        let strange = || refused(format!("the server announces `{line}`, which is no length"));
-        return Ok((position.replace(' ', ":"), framing.ok_or_else(strange)?));
+        let line = session.reading.line().await;
+        let line = line.map_err(|cause| RedisError::Broken { action, cause })?;
+        match line.strip_prefix('-') {
+            Some(refusal) => return Err(statement(action, refusal)),
+            None if line.is_empty() => {}
+            None => return Ok(line),
+        }
     }
 }
 

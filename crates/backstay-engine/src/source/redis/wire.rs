@@ -100,9 +100,14 @@ impl Session {
 
     /// Sends a command and waits for its answer, which may be an error.
     pub(super) async fn exchange(&mut self, words: &[&[u8]]) -> io::Result<Reply> {
-        self.writing.write_all(&encode(words)).await?;
-        self.writing.flush().await?;
+        self.send(words).await?;
         self.reading.next().await
+    }
+
+    /// Sends a command.
+    pub(super) async fn send(&mut self, words: &[&[u8]]) -> io::Result<()> {
+        self.writing.write_all(&encode(words)).await?;
+        self.writing.flush().await
     }
 
     /// Sends a command. An error as its answer is a failure to `action`.
