@@ -8,6 +8,7 @@ use backstay_format::{BackupId, KeyError, ManifestError, PartName, SlotError, Sl
 use crate::cx::{CancelReason, Cancelled};
 use crate::part::PartError;
 use crate::source::SourceError;
+use crate::source::redis::RedisError;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Why a verb failed.
@@ -176,6 +177,11 @@ pub enum ErrorKind {
 }
 
 impl EngineError {
+    /// Says whether what a swap would move is not there any more, so that nobody can finish it.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Source(SourceError::Redis(RedisError::Gone { .. })))
+    }
+
     /// Says whether the same may work a little later, with nothing changed: a dump gave way to the app.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Source(error) if error.is_passing())

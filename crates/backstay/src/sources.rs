@@ -8,10 +8,21 @@ use backstay_engine::source::postgres::{PostgresOptions, PostgresSource};
 use backstay_engine::source::redis::RedisSource;
 use backstay_engine::source::sqlite::SqliteSource;
 
+use backstay_format::{Sha256, Slug};
+
 use crate::config::{SourceConfig, SourceKind};
-use crate::installation::Installation;
+use crate::installation::{Installation, host};
+
+/// As many as make it unmistakable.
+const OWNER_CHARS: usize = 16;
 
 impl Installation {
+    /// Returns a word that no other source has, of this installation or of another.
+    fn owner_of(&self, source: &Slug) -> String {
+        let whole = format!("{}\n{}\n{source}", host(), self.home.path().display());
+        String::from(Sha256::of(whole.as_bytes())).chars().take(OWNER_CHARS).collect()
+    }
+
     /// Returns what reads and restores a source.
     pub(crate) fn engine_source(&self, source: &SourceConfig) -> Box<dyn Source> {
         let spool = self.home.spool();
@@ -44,6 +55,7 @@ impl Installation {
             SourceKind::Redis(redis) => Box::new(RedisSource {
                 connection: redis.connection.clone(),
                 elsewhere: redis.elsewhere,
+                owner: self.owner_of(&source.name),
                 with_users: source.sealed,
             }),
             SourceKind::Command(command) => Box::new(CommandSource {

@@ -1,6 +1,7 @@
 //! Running a program of a database engine to its end, with what it complains of.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -53,7 +54,44 @@ impl ProgramError {
 pub(super) struct Program {
     name: String,
     pub(super) child: Child,
-    complaints: JoinHandle<String>,
+    complaints: Complaints,
+}
+
+/// Where a program's complaints go.
+enum Complaints {
+    /// To us.
+    Heard(JoinHandle<String>),
+    /// Into a file: a program that outlives us can go on complaining.
+    Written(PathBuf),
+}
+
+impl Complaints {
+    /// Returns the first of them, after the program's end.
+    async fn text(&mut self) -> String {
+        match self {
+            // It was only cut off if the program is gone in a way that nobody foresaw.
+            Self::Heard(listening) => listening.await.unwrap_or_default(),
+            Self::Written(file) => {
+                let mut kept = Vec::new();
+                if let Ok(file) = tokio::fs::File::open(file).await {
+                    // What it says is for people; without it they still learn how it ended.
+                    drop(file.take(MAX_COMPLAINT_BYTES).read_to_end(&mut kept).await);
+                }
+                String::from_utf8_lossy(&kept).into_owned()
+            }
+        }
+    }
+}
+
+fn not_started(program: &str, error: &std::io::Error) -> ProgramError {
+    let (program, finding) = (program.to_owned(), error.to_string());
+    ProgramError { program, status: "could not be started".to_owned(), finding }
+}
+
+fn spawn(name: &str, mut command: Command) -> Result<Child, ProgramError> {
+    // A group of its own: what it starts in turn ends with it.
+    command.process_group(0);
+    command.spawn().map_err(|error| not_started(name, &error))
 }
 
 impl Drop for Program {
@@ -70,16 +108,22 @@ impl Drop for Program {
 }
 
 impl Program {
+    /// Starts a program whose complaints go into a new file.
+    pub(super) fn start_writing(
+        name: &str,
+        mut command: Command,
+        complaints: PathBuf,
+    ) -> Result<Self, ProgramError> {
+        let file = std::fs::File::create(&complaints).map_err(|error| not_started(name, &error))?;
+        command.stderr(file);
+        let child = spawn(name, command)?;
+        Ok(Self { name: name.to_owned(), child, complaints: Complaints::Written(complaints) })
+    }
+
     /// Starts a program whose standard error is listened to.
     pub(super) fn start(name: &str, mut command: Command) -> Result<Self, ProgramError> {
-        let failed = |finding: String| ProgramError {
-            program: name.to_owned(),
-            status: "could not be started".to_owned(),
-            finding,
-        };
-        // A group of its own: what it starts in turn ends with it.
-        command.stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        command.stderr(Stdio::piped());
+        let mut child = spawn(name, command)?;
         let stderr = child.stderr.take();
         let complaints = tokio::spawn(async move {
             let mut kept = Vec::new();
@@ -90,7 +134,7 @@ impl Program {
             }
             String::from_utf8_lossy(&kept).into_owned()
         });
-        Ok(Self { name: name.to_owned(), child, complaints })
+        Ok(Self { name: name.to_owned(), child, complaints: Complaints::Heard(complaints) })
     }
 
     /// Waits for its end.
@@ -107,8 +151,7 @@ impl Program {
         if status.success() {
             return Ok(());
         }
-        // It was only cut off if the program is gone in a way that nobody foresaw.
-        let said = (&mut self.complaints).await.unwrap_or_default();
+        let said = self.complaints.text().await;
         let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
         // Remarks before the first error are of no interest once there is one.
         let is_error = |line: &&str| ERRORS.iter().any(|word| line.contains(word));

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::restore::{Wanted, choose, hex_tag};
+use super::undo::sweep;
 use crate::config::SourceConfig;
 use crate::exit::Exit;
 use crate::installation::Installation;
@@ -29,6 +30,7 @@ pub(super) async fn drill_source(
         expects_sealed: source.sealed,
     };
     let drilling = Box::pin(async {
+        sweep(app, &source).await?;
         let job = app.start_job(&source.name, JobKind::Drill).await?;
         let (engine_source, place) =
             (app.engine_source(&source), app.place(&source.name, backup.clone()));

@@ -53,8 +53,8 @@ pub(super) async fn restore(
     if args.dry_run {
         return Ok(Exit::Done);
     }
-    if args.no_safety_backup && plan.outlook.replaces && plan.outlook.how.keeps_nothing() {
-        let text = "nothing is kept beside here, so the safety backup would be the only copy of what is there; leave --no-safety-backup out, or restore to another place with --to";
+    if args.no_safety_backup && plan.outlook.replaces && plan.outlook.how == How::Transaction {
+        let text = "in place nothing is kept beside, so the safety backup would be the only copy of what is there; leave --no-safety-backup out, or restore to another place with --to";
         return Err(UsageError(text.to_owned()).into());
     }
     let what = if plan.outlook.replaces {

@@ -151,8 +151,15 @@ pub(super) async fn finish_interrupted(
             swap.replacement().target()
         );
         app.cx.event(Event::Warning { text });
-        app.engine_source(source).swapper().run(&app.cx, &swap).await?;
-        app.catalog.set_swap_state(&record.id, after).await?;
+        match app.engine_source(source).swapper().run(&app.cx, &swap).await {
+            Ok(()) => app.catalog.set_swap_state(&record.id, after).await?,
+            Err(error) if error.is_gone() => {
+                let text = format!("it cannot be finished: {error}; what is there stays as it is");
+                app.cx.event(Event::Warning { text });
+                app.catalog.end_swap(&record.id).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
         restart(app, source).await?;
     }
     Ok(())

@@ -171,6 +171,17 @@ fn output_that_is_not_whole_is_no_backup() {
 }
 
 #[test]
+fn full_storage_ends_a_backup_and_its_programs_at_once() {
+    let shell = with_outputs(&format!("{{ name = 'x', dump = {} }}", sh("cat /dev/urandom")), "");
+    let storage = shell.path("storage");
+    let disk = SmallDisk::mount(&storage, 12);
+    let error = shell.complains(14, &["backup", "db"]);
+    assert!(error.contains("no space left"), "{error}");
+    assert_eq!(count(&shell), 0);
+    drop(disk);
+}
+
+#[test]
 fn second_output_that_fails_leaves_no_backup_of_the_first() {
     let outputs = format!(
         "{{ name = 'a', dump = ['echo', 'first'] }}, {{ name = 'b', dump = {} }}",
@@ -247,8 +258,12 @@ fn restore_that_fails_half_way_says_what_is_known_and_what_was_there_comes_back(
     let safety = error.split("held as backup ").nth(1).unwrap().split(':').next().unwrap();
     shell.ends(0, &["restore", "db", "--id", safety, "--yes"]);
     assert_eq!(std::fs::read_to_string(shell.path("data")).unwrap(), "new data\n");
-    let error = shell.complains(2, &["restore", "db", "--id", &id, "--yes", "--no-safety-backup"]);
-    assert!(error.contains("the only copy"), "{error}");
+    // Where nothing is left to be saved, it comes back without.
+    std::fs::remove_file(shell.path("data")).unwrap();
+    let error = shell.complains(1, &["restore", "db", "--id", &id, "--yes"]);
+    assert!(error.contains("restore with --no-safety-backup"), "{error}");
+    shell.ends(0, &["restore", "db", "--id", &id, "--yes", "--no-safety-backup"]);
+    assert_eq!(std::fs::read_to_string(shell.path("data")).unwrap(), "old data\n");
     assert_eq!(
         std::fs::read_dir(shell.path("home/spool")).unwrap().count(),
         0,
@@ -262,7 +277,7 @@ fn restore_program_reads_everything_though_we_are_killed() {
         "{{ name = 'x', dump = {}, restore = {} }}",
         sh("yes | head -c 5000000"),
         sh(
-            "touch HERE/reached; while [ ! -e HERE/go ]; do sleep 0.02; done; wc -c > HERE/count.new; mv HERE/count.new HERE/count"
+            "touch HERE/reached; while [ ! -e HERE/go ]; do sleep 0.02; done; seq 1 50000 >&2 || exit 1; wc -c > HERE/count.new; mv HERE/count.new HERE/count"
         )
     );
     let shell = with_outputs(&outputs, "");

@@ -139,6 +139,7 @@ fn databases_return_elsewhere_alone_and_under_another_number() {
         (server.ask(12, &["GET", "nine"]), server.ask(9, &["GET", "nine"])),
         ("9".to_owned(), "spoilt".to_owned())
     );
+    shell.ends(0, &["confirm", "db"]);
     for (words, expected) in [
         (&["--to", "7"][..], "choose one of them"),
         (&["--to", "12", "--only", "9"], "is not empty"),

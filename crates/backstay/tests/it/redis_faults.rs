@@ -284,6 +284,107 @@ fn causes_of_a_connection_that_fails_are_told_apart() {
 }
 
 #[test]
+fn restores_of_others_are_left_alone_and_what_waits_for_an_undo_is_not_overwritten() {
+    let server = RedisServer::start_as(&["databases 6"]);
+    server.script(0, "SET a old\n");
+    server.script(5, "SET f old\n");
+    let (shell, other) = (with_server(&server, ""), with_server(&server, ""));
+    made(&shell);
+    made(&other);
+    server.script(0, "SET a new\n");
+    // What is set aside for the one, the other neither sweeps, nor loads into, nor backs up.
+    shell.ends(0, &["restore", "db", "--only", "0", "--yes"]);
+    server.script(5, "DEL f\n");
+    let spare = (1..5).find(|number| server.ask(*number, &["EXISTS", "backstay:set-aside"]) == "1");
+    let spare = spare.unwrap();
+    other.ends(0, &["drill", "db"]);
+    let backup = made(&other);
+    assert!(backup["warnings"].to_string().contains("set aside is not in the backup"), "{backup}");
+    other.ends(0, &["restore", "db", "--only", "0", "--yes"]);
+    other.ends(0, &["undo", "db"]);
+    other.ends(0, &["confirm", "db"]);
+    assert_eq!(server.ask(spare, &["GET", "a"]), "new");
+    shell.ends(0, &["undo", "db"]);
+    assert_eq!(server.ask(0, &["GET", "a"]), "new");
+    shell.ends(0, &["confirm", "db"]);
+    // A number that the backup needs, and that another restore uses.
+    server.script(1, "SET b 1\nSET c 1\n");
+    server.ask(spare, &["FLUSHDB"]);
+    let id = made(&shell)["id"].as_str().unwrap().to_owned();
+    server.ask(1, &["FLUSHDB"]);
+    server.script(2, "SET x 1\n");
+    server.script(3, "SET x 1\n");
+    server.script(4, "SET x 1\n");
+    server.script(5, "SET x 1\n");
+    other.ends(0, &["restore", "db", "--only", "0", "--yes"]);
+    let error = shell.complains(1, &["restore", "db", "--id", &id, "--yes"]);
+    assert!(error.contains("undo or confirm that first"), "{error}");
+    other.ends(0, &["undo", "db"]);
+}
+
+#[test]
+fn functions_alone_are_worth_a_safety_backup_and_an_undo() {
+    let server = RedisServer::start();
+    let load = |text: &str| {
+        server.ask(
+            0,
+            &[
+                "FUNCTION",
+                "LOAD",
+                &format!(
+                    "#!lua name={text}\nredis.register_function('{text}', function() return 1 end)"
+                ),
+            ],
+        );
+    };
+    load("first");
+    let shell = with_server(&server, "");
+    let id = made(&shell)["id"].as_str().unwrap().to_owned();
+    load("second");
+    let both = server.digest();
+    shell.ends(0, &["restore", "db", "--id", &id, "--yes"]);
+    assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 2, "no safety backup");
+    assert!(!server.digest().contains("second"));
+    shell.ends(0, &["undo", "db"]);
+    assert_same(&server.digest(), &both);
+    shell.ends(0, &["confirm", "db"]);
+    // Another server keeps its own, and they are not overwritten.
+    std::fs::write(shell.path("url"), format!("redis://:{PASSWORD}@127.0.0.1:{}", server.port))
+        .unwrap();
+    let to = format!("file:{}", shell.path("url").display());
+    let error = shell.complains(1, &["restore", "db", "--id", &id, "--to", &to, "--yes"]);
+    assert!(error.contains("a library of functions first already"), "{error}");
+    assert_same(&server.digest(), &both);
+}
+
+#[test]
+fn swap_whose_data_the_server_lost_is_let_go_of() {
+    let mut setting = Setting::new();
+    let mut bytes = 3000;
+    // Killed in the middle of the swap: what was begun is written down.
+    let pending = loop {
+        if killed_after(&setting, bytes, &setting.restore()) {
+            panic!("it was never killed between its record and its swap");
+        }
+        if marked(&setting.server) > 0 && setting.server.ask(0, &["GET", "a"]) == "new" {
+            setting.server.ask(0, &["FLUSHALL"]);
+            let output = setting.shell.run(&["confirm", "db"]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            if said.contains("cannot be finished") {
+                break said;
+            }
+            setting = Setting::new();
+        } else {
+            setting.settle("before");
+            setting = Setting::new();
+        }
+        bytes += 250;
+    };
+    assert!(pending.contains("somebody emptied it"), "{pending}");
+    setting.shell.ends(0, &setting.restore());
+}
+
+#[test]
 fn server_with_too_little_memory_takes_no_restore_and_keeps_what_it_has() {
     let server = RedisServer::start_as(&["rdbcompression no"]);
     server.ask(

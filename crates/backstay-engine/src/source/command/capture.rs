@@ -108,10 +108,8 @@ impl Dumping {
                 // It has seen enough; how it ends counts.
                 *stdin = None;
             }
-            if part.send(chunk).await.is_err() {
-                // Whoever read it has an error of its own.
-                return Ok(bytes);
-            }
+            // Whoever read it has an error of its own; the programs end with this one.
+            part.send(chunk).await.map_err(|gone| failed(gone.into()))?;
         }
     }
 }

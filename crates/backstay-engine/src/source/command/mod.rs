@@ -56,10 +56,10 @@ pub struct Argv {
     pub arguments: Vec<String>,
 }
 
+/// Only the program: in what was a reference in its arguments, a secret may stand now.
 impl std::fmt::Display for Argv {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.program)?;
-        self.arguments.iter().try_for_each(|argument| write!(f, " {argument}"))
+        f.write_str(&self.program)
     }
 }
 

@@ -67,7 +67,8 @@ pub(super) async fn take(
     let input = File::open(file).map_err(|cause| SourceError::io("open", file, cause))?;
     let mut command = command(source, argv);
     command.stdin(input);
-    let mut program = Program::start(&argv.program, command)?;
+    // Should we be killed, it goes on: its input is a file, and so is where it complains to.
+    let mut program = Program::start_writing(&argv.program, command, file.with_extension("said"))?;
     let status = limited(cx, (argv, timeout), async { Ok(program.wait().await?) }).await?;
     Ok(program.judge(status).await?)
 }

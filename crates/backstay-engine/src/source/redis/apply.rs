@@ -12,7 +12,7 @@ use super::connection::RedisConnection as _;
 use super::describe::{self, Mark, Server};
 use super::error::{RedisError, refused};
 use super::exchange::{self, Functions, Pair, Replacement, label};
-use super::load::{self, LoadedKeys, Order, milliseconds};
+use super::load::{self, LoadedKeys, Order};
 use super::wire::Session;
 use crate::cx::Cx;
 use crate::part::PartReader;
@@ -66,6 +66,12 @@ impl ServerTarget {
             loaded: LoadedKeys::default(),
             report: ApplyReport::default(),
         }
+    }
+
+    /// Returns the mark of what is loaded.
+    fn mark(&self) -> Mark {
+        let (tag, owner) = (self.tag.clone(), self.source.owner.clone());
+        Mark { tag, owner, holds: Direction::Restore }
     }
 
     fn place(&self) -> Result<&Place, RedisError> {
@@ -145,6 +151,24 @@ impl ServerTarget {
             }
             Place::Scratch => Vec::new(),
         };
+        let set_aside = pairs.iter().find(|(_, database)| marks.contains_key(database));
+        if let Some((_, database)) =
+            set_aside.filter(|_| self.place().ok() != Some(&Place::Scratch))
+        {
+            return Err(refused(format!(
+                "database {database} holds what another restore has set aside; undo or confirm that first"
+            )));
+        }
+        let functions = describe::functions(session).await?;
+        let names: Vec<&str> = functions.iter().map(|code| describe::name_of(code)).collect();
+        let collides = content.functions.iter().find(|name| names.contains(&name.as_str()));
+        if let (Place::Elsewhere, Some(name)) = (self.place()?, collides) {
+            return Err(refused(format!(
+                "the server has a library of functions {name} already; remove it there, or choose databases with --only"
+            )));
+        }
+        let replaces_functions =
+            self.place()? == &Place::Own && self.only()?.is_empty() && !functions.is_empty();
         let count = describe::databases(session).await?;
         if let Some((_, database)) = pairs.iter().find(|(_, database)| *database >= count) {
             return Err(refused(format!(
@@ -157,7 +181,7 @@ impl ServerTarget {
         };
         let free: Vec<u64> = (0..count).rev().filter(|number| !used(number)).collect();
         let pairs = give_places(&pairs, &free, &replaced, self.place()? == &Place::Scratch)?;
-        Ok((pairs, !replaced.is_empty()))
+        Ok((pairs, !replaced.is_empty() || replaces_functions))
     }
 
     async fn look(&self, cx: &Cx, details: &Details) -> Result<Outlook, RedisError> {
@@ -172,6 +196,9 @@ impl ServerTarget {
         check_server(&server, content)?;
         let mut warnings = Vec::new();
         compare_versions(&content.server, &server, &mut warnings)?;
+        if server.max_bytes > 0 && server.evicts {
+            warnings.push("the server removes keys where its memory (maxmemory) does not suffice: what is set aside may lose some before it is confirmed or undone".to_owned());
+        }
         let (pairs, replaces) = self.work_out(&mut session, &server, content).await?;
         let numbers = pairs.iter().map(|pair| pair.database.to_string());
         Ok(Outlook {
@@ -188,7 +215,7 @@ impl ServerTarget {
         let mut session = self.source.connection.session(cx).await?;
         self.server = Server::of(&mut session).await?;
         let (pairs, _) = self.work_out(&mut session, &self.server, content).await?;
-        let mark = Mark { tag: self.tag.clone(), holds: Direction::Restore };
+        let mark = self.mark();
         for pair in pairs {
             exchange::set_mark(&mut session, pair.spare, &mark).await?;
             self.pairs.push(pair);
@@ -206,11 +233,12 @@ impl ServerTarget {
             self.report.items += compared.await?;
         }
         let mut restored = std::mem::take(&mut self.loaded.functions);
+        let replaced = describe::functions(&mut session).await?;
         let functions = match self.place()? {
             Place::Own if self.only()?.is_empty() => Some(restored),
             // There the server's own stay.
             Place::Elsewhere if self.only()?.is_empty() => {
-                restored.extend(describe::functions(&mut session).await?);
+                restored.extend(replaced.iter().cloned());
                 restored.sort();
                 restored.dedup();
                 Some(restored)
@@ -220,8 +248,10 @@ impl ServerTarget {
         Ok(Replacement {
             server: self.source.connection.server(),
             tag: self.tag.clone(),
+            owner: self.source.owner.clone(),
+            is_planned: false,
             pairs: self.pairs.clone(),
-            functions: functions.map(|restored| Functions { restored, replaced: Vec::new() }),
+            functions: functions.map(|restored| Functions { restored, replaced }),
         })
     }
 }
@@ -264,7 +294,7 @@ fn give_places(
     for (of, database) in needy.into_iter().chain(others).copied() {
         let spare = match free.next() {
             Some(spare) => spare,
-            None if !is_scratch && !replaced.contains(&database) => database,
+            None if !is_scratch && replaced.is_empty() => database,
             None => {
                 return Err(refused(
                     "no number is free to load a database into before it replaces what is there; raise `databases` in the server's configuration, or restore to an empty server with --to",
@@ -361,12 +391,12 @@ impl Target for ServerTarget {
 
     async fn apply(&mut self, cx: &Cx, data: PartReader) -> Result<Applied, SourceError> {
         let content = self.content.as_ref().ok_or_else(|| refused("nothing was prepared"))?;
+        let mut session = self.source.connection.session(cx).await?;
         let order = Order {
             places: self.pairs.iter().filter_map(|pair| Some((pair.of?, pair.spare))).collect(),
             large: content.large_values.iter().map(|value| (value.offset, value.bytes)).collect(),
-            now: milliseconds(cx.now()),
+            now: describe::now(&mut session).await?,
         };
-        let session = self.source.connection.session(cx).await?;
         self.loaded = load::run(cx, session, data, order).await?;
         self.report.bytes = self.loaded.bytes;
         Ok(Applied::Done)
@@ -387,9 +417,9 @@ impl Target for ServerTarget {
 
     async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError> {
         if !self.pairs.is_empty() {
-            let mut session = self.source.connection.session(cx).await?;
+            let (mut session, mark) = (self.source.connection.session(cx).await?, self.mark());
             for pair in &self.pairs {
-                exchange::empty_if_marked(&mut session, pair.spare, &self.tag).await?;
+                exchange::empty_if_marked(&mut session, pair.spare, &mark).await?;
             }
         }
         Ok(())

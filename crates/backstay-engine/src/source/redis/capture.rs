@@ -111,6 +111,13 @@ impl ServerCapture {
         let (writer, dump) =
             part_pipe(fixed_part(DUMP, MediaType::RedisDump, Some(server.data_bytes)));
         let left_out: BTreeSet<u64> = marks.into_keys().collect();
+        if !left_out.is_empty() {
+            let numbers: Vec<String> = left_out.iter().map(u64::to_string).collect();
+            warnings.push(format!(
+                "what a restore has set aside is not in the backup: databases {}",
+                numbers.join(", ")
+            ));
+        }
         let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
         let walking =
             tokio::task::spawn_blocking(move || walk(Received(receiver), writer, &left_out));
@@ -292,6 +299,9 @@ fn walk_into(
                 let bytes = reader.offset() - begins;
                 if reader.out.left_out {
                     continue;
+                }
+                if key.name == describe::MARK.as_bytes() {
+                    return Err(rdb::wrong("a restore began meanwhile; try again"));
                 }
                 if bytes >= LARGE_BYTES {
                     large.push(LargeValue { offset: at, bytes });

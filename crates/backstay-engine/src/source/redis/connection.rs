@@ -149,6 +149,10 @@ fn check(connection: &Connection, reply: io::Result<Reply>) -> Result<(), Cause>
         Err(error) => return Err(Cause::Tls(with_causes(&error))),
     };
     match text.split(' ').next().unwrap_or_default() {
+        // Such an answer repeats what it was given, and that may be the password.
+        "ERR" if text.contains("unknown command") => {
+            Err(Cause::Other("the server does not know a command that a login needs".to_owned()))
+        }
         "NOAUTH" | "WRONGPASS" | "DENIED" => Err(Cause::Login(text)),
         "ERR" if text.contains("AUTH") || text.contains("password") => Err(Cause::Login(text)),
         // Only the right to ask is missing.

@@ -24,6 +24,8 @@ pub(super) struct Server {
     pub(super) used_bytes: u64,
     /// Bytes of memory that it may take; 0 is no limit.
     pub(super) max_bytes: u64,
+    /// Whether it removes keys where it has too little memory.
+    pub(super) evicts: bool,
     /// Whether every change goes into a log on its disk.
     pub(super) keeps_log: bool,
     pub(super) is_replica: bool,
@@ -77,6 +79,7 @@ impl Server {
             data_bytes: number("used_memory").saturating_sub(number("used_memory_startup")),
             used_bytes: number("used_memory"),
             max_bytes: number("maxmemory"),
+            evicts: !["", "noeviction"].contains(&field("maxmemory_policy")),
             keeps_log: field("aof_enabled") == "1",
             is_replica: field("role") == "slave",
             is_cluster: field("cluster_enabled") == "1",
@@ -119,6 +122,8 @@ fn series(version: &str) -> (u32, u32) {
 pub(super) struct Mark {
     /// The restore's name.
     pub(super) tag: String,
+    /// Whose restore it is: nobody removes what is another's.
+    pub(super) owner: String,
     /// Where the data next to it came from: from the restore, or from the place that it replaces.
     pub(super) holds: Direction,
 }
@@ -130,17 +135,23 @@ impl Mark {
             Direction::Restore => "restored",
             Direction::Undo => "replaced",
         };
-        format!("{} {holds}", self.tag)
+        format!("{} {holds} {}", self.tag, self.owner)
+    }
+
+    /// Says whether it is of this restore.
+    pub(super) fn is_of(&self, tag: &str) -> bool {
+        self.tag == tag
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let (tag, holds) = text.split_once(' ')?;
+        let (tag, rest) = text.split_once(' ')?;
+        let (holds, owner) = rest.split_once(' ')?;
         let holds = match holds {
             "restored" => Direction::Restore,
             "replaced" => Direction::Undo,
             _ => return None,
         };
-        Some(Self { tag: tag.to_owned(), holds })
+        Some(Self { tag: tag.to_owned(), owner: owner.to_owned(), holds })
     }
 }
 
@@ -192,6 +203,14 @@ pub(super) async fn databases(session: &mut Session) -> Result<u64, RedisError> 
         count += 1;
     }
     Ok(count)
+}
+
+/// Reads the server's clock, in milliseconds since 1970: ours may be another.
+pub(super) async fn now(session: &mut Session) -> Result<u64, RedisError> {
+    let time = session.ask("ask for the server's time", &[b"TIME"]).await?.list();
+    let part = |index: usize| time.get(index).and_then(|part| part.text().parse::<u64>().ok());
+    let seconds = part(0).ok_or_else(|| refused("the server does not tell its time"))?;
+    Ok(seconds * 1000 + part(1).unwrap_or(0) / 1000)
 }
 
 /// Counts the keys of the chosen database.

@@ -38,6 +38,14 @@ pub enum RedisError {
         /// What is wrong with it.
         finding: String,
     },
+    /// What a restore had put aside is not there any more, so nothing can be swapped.
+    #[error(
+        "database {database} does not hold what the restore put there any more: somebody emptied it, or the server lost it"
+    )]
+    Gone {
+        /// Where it was.
+        database: u64,
+    },
     /// The server cannot be backed up, or cannot take the backup, as it is.
     #[error("{finding}")]
     Refused {
@@ -58,9 +66,7 @@ pub(super) fn refused(finding: impl Into<String>) -> RedisError {
 pub(super) fn statement(action: &'static str, said: &str) -> RedisError {
     let hint = match said.split(' ').next().unwrap_or_default() {
         "NOPERM" => "; the user lacks this right: ACL SETUSER gives it",
-        "OOM" => {
-            "; the server's memory does not suffice: raise maxmemory, or confirm a restore that can still be undone"
-        }
+        "OOM" => "; the server's memory does not suffice: raise maxmemory (CONFIG SET maxmemory)",
         "READONLY" => "; this is a replica: name its primary",
         "LOADING" => "; it is starting: try again when it is done",
         "NOMASTERLINK" => "; this replica has lost its primary, so what it has may be old",

@@ -15,6 +15,10 @@ use crate::error::EngineError;
 use crate::event::Event;
 use crate::swap::{self, Direction, Swapper, failed, foreign};
 
+/// In the background of the server: a large database takes its time. No transaction, since a server without memory refuses
+/// those.
+const EMPTY: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('FLUSHDB', 'ASYNC') end";
 /// How often is looked whether the server has written its data to its disk.
 const SAVED_EVERY: Duration = Duration::from_millis(100);
 /// How long is waited for the server's log to reach its disk, in milliseconds.
@@ -28,6 +32,10 @@ pub struct Replacement {
     pub(super) server: String,
     /// The restore's name, in the marks of its databases.
     pub(super) tag: String,
+    /// Whose restore it is, in the marks, too.
+    pub(super) owner: String,
+    /// Whether a swap of it was worked out: until then, what it may remove is only what it loaded.
+    pub(super) is_planned: bool,
     /// Each database, and where the other state of it lies.
     pub(super) pairs: Vec<Pair>,
     /// The functions of the server, if they are replaced too.
@@ -55,6 +63,13 @@ pub(super) struct Functions {
     pub(super) replaced: Vec<String>,
 }
 
+impl Functions {
+    /// Says whether something that was there is not there any more.
+    fn lose_some(&self) -> bool {
+        self.replaced.iter().any(|code| !self.restored.contains(code))
+    }
+}
+
 /// A change of numbers, worked out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,7 +79,19 @@ pub struct Swap {
     direction: Direction,
 }
 
+impl Pair {
+    /// Says whether it was not loaded straight into an empty database.
+    fn is_exchanged(&self) -> bool {
+        self.spare != self.database
+    }
+}
+
 impl Replacement {
+    /// Returns the databases that change their numbers.
+    fn exchanged(&self) -> impl Iterator<Item = &Pair> {
+        self.pairs.iter().filter(|pair| pair.is_exchanged())
+    }
+
     /// Returns the databases that are fought for.
     pub fn target(&self) -> String {
         let numbers = self.pairs.iter().map(|pair| pair.database.to_string());
@@ -111,6 +138,7 @@ impl DatabaseSwapper {
         mut replacement: Replacement,
         direction: Direction,
     ) -> Result<Swap, RedisError> {
+        replacement.is_planned = true;
         if let Some(functions) = &mut replacement.functions {
             let mut session = self.source.connection.session(cx).await?;
             let present = describe::functions(&mut session).await?;
@@ -129,8 +157,12 @@ impl DatabaseSwapper {
         direction: Direction,
     ) -> Result<(), RedisError> {
         let mut session = self.session(cx, replacement).await?;
-        if !is_done(&mut session, replacement, direction).await? {
-            exchange_numbers(&mut session, replacement, direction).await?;
+        if !is_done(&mut session, replacement, direction).await?
+            && let Err(error) = exchange_numbers(&mut session, replacement, direction).await
+        {
+            // What is still under way must not happen after somebody looked whether it did.
+            session.end().await;
+            return Err(error);
         }
         if let Some(functions) = &replacement.functions {
             let wanted = match direction {
@@ -138,6 +170,11 @@ impl DatabaseSwapper {
                 Direction::Undo => &functions.replaced,
             };
             set_functions(&mut session, wanted).await?;
+        }
+        if direction == Direction::Restore {
+            for pair in replacement.pairs.iter().filter(|pair| !pair.is_exchanged()) {
+                remove_mark(&mut session, pair.database, &replacement.tag).await?;
+            }
         }
         if let Err(error) = cx.run(reach_disk(&mut session)).await? {
             let text =
@@ -153,6 +190,9 @@ impl DatabaseSwapper {
     }
 
     async fn is_nothing(&self, cx: &Cx, replacement: &Replacement) -> Result<bool, RedisError> {
+        if replacement.functions.as_ref().is_some_and(Functions::lose_some) {
+            return Ok(false);
+        }
         let mut session = self.session(cx, replacement).await?;
         for pair in &replacement.pairs {
             if describe::mark(&mut session, pair.spare).await?.is_some()
@@ -167,7 +207,15 @@ impl DatabaseSwapper {
     async fn empty(&self, cx: &Cx, replacement: &Replacement) -> Result<(), RedisError> {
         let mut session = self.session(cx, replacement).await?;
         for pair in &replacement.pairs {
-            empty_if_marked(&mut session, pair.spare, &replacement.tag).await?;
+            let Some(mark) = describe::mark(&mut session, pair.spare).await? else { continue };
+            // Before a swap was worked out, what was replaced is none of ours, should it be there after all; without a key it
+            // is nothing.
+            let is_ours = replacement.is_planned
+                || mark.holds == Direction::Restore
+                || describe::size(&mut session).await? <= 1;
+            if is_ours && mark.is_of(&replacement.tag) {
+                empty_if_marked(&mut session, pair.spare, &mark).await?;
+            }
         }
         Ok(())
     }
@@ -177,13 +225,13 @@ impl DatabaseSwapper {
         let server = Server::of(&mut session).await?;
         let mut swept = Vec::new();
         for (database, mark) in describe::marks(&mut session, &server).await? {
-            if known.contains(&mark.tag.as_str()) {
+            if known.contains(&mark.tag.as_str()) || mark.owner != self.source.owner {
                 continue;
             }
             // What was replaced may be all that somebody has of it, and is nothing of ours to remove; without a key it is nothing.
             describe::select(&mut session, database).await?;
             if mark.holds == Direction::Restore || describe::size(&mut session).await? <= 1 {
-                empty_if_marked(&mut session, database, &mark.tag).await?;
+                empty_if_marked(&mut session, database, &mark).await?;
                 swept.push(format!("database {database}"));
             }
         }
@@ -198,14 +246,14 @@ async fn is_marked(
     holds: Direction,
 ) -> Result<bool, RedisError> {
     let mut found = false;
-    for pair in replacement.pairs.iter().filter(|pair| pair.spare != pair.database) {
-        let wanted = Mark { tag: replacement.tag.clone(), holds };
-        if describe::mark(session, pair.spare).await? != Some(wanted) {
+    for pair in replacement.exchanged() {
+        let mark = describe::mark(session, pair.spare).await?;
+        if !mark.is_some_and(|mark| mark.is_of(&replacement.tag) && mark.holds == holds) {
             return Ok(false);
         }
         found = true;
     }
-    Ok(found)
+    Ok(found || replacement.functions.as_ref().is_some_and(Functions::lose_some))
 }
 
 /// Says whether a swap was done. All databases change their numbers at once, so one of them tells.
@@ -214,16 +262,10 @@ async fn is_done(
     replacement: &Replacement,
     direction: Direction,
 ) -> Result<bool, RedisError> {
-    let Some(first) = replacement.pairs.first() else { return Ok(true) };
-    let mark = describe::mark(session, first.spare).await?;
-    let mark = mark.filter(|mark| mark.tag == replacement.tag);
-    match mark {
-        Some(mark) => Ok(mark.holds != direction),
-        None if first.spare == first.database => Ok(true),
-        None => Err(refused(format!(
-            "database {} does not hold what the restore put there any more: somebody emptied it",
-            first.spare
-        ))),
+    let Some(first) = replacement.exchanged().next() else { return Ok(true) };
+    match describe::mark(session, first.spare).await? {
+        Some(mark) if mark.is_of(&replacement.tag) => Ok(mark.holds != direction),
+        _ => Err(RedisError::Gone { database: first.spare }),
     }
 }
 
@@ -235,17 +277,16 @@ async fn exchange_numbers(
     direction: Direction,
 ) -> Result<(), RedisError> {
     const ACTION: &str = "swap the databases";
-    let mark = Mark { tag: replacement.tag.clone(), holds: direction.reversed() }.value();
+    let Replacement { tag, owner, .. } = replacement;
+    let mark = Mark { tag: tag.clone(), owner: owner.clone(), holds: direction.reversed() }.value();
     let word = |text: &str| text.as_bytes().to_vec();
     let mut commands = vec![vec![word("MULTI")]];
-    for pair in &replacement.pairs {
+    for pair in replacement.exchanged() {
         let (spare, database) = (pair.spare.to_string(), pair.database.to_string());
         commands.push(vec![word("SELECT"), word(&spare)]);
         commands.push(vec![word("DEL"), word(MARK)]);
-        if pair.spare != pair.database {
-            commands.push(vec![word("SWAPDB"), word(&database), word(&spare)]);
-            commands.push(vec![word("SET"), word(MARK), word(&mark)]);
-        }
+        commands.push(vec![word("SWAPDB"), word(&database), word(&spare)]);
+        commands.push(vec![word("SET"), word(MARK), word(&mark)]);
     }
     // A command that cannot be queued makes the whole of it void.
     commands.push(vec![word("EXEC")]);
@@ -279,8 +320,11 @@ async fn reach_disk(session: &mut Session) -> Result<(), RedisError> {
     if Server::of(session).await?.keeps_log {
         let broken = |cause| RedisError::Broken { action: ACTION, cause };
         // Servers before Redis 7.2 cannot be asked for it; theirs is at most a second behind.
-        session.exchange(&[b"WAITAOF", b"1", b"0", LOG_WAIT_MILLISECONDS]).await.map_err(broken)?;
-        return Ok(());
+        let reached = session.exchange(&[b"WAITAOF", b"1", b"0", LOG_WAIT_MILLISECONDS]).await;
+        return match reached.map_err(broken)?.list().first() {
+            Some(Reply::Number(0)) => Err(statement(ACTION, "its log is behind")),
+            _ => Ok(()),
+        };
     }
     let points = session
         .ask("ask when the server writes to its disk", &[b"CONFIG", b"GET", b"save"])
@@ -289,19 +333,29 @@ async fn reach_disk(session: &mut Session) -> Result<(), RedisError> {
         // It is set to keep nothing.
         return Ok(());
     }
-    session.ask(ACTION, &[b"BGSAVE", b"SCHEDULE"]).await?;
+    // While it writes for somebody else, what it writes may be older than the swap.
+    loop {
+        let begun = session.exchange(&[b"BGSAVE"]).await;
+        match begun.map_err(|cause| RedisError::Broken { action: ACTION, cause })? {
+            Reply::Error(text)
+                if text.contains("in progress") || text.contains("child process") =>
+            {
+                tokio::time::sleep(SAVED_EVERY).await;
+            }
+            Reply::Error(text) => return Err(statement(ACTION, &text)),
+            _ => break,
+        }
+    }
     loop {
         tokio::time::sleep(SAVED_EVERY).await;
         let state = session.ask(ACTION, &[b"INFO", b"persistence"]).await?.text();
         let is = |line: &str| state.lines().any(|found| found.trim_end() == line);
-        if !is("rdb_bgsave_in_progress:0") {
-            continue;
-        }
-        if !is("rdb_last_bgsave_status:ok") {
-            return Err(statement(ACTION, "BGSAVE failed; look into the server's log"));
-        }
-        if is("rdb_changes_since_last_save:0") || !is("aof_rewrite_in_progress:1") {
-            return Ok(());
+        match (is("rdb_bgsave_in_progress:0"), is("rdb_last_bgsave_status:ok")) {
+            (true, true) => return Ok(()),
+            (true, false) => {
+                return Err(statement(ACTION, "BGSAVE failed; look into the server's log"));
+            }
+            (false, _) => {}
         }
     }
 }
@@ -321,14 +375,23 @@ pub(super) async fn set_mark(
     }
 }
 
-/// Empties a database if the mark of this restore stands in it; nothing else is ever emptied.
+/// Empties a database if this mark stands in it, in one step with looking for it; nothing else is ever emptied.
 pub(super) async fn empty_if_marked(
     session: &mut Session,
     database: u64,
-    tag: &str,
+    mark: &Mark,
 ) -> Result<(), RedisError> {
-    if describe::mark(session, database).await?.is_some_and(|mark| mark.tag == tag) {
-        session.ask("empty a database that was set aside", &[b"FLUSHDB"]).await?;
+    describe::select(session, database).await?;
+    let value = mark.value();
+    let words: [&[u8]; 5] = [b"EVAL", EMPTY.as_bytes(), b"1", MARK.as_bytes(), value.as_bytes()];
+    session.ask("empty a database that was set aside", &words).await?;
+    Ok(())
+}
+
+/// Takes the mark of a restore from a database that was loaded in its place.
+async fn remove_mark(session: &mut Session, database: u64, tag: &str) -> Result<(), RedisError> {
+    if describe::mark(session, database).await?.is_some_and(|mark| mark.is_of(tag)) {
+        session.ask("let go of a database", &[b"DEL", MARK.as_bytes()]).await?;
     }
     Ok(())
 }
@@ -341,6 +404,9 @@ pub(super) async fn ask(
 ) -> Result<String, RedisError> {
     const ACTION: &str = "ask the query";
     let word = |text: &str| text.as_bytes().to_vec();
+    if query.split_whitespace().next().is_none() {
+        return Err(refused("the query is empty"));
+    }
     let Some(mark) = describe::mark(session, database).await? else {
         return Err(refused("what was loaded is gone"));
     };

@@ -36,7 +36,7 @@ pub(super) struct Order {
     pub(super) places: BTreeMap<u64, u64>,
     /// Large values, by where they begin in the part; with their bytes.
     pub(super) large: BTreeMap<u64, u64>,
-    /// The present time, in milliseconds since 1970.
+    /// The server's time, in milliseconds since 1970.
     pub(super) now: u64,
 }
 
@@ -282,7 +282,7 @@ pub(super) async fn compare(
     loop {
         tries += 1;
         let found = cx.run(scan(session, series >= TELLS_TIMES_SINCE)).await??;
-        let now = milliseconds(cx.now());
+        let now = describe::now(session).await?;
         let compared = if series >= TELLS_TIMES_SINCE {
             expected.check(&found, now)
         } else {
@@ -306,11 +306,6 @@ pub(super) async fn compare(
             }
         }
     }
-}
-
-/// Reads the time as these servers count it.
-pub(super) fn milliseconds(time: jiff::Timestamp) -> u64 {
-    u64::try_from(time.as_millisecond()).unwrap_or(0)
 }
 
 async fn scan(session: &mut Session, tells_times: bool) -> Result<Tally, RedisError> {

@@ -38,6 +38,8 @@ pub struct RedisSource {
     pub connection: Connection,
     /// Whether the connection is to another server than the source's own: nothing that is there may be replaced.
     pub elsewhere: bool,
+    /// Who restores: of two sources of a server, each removes only what its own restores left. One word.
+    pub owner: String,
     /// Whether the users, with the hashes of their passwords, are taken along; for sealed backups only.
     pub with_users: bool,
 }

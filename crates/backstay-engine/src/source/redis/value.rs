@@ -26,7 +26,7 @@ pub(super) fn type_of(encoding: u8) -> Option<&'static str> {
         1 | 10 | 14 | 18 => "list",
         2 | 11 | 20 => "set",
         3 | 5 | 12 | 17 => "zset",
-        4 | 9 | 13 | 16 | 24 | 25 => "hash",
+        4 | 9 | 13 | 16 => "hash",
         7 => MODULE,
         15 | 19 | 21 => "stream",
         _ => return None,
@@ -67,18 +67,8 @@ impl<C: Chunks, O: Write> Reader<C, O> {
             15 => self.skip_stream(1),
             19 => self.skip_stream(2),
             21 => self.skip_stream(3),
-            // Hashes whose fields expire: when the first does, then each with its time, or all in one piece.
-            24 => {
-                self.skip(TIME_BYTES)?;
-                self.each(|reader| {
-                    reader.length()?;
-                    reader.skip_strings(2)
-                })
-            }
-            25 => {
-                self.skip(TIME_BYTES)?;
-                self.skip_strings(1)
-            }
+            // They can vanish by themselves, and nobody could tell that from a loss.
+            24 | 25 => Err(wrong("fields of a hash that expire by themselves are not known here")),
             other => {
                 Err(wrong(format!("a value is written in a way ({other}) that is not known here")))
             }
