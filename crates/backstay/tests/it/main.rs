@@ -32,6 +32,7 @@ mod postgres_tables;
 mod postgres_tls;
 mod redis;
 mod redis_faults;
+mod redis_ways;
 mod restores;
 mod s3;
 mod servers;
