@@ -270,6 +270,28 @@ fn restores_of_others_are_left_alone_and_what_waits_for_an_undo_is_not_overwritt
 }
 
 #[test]
+fn undo_says_that_what_was_set_aside_may_have_lost_keys_to_eviction() {
+    let server = RedisServer::start_as(&["maxmemory 1gb", "maxmemory-policy volatile-ttl"]);
+    let fill = "for i = 1, 2000 do redis.call('SET', KEYS[1] .. i, string.rep('x', 1000), 'EX', ARGV[1]) end";
+    server.ask(0, &["EVAL", fill, "1", "old:", "5000"]);
+    let shell = with_server(&server, "");
+    made(&shell);
+    let output = shell.run(&["restore", "db", "--yes"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("may lose some before"), "{said}");
+    let memory = server.ask(0, &["INFO", "memory"]);
+    let used = memory.lines().find_map(|line| line.trim().strip_prefix("used_memory:")).unwrap();
+    server.ask(
+        0,
+        &["CONFIG", "SET", "maxmemory", &(used.parse::<u64>().unwrap() + 500_000).to_string()],
+    );
+    server.ask(0, &["EVAL", fill, "1", "new:", "90000"]);
+    let output = shell.run(&["undo", "db"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("for want of memory"), "{said}");
+}
+
+#[test]
 fn functions_alone_are_worth_a_safety_backup_and_an_undo() {
     let server = RedisServer::start();
     let load = |text: &str| {

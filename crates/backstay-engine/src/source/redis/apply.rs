@@ -250,6 +250,7 @@ impl ServerTarget {
             tag: self.tag.clone(),
             owner: self.source.owner.clone(),
             is_planned: false,
+            evicted: self.server.evicted,
             pairs: self.pairs.clone(),
             functions: functions.map(|restored| Functions { restored, replaced }),
         })

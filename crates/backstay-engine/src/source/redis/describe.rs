@@ -26,6 +26,8 @@ pub(super) struct Server {
     pub(super) max_bytes: u64,
     /// Whether it removes keys where it has too little memory.
     pub(super) evicts: bool,
+    /// How many keys it has removed for want of memory since it was started.
+    pub(super) evicted: u64,
     /// Whether every change goes into a log on its disk.
     pub(super) keeps_log: bool,
     pub(super) is_replica: bool,
@@ -46,7 +48,9 @@ impl Server {
     pub(super) async fn of(session: &mut Session) -> Result<Self, RedisError> {
         let mut info = String::new();
         // Not every version answers to several names at once.
-        for section in ["server", "memory", "persistence", "replication", "cluster", "keyspace"] {
+        for section in
+            ["server", "memory", "persistence", "replication", "cluster", "stats", "keyspace"]
+        {
             let words: [&[u8]; 2] = [b"INFO", section.as_bytes()];
             info.push_str(
                 &session.ask("ask the server for its state (INFO)", &words).await?.text(),
@@ -80,6 +84,7 @@ impl Server {
             used_bytes: number("used_memory"),
             max_bytes: number("maxmemory"),
             evicts: !["", "noeviction"].contains(&field("maxmemory_policy")),
+            evicted: number("evicted_keys"),
             keeps_log: field("aof_enabled") == "1",
             is_replica: field("role") == "slave",
             is_cluster: field("cluster_enabled") == "1",

@@ -38,6 +38,8 @@ pub struct Replacement {
     pub(super) is_planned: bool,
     /// Each database, and where the other state of it lies.
     pub(super) pairs: Vec<Pair>,
+    /// How many keys the server had removed for want of memory when the swap was worked out.
+    pub(super) evicted: u64,
     /// The functions of the server, if they are replaced too.
     pub(super) functions: Option<Functions>,
 }
@@ -139,8 +141,17 @@ impl DatabaseSwapper {
         direction: Direction,
     ) -> Result<Swap, RedisError> {
         replacement.is_planned = true;
+        let mut session = self.source.connection.session(cx).await?;
+        let evicted = Server::of(&mut session).await?.evicted;
+        let removed = evicted.saturating_sub(replacement.evicted);
+        if direction == Direction::Undo && removed > 0 {
+            let text = format!(
+                "since the restore the server has removed {removed} keys for want of memory, and some may be of what comes back now; the safety backup has all of them"
+            );
+            cx.event(Event::Warning { text });
+        }
+        replacement.evicted = evicted;
         if let Some(functions) = &mut replacement.functions {
-            let mut session = self.source.connection.session(cx).await?;
             let present = describe::functions(&mut session).await?;
             match direction {
                 Direction::Restore => functions.replaced = present,
