@@ -329,7 +329,7 @@ fn functions_alone_are_worth_a_safety_backup_and_an_undo() {
 #[test]
 fn swap_whose_data_the_server_lost_is_let_go_of() {
     let mut setting = Setting::new();
-    let mut bytes = 3000;
+    let mut bytes = 10_000;
     // Killed in the middle of the swap: what was begun is written down.
     let pending = loop {
         if killed_after(&setting, bytes, &setting.restore()) {

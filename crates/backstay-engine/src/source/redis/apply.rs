@@ -9,10 +9,11 @@ use backstay_format::{Content, Details, MediaType, PartName, RedisContent, Redis
 
 use super::RedisSource;
 use super::connection::RedisConnection as _;
-use super::describe::{self, Mark, Server};
+use super::describe::{self, Server};
 use super::error::{RedisError, refused};
-use super::exchange::{self, Functions, Pair, Replacement, label};
+use super::exchange::{Functions, Pair, Replacement, label};
 use super::load::{self, LoadedKeys, Order};
+use super::mark::{self, Mark};
 use super::wire::Session;
 use crate::cx::Cx;
 use crate::part::PartReader;
@@ -113,7 +114,7 @@ impl ServerTarget {
         server: &Server,
         content: &RedisContent,
     ) -> Result<(Vec<Pair>, bool), RedisError> {
-        let marks = describe::marks(session, server).await?;
+        let marks = mark::read_all(session, server).await?;
         let present: BTreeSet<u64> = server
             .keyspace
             .keys()
@@ -217,7 +218,7 @@ impl ServerTarget {
         let (pairs, _) = self.work_out(&mut session, &self.server, content).await?;
         let mark = self.mark();
         for pair in pairs {
-            exchange::set_mark(&mut session, pair.spare, &mark).await?;
+            mark::set(&mut session, pair.spare, &mark).await?;
             self.pairs.push(pair);
         }
         Ok(())
@@ -420,7 +421,7 @@ impl Target for ServerTarget {
         if !self.pairs.is_empty() {
             let (mut session, mark) = (self.source.connection.session(cx).await?, self.mark());
             for pair in &self.pairs {
-                exchange::empty_if_marked(&mut session, pair.spare, &mark).await?;
+                mark::empty_if_marked(&mut session, pair.spare, &mark).await?;
             }
         }
         Ok(())

@@ -12,8 +12,9 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::RedisSource;
 use super::connection::{DEFAULT_USER, RedisConnection as _};
-use super::describe::{self, Server, name_of};
+use super::describe::{Server, name_of};
 use super::error::{RedisError, refused, statement};
+use super::mark;
 use super::rdb::{self, Chunks, Item, Reader, database_mark};
 use super::tally::Tally;
 use super::value::type_of;
@@ -91,7 +92,7 @@ impl ServerCapture {
         let mut session = source.connection.session(cx).await?;
         let server = Server::of(&mut session).await?;
         server.check_whole()?;
-        let marks = describe::marks(&mut session, &server).await?;
+        let marks = mark::read_all(&mut session, &server).await?;
         let mut warnings = Vec::new();
         let users = match source.with_users {
             true => match session.ask("read the users", &[b"ACL", b"LIST"]).await {
@@ -300,7 +301,7 @@ fn walk_into(
                 if reader.out.left_out {
                     continue;
                 }
-                if key.name == describe::MARK.as_bytes() {
+                if key.name == mark::MARK.as_bytes() {
                     return Err(rdb::wrong("a restore began meanwhile; try again"));
                 }
                 if bytes >= LARGE_BYTES {

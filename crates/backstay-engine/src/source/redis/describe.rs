@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use super::error::{RedisError, refused, statement};
 use super::wire::{Reply, Session};
-use crate::swap::Direction;
 
-/// The key that marks a database that a restore uses.
-pub(super) const MARK: &str = "backstay:set-aside";
 /// No server that anybody runs has more databases.
 const MAX_DATABASES: u64 = 4096;
 
@@ -122,44 +119,6 @@ fn series(version: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// The mark in a database that a restore uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mark {
-    /// The restore's name.
-    pub(super) tag: String,
-    /// Whose restore it is: nobody removes what is another's.
-    pub(super) owner: String,
-    /// Where the data next to it came from: from the restore, or from the place that it replaces.
-    pub(super) holds: Direction,
-}
-
-impl Mark {
-    /// Returns its text in the database.
-    pub(super) fn value(&self) -> String {
-        let holds = match self.holds {
-            Direction::Restore => "restored",
-            Direction::Undo => "replaced",
-        };
-        format!("{} {holds} {}", self.tag, self.owner)
-    }
-
-    /// Says whether it is of this restore.
-    pub(super) fn is_of(&self, tag: &str) -> bool {
-        self.tag == tag
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let (tag, rest) = text.split_once(' ')?;
-        let (holds, owner) = rest.split_once(' ')?;
-        let holds = match holds {
-            "restored" => Direction::Restore,
-            "replaced" => Direction::Undo,
-            _ => return None,
-        };
-        Some(Self { tag: tag.to_owned(), owner: owner.to_owned(), holds })
-    }
-}
-
 /// Chooses a database for what comes next. Returns false if there is none of that number.
 pub(super) async fn select(session: &mut Session, database: u64) -> Result<bool, RedisError> {
     let number = database.to_string();
@@ -171,34 +130,6 @@ pub(super) async fn select(session: &mut Session, database: u64) -> Result<bool,
         Ok(_) => Ok(true),
         Err(cause) => Err(RedisError::Broken { action, cause }),
     }
-}
-
-/// Reads the mark of a database, and leaves that chosen.
-pub(super) async fn mark(session: &mut Session, database: u64) -> Result<Option<Mark>, RedisError> {
-    if !select(session, database).await? {
-        return Ok(None);
-    }
-    let words: [&[u8]; 2] = [b"GET", MARK.as_bytes()];
-    match session.exchange(&words).await {
-        Ok(Reply::Text(text)) => Ok(Mark::parse(&String::from_utf8_lossy(&text))),
-        Ok(Reply::Error(text)) => Err(statement("look for what restores left", &text)),
-        Ok(_) => Ok(None),
-        Err(cause) => Err(RedisError::Broken { action: "look for what restores left", cause }),
-    }
-}
-
-/// Reads which databases restores use, of those that are not empty.
-pub(super) async fn marks(
-    session: &mut Session,
-    server: &Server,
-) -> Result<BTreeMap<u64, Mark>, RedisError> {
-    let mut marks = BTreeMap::new();
-    for database in server.keyspace.keys() {
-        if let Some(found) = mark(session, *database).await? {
-            marks.insert(*database, found);
-        }
-    }
-    Ok(marks)
 }
 
 /// Counts the databases that can be chosen.

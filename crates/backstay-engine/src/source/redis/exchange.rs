@@ -7,18 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::RedisSource;
 use super::connection::RedisConnection as _;
-use super::describe::{self, MARK, Mark, Server, name_of};
+use super::describe::{self, Server, name_of};
 use super::error::{RedisError, refused, statement};
+use super::mark::{self, MARK, Mark};
 use super::wire::{Reply, Session};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
 use crate::swap::{self, Direction, Swapper, failed, foreign};
 
-/// In the background of the server: a large database takes its time. No transaction, since a server without memory refuses
-/// those.
-const EMPTY: &str =
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('FLUSHDB', 'ASYNC') end";
 /// How often is looked whether the server has written its data to its disk.
 const SAVED_EVERY: Duration = Duration::from_millis(100);
 /// How long is waited for the server's log to reach its disk, in milliseconds.
@@ -184,7 +181,7 @@ impl DatabaseSwapper {
         }
         if direction == Direction::Restore {
             for pair in replacement.pairs.iter().filter(|pair| !pair.is_exchanged()) {
-                remove_mark(&mut session, pair.database, &replacement.tag).await?;
+                mark::remove(&mut session, pair.database, &replacement.tag).await?;
             }
         }
         if let Err(error) = cx.run(reach_disk(&mut session)).await? {
@@ -206,7 +203,7 @@ impl DatabaseSwapper {
         }
         let mut session = self.session(cx, replacement).await?;
         for pair in &replacement.pairs {
-            if describe::mark(&mut session, pair.spare).await?.is_some()
+            if mark::read(&mut session, pair.spare).await?.is_some()
                 && describe::size(&mut session).await? > 1
             {
                 return Ok(false);
@@ -218,14 +215,14 @@ impl DatabaseSwapper {
     async fn empty(&self, cx: &Cx, replacement: &Replacement) -> Result<(), RedisError> {
         let mut session = self.session(cx, replacement).await?;
         for pair in &replacement.pairs {
-            let Some(mark) = describe::mark(&mut session, pair.spare).await? else { continue };
+            let Some(mark) = mark::read(&mut session, pair.spare).await? else { continue };
             // Before a swap was worked out, what was replaced is none of ours, should it be there after all; without a key it
             // is nothing.
             let is_ours = replacement.is_planned
                 || mark.holds == Direction::Restore
                 || describe::size(&mut session).await? <= 1;
             if is_ours && mark.is_of(&replacement.tag) {
-                empty_if_marked(&mut session, pair.spare, &mark).await?;
+                mark::empty_if_marked(&mut session, pair.spare, &mark).await?;
             }
         }
         Ok(())
@@ -235,14 +232,14 @@ impl DatabaseSwapper {
         let mut session = self.source.connection.session(cx).await?;
         let server = Server::of(&mut session).await?;
         let mut swept = Vec::new();
-        for (database, mark) in describe::marks(&mut session, &server).await? {
+        for (database, mark) in mark::read_all(&mut session, &server).await? {
             if known.contains(&mark.tag.as_str()) || mark.owner != self.source.owner {
                 continue;
             }
             // What was replaced may be all that somebody has of it, and is nothing of ours to remove; without a key it is nothing.
             describe::select(&mut session, database).await?;
             if mark.holds == Direction::Restore || describe::size(&mut session).await? <= 1 {
-                empty_if_marked(&mut session, database, &mark).await?;
+                mark::empty_if_marked(&mut session, database, &mark).await?;
                 swept.push(format!("database {database}"));
             }
         }
@@ -258,7 +255,7 @@ async fn is_marked(
 ) -> Result<bool, RedisError> {
     let mut found = false;
     for pair in replacement.exchanged() {
-        let mark = describe::mark(session, pair.spare).await?;
+        let mark = mark::read(session, pair.spare).await?;
         if !mark.is_some_and(|mark| mark.is_of(&replacement.tag) && mark.holds == holds) {
             return Ok(false);
         }
@@ -274,7 +271,7 @@ async fn is_done(
     direction: Direction,
 ) -> Result<bool, RedisError> {
     let Some(first) = replacement.exchanged().next() else { return Ok(true) };
-    match describe::mark(session, first.spare).await? {
+    match mark::read(session, first.spare).await? {
         Some(mark) if mark.is_of(&replacement.tag) => Ok(mark.holds != direction),
         _ => Err(RedisError::Gone { database: first.spare }),
     }
@@ -371,42 +368,6 @@ async fn reach_disk(session: &mut Session) -> Result<(), RedisError> {
     }
 }
 
-/// Marks an empty database.
-pub(super) async fn set_mark(
-    session: &mut Session,
-    database: u64,
-    mark: &Mark,
-) -> Result<(), RedisError> {
-    describe::select(session, database).await?;
-    let value = mark.value();
-    let words: [&[u8]; 4] = [b"SET", MARK.as_bytes(), value.as_bytes(), b"NX"];
-    match session.ask("mark a free database", &words).await? {
-        Reply::Nothing => Err(refused(format!("another restore uses database {database}"))),
-        _ => Ok(()),
-    }
-}
-
-/// Empties a database if this mark stands in it, in one step with looking for it; nothing else is ever emptied.
-pub(super) async fn empty_if_marked(
-    session: &mut Session,
-    database: u64,
-    mark: &Mark,
-) -> Result<(), RedisError> {
-    describe::select(session, database).await?;
-    let value = mark.value();
-    let words: [&[u8]; 5] = [b"EVAL", EMPTY.as_bytes(), b"1", MARK.as_bytes(), value.as_bytes()];
-    session.ask("empty a database that was set aside", &words).await?;
-    Ok(())
-}
-
-/// Takes the mark of a restore from a database that was loaded in its place.
-async fn remove_mark(session: &mut Session, database: u64, tag: &str) -> Result<(), RedisError> {
-    if describe::mark(session, database).await?.is_some_and(|mark| mark.is_of(tag)) {
-        session.ask("let go of a database", &[b"DEL", MARK.as_bytes()]).await?;
-    }
-    Ok(())
-}
-
 /// Asks a database that was loaded, as if our mark were not in it. The words of the query are divided by spaces.
 pub(super) async fn ask(
     session: &mut Session,
@@ -418,7 +379,7 @@ pub(super) async fn ask(
     if query.split_whitespace().next().is_none() {
         return Err(refused("the query is empty"));
     }
-    let Some(mark) = describe::mark(session, database).await? else {
+    let Some(mark) = mark::read(session, database).await? else {
         return Err(refused("what was loaded is gone"));
     };
     let commands = [

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use tokio::io::AsyncWriteExt as _;
 
-use super::describe::{self, MARK};
+use super::describe;
 use super::error::{RedisError, refused, statement};
+use super::mark::MARK;
 use super::rdb::{Chunks, Item, Key, Reader, wrong};
 use super::tally::Tally;
 use super::value::{MODULE, type_of};

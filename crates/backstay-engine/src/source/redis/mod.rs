@@ -8,6 +8,7 @@ mod describe;
 mod error;
 mod exchange;
 mod load;
+mod mark;
 mod rdb;
 #[cfg(test)]
 mod rdb_tests;
