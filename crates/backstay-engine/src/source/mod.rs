@@ -7,6 +7,7 @@ mod cause;
 pub mod command;
 mod connection;
 mod databases;
+mod engine;
 pub mod files;
 pub mod mysql;
 mod own_names;

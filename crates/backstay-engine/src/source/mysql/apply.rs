@@ -22,7 +22,7 @@ use super::{MysqlSource, describe, load, objects};
 use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::source::{
-    Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions,
+    Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions, engine,
 };
 use crate::swap;
 
@@ -83,7 +83,8 @@ impl DatabaseTarget {
         let version = describe::version(&mut session).await?;
         let mut warnings: Vec<String> = left_out(&self.source, details).into_iter().collect();
         if let Some(one) = members.first() {
-            compare_versions(&one.content.server, &version, &mut warnings)?;
+            let now = version.engine();
+            engine::compare(&one.content.server, &now, &mut warnings).map_err(refused)?;
         }
         let mut present = Vec::new();
         for member in &members {
@@ -215,30 +216,6 @@ fn content_of(details: &Details, mut present: Vec<MysqlContent>) -> Option<Conte
         }
         _ => present.pop().map(|content| Content::Mysql(Box::new(content))),
     }
-}
-
-/// Compares the server that was backed up with the one that is there.
-fn compare_versions(
-    then: &str,
-    now: &Version,
-    warnings: &mut Vec<String>,
-) -> Result<(), MysqlError> {
-    let (name, number) = then.split_once(' ').unwrap_or((then, ""));
-    let before = Version::of_server(&format!("{number}-{name}"));
-    if before.flavour != now.flavour {
-        warnings.push(format!(
-            "the backup is of {then} and the server is {}: what only one of them knows makes the restore fail",
-            now.engine()
-        ));
-    } else if before.series() > now.series() {
-        return Err(refused(format!(
-            "the backup is of {then} and the server is {}, which may not know all that it holds; restore to a server that is not older",
-            now.engine()
-        )));
-    } else if before.series() < now.series() {
-        warnings.push(format!("the backup is of {then} and the server is {}", now.engine()));
-    }
-    Ok(())
 }
 
 #[async_trait]

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use super::error::MysqlError;
+use crate::source::engine;
 
 /// Which of the two a server or a program is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,7 @@ impl Version {
 
     /// Returns the numbers that stand for new features.
     pub(super) fn series(&self) -> (u32, u32) {
-        let mut numbers = self.number.split('.').map(|number| number.parse().unwrap_or(0));
-        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+        engine::series(&self.number)
     }
 }
 

@@ -18,7 +18,7 @@ use super::wire::Session;
 use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::source::{
-    Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions,
+    Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions, engine,
 };
 use crate::swap::{self, Direction};
 
@@ -196,7 +196,7 @@ impl ServerTarget {
         let server = Server::of(&mut session).await?;
         check_server(&server, content)?;
         let mut warnings = Vec::new();
-        compare_versions(&content.server, &server, &mut warnings)?;
+        engine::compare(&content.server, &server.engine, &mut warnings).map_err(refused)?;
         if server.max_bytes > 0 && server.evicts {
             warnings.push("the server removes keys where its memory (maxmemory) does not suffice: what is set aside may lose some before it is confirmed or undone".to_owned());
         }
@@ -328,29 +328,6 @@ fn check_server(server: &Server, content: &RedisContent) -> Result<(), RedisErro
             "the server may take {} bytes of memory (maxmemory), and with what is there and what comes it would need {needed}; raise maxmemory, or restore to another server with --to",
             server.max_bytes
         )));
-    }
-    Ok(())
-}
-
-/// Compares the server that was backed up with the one that is there.
-fn compare_versions(
-    then: &str,
-    now: &Server,
-    warnings: &mut Vec<String>,
-) -> Result<(), RedisError> {
-    let before = Server::of_engine(then);
-    if before.name() != now.name() {
-        warnings.push(format!(
-            "the backup is of {then} and the server is {}: what only one of them knows makes the restore fail",
-            now.engine
-        ));
-    } else if before.series > now.series {
-        return Err(refused(format!(
-            "the backup is of {then} and the server is {}, which may not know all that it holds; restore to a server that is not older",
-            now.engine
-        )));
-    } else if before.series < now.series {
-        warnings.push(format!("the backup is of {then} and the server is {}", now.engine));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::error::{RedisError, refused, statement};
 use super::wire::{Reply, Session};
+use crate::source::engine::series;
 
 /// No server that anybody runs has more databases.
 const MAX_DATABASES: u64 = 4096;
@@ -89,20 +90,6 @@ impl Server {
         }
     }
 
-    /// Returns what an engine and its version say, as a manifest has it.
-    pub(super) fn of_engine(engine: &str) -> Self {
-        Self {
-            series: series(engine.split_once(' ').map_or("", |(_, version)| version)),
-            engine: engine.to_owned(),
-            ..Self::default()
-        }
-    }
-
-    /// Returns the name of its engine.
-    pub(super) fn name(&self) -> &str {
-        self.engine.split(' ').next().unwrap_or_default()
-    }
-
     /// Refuses a node of a cluster.
     pub(super) fn check_whole(&self) -> Result<(), RedisError> {
         if self.is_cluster {
@@ -112,11 +99,6 @@ impl Server {
         }
         Ok(())
     }
-}
-
-fn series(version: &str) -> (u32, u32) {
-    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Chooses a database for what comes next. Returns false if there is none of that number.
