@@ -4,6 +4,7 @@
 //! directory handles, and hashes with another library.
 
 pub mod certificates;
+pub mod daemon;
 pub mod faulty;
 pub mod gate;
 pub mod ledger;

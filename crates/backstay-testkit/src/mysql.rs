@@ -1,12 +1,12 @@
 //! A private MariaDB server, in a temporary directory, on a free port.
 
-use std::net::TcpListener;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::Signal;
 
 use crate::certificates::Identity;
+use crate::daemon::{Daemon, Port, give, unprivileged, wait_until};
 use crate::exact;
 
 /// The account that may do everything.
@@ -14,14 +14,10 @@ pub const USER: &str = "keeper";
 /// Its password.
 pub const PASSWORD: &str = "my-secret-w3Kp";
 
-const NOBODY: u32 = 65534;
-const START_TRIES: usize = 600;
-
 /// A running server; ends when it is dropped.
 pub struct MysqlServer {
-    dir: tempfile::TempDir,
-    settings: Vec<String>,
-    child: Child,
+    _dir: tempfile::TempDir,
+    daemon: Daemon,
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
 }
@@ -39,13 +35,8 @@ impl MysqlServer {
 
     /// Starts a server in this directory.
     pub fn start_in(dir: tempfile::TempDir, settings: &[&str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
-        }
-        let made = unprivileged("mariadb-install-db", dir.path())
+        give(dir.path());
+        let made = server_program("mariadb-install-db", dir.path())
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", dir.path().join("data").display()))
             .output()
@@ -56,9 +47,20 @@ impl MysqlServer {
              GRANT ALL ON *.* TO {USER}@'127.0.0.1' WITH GRANT OPTION;\n"
         );
         std::fs::write(dir.path().join("accounts.sql"), accounts).expect("a file of accounts");
-        let settings: Vec<String> = settings.iter().map(|one| (*one).to_owned()).collect();
-        let child = Self::run(dir.path(), port, &settings);
-        let server = Self { dir, settings, child, port };
+        let reserved = Port::reserve();
+        let port = reserved.number;
+        let mut command = server_program("mariadbd", dir.path());
+        command.arg("--no-defaults");
+        command.arg(format!("--datadir={}", dir.path().join("data").display()));
+        command.arg(format!("--socket={}", dir.path().join("socket").display()));
+        command.arg(format!("--init-file={}", dir.path().join("accounts.sql").display()));
+        command.args([&format!("--port={port}"), "--bind-address=127.0.0.1"]);
+        command.args(["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"]);
+        command.args(["--sync-binlog=0", "--innodb-buffer-pool-size=64M"]);
+        command.arg("--innodb-log-file-size=32M");
+        command.args(settings.iter().map(|setting| format!("--{setting}")));
+        let daemon = Daemon::start(reserved, command, Signal::KILL);
+        let server = Self { _dir: dir, daemon, port };
         server.wait();
         server
     }
@@ -69,14 +71,10 @@ impl MysqlServer {
         let place = |name: &str, text: &str| {
             let file = files.join(name);
             std::fs::write(&file, text).expect("a file");
-            if rustix::process::geteuid().is_root() {
-                std::os::unix::fs::chown(&file, Some(NOBODY), Some(NOBODY)).expect("chown");
-            }
+            give(&file);
             file.display().to_string()
         };
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(&files, Some(NOBODY), Some(NOBODY)).expect("chown");
-        }
+        give(&files);
         let settings = [
             format!("ssl-cert={}", place("server.crt", &identity.certificate)),
             format!("ssl-key={}", place("server.key", &identity.key)),
@@ -87,39 +85,18 @@ impl MysqlServer {
         server
     }
 
-    fn run(dir: &Path, port: u16, settings: &[String]) -> Child {
-        unprivileged("mariadbd", dir)
-            .arg("--no-defaults")
-            .arg(format!("--datadir={}", dir.join("data").display()))
-            .arg(format!("--socket={}", dir.join("socket").display()))
-            .arg(format!("--init-file={}", dir.join("accounts.sql").display()))
-            .args([&format!("--port={port}"), "--bind-address=127.0.0.1"])
-            .args(["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0"])
-            .args(["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"])
-            .args(settings.iter().map(|setting| format!("--{setting}")))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("mariadbd runs")
-    }
-
     fn wait(&self) {
-        let answers = || {
-            std::thread::sleep(Duration::from_millis(50));
-            self.query("", "SELECT 1").status.success()
-        };
-        assert!((0..START_TRIES).any(|_| answers()), "the server does not answer");
+        wait_until("it answers", || self.query("", "SELECT 1").status.success());
     }
 
     /// Returns the number of the server's process, for whoever wants to end it.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.daemon.pid()
     }
 
     /// Waits until the server is dead, and starts it again.
     pub fn revive(&mut self) {
-        self.child.wait().expect("the server's end");
-        self.child = Self::run(self.dir.path(), self.port, &self.settings);
+        self.daemon.revive();
         self.wait();
     }
 
@@ -223,22 +200,11 @@ impl MysqlServer {
     }
 }
 
-fn unprivileged(program: &str, dir: &Path) -> Command {
-    let mut command = Command::new(program);
+fn server_program(name: &str, dir: &Path) -> Command {
+    let mut command = unprivileged(name);
     let path = std::env::var("PATH").unwrap_or_default();
-    command.env("LC_ALL", "C").env("PATH", format!("{path}:/usr/sbin"));
+    command.env("PATH", format!("{path}:/usr/sbin"));
     // Servers that share a directory for temporary tables remove each other's.
-    command.env("TMPDIR", dir).stdin(Stdio::null()).current_dir("/");
-    if rustix::process::geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
+    command.env("TMPDIR", dir);
     command
-}
-
-impl Drop for MysqlServer {
-    fn drop(&mut self) {
-        // Nothing of it is needed any more.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }

@@ -1,23 +1,19 @@
 //! A private PostgreSQL server in a directory of its own.
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 
+use rustix::process::Signal;
+
+use crate::daemon::{Daemon, Port, give, unprivileged, wait_until};
 use crate::exact;
 
 /// The role that may do everything.
 pub const USER: &str = "postgres";
 /// Its password; in no other text of a test.
 pub const PASSWORD: &str = "pg-secret-q8Zr";
-/// How often it is asked whether it is there: for about half a minute.
-const START_TRIES: u32 = 500;
-/// Whom a server runs as where the tests run as root, whom it refuses.
-const NOBODY: u32 = 65534;
 
 /// Returns the major versions that are installed, with their programs: Debian's first, then those of `cargo xtask test`.
 pub fn installed() -> Vec<(u32, PathBuf)> {
@@ -48,8 +44,7 @@ pub fn installed() -> Vec<(u32, PathBuf)> {
 pub struct PostgresServer {
     dir: tempfile::TempDir,
     programs: PathBuf,
-    settings: Vec<String>,
-    child: Child,
+    daemon: Daemon,
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
 }
@@ -69,16 +64,11 @@ impl PostgresServer {
     /// Starts a server of these programs with more settings, as `name=value`.
     pub fn start_as(programs: &Path, settings: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory for the server");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("chown");
-        }
+        give(dir.path());
         let secret = dir.path().join("secret");
         let data = dir.path().join("data");
         std::fs::write(&secret, PASSWORD).expect("a file with the password");
-        let made = unprivileged(&programs.join("initdb"))
+        let made = unprivileged(programs.join("initdb"))
             .arg("--pgdata")
             .arg(&data)
             .args(["--username", USER, "--auth", "scram-sha-256", "--encoding", "UTF8"])
@@ -87,46 +77,33 @@ impl PostgresServer {
             .output()
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let programs = programs.to_owned();
-        let settings: Vec<String> = settings.iter().map(|one| (*one).to_owned()).collect();
-        let child = Self::run(&programs, dir.path(), port, &settings);
-        let server = Self { dir, programs, settings, child, port };
+        let reserved = Port::reserve();
+        let port = reserved.number;
+        let mut command = unprivileged(programs.join("postgres"));
+        command.arg("-D").arg(&data).arg("-k").arg(dir.path());
+        command.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        command.args(["-c", "fsync=off", "-c", "max_connections=50"]);
+        command.args(["-c", "log_min_messages=fatal"]);
+        command.args(settings.iter().flat_map(|setting| ["-c", setting]));
+        // An immediate shutdown: nothing of it is needed any more.
+        let daemon = Daemon::start(reserved, command, Signal::QUIT);
+        let server = Self { dir, programs: programs.to_owned(), daemon, port };
         server.wait();
         server
     }
 
-    fn run(programs: &Path, dir: &Path, port: u16, settings: &[String]) -> Child {
-        unprivileged(&programs.join("postgres"))
-            .arg("-D")
-            .arg(dir.join("data"))
-            .arg("-k")
-            .arg(dir)
-            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
-            .args(["-c", "fsync=off", "-c", "max_connections=50", "-c", "log_min_messages=fatal"])
-            .args(settings.iter().flat_map(|setting| ["-c", setting]))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("postgres runs")
-    }
-
     fn wait(&self) {
-        let answers = || {
-            std::thread::sleep(Duration::from_millis(50));
-            self.psql("postgres", "SELECT 1").status.success()
-        };
-        assert!((0..START_TRIES).any(|_| answers()), "the server does not answer");
+        wait_until("it answers", || self.psql("postgres", "SELECT 1").status.success());
     }
 
     /// Returns the number of the server's first process, for whoever wants to end it.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.daemon.pid()
     }
 
     /// Waits until the server is dead, and starts it again.
     pub fn revive(&mut self) {
-        self.child.wait().expect("the server's end");
-        self.child = Self::run(&self.programs, self.dir.path(), self.port, &self.settings);
+        self.daemon.revive();
         self.wait();
     }
 
@@ -148,14 +125,13 @@ impl PostgresServer {
         self.sql("postgres", "SELECT pg_reload_conf()");
         // Read by whoever connects, once the first process has passed it on.
         let is_sealed = || {
-            std::thread::sleep(Duration::from_millis(50));
             self.command("psql", "postgres")
                 .env("PGSSLMODE", "require")
                 .args(["-c", ""])
                 .status()
                 .is_ok_and(|status| status.success())
         };
-        assert!((0..START_TRIES).any(|_| is_sealed()), "the server does not seal");
+        wait_until("it seals", is_sealed);
         certificate
     }
 
@@ -163,9 +139,7 @@ impl PostgresServer {
     pub fn folder(&self, name: &str) -> PathBuf {
         let folder = self.dir.path().join(name);
         std::fs::create_dir(&folder).expect("a folder");
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).expect("chown");
-        }
+        give(&folder);
         folder
     }
 
@@ -182,12 +156,11 @@ impl PostgresServer {
         std::fs::write(&rules, ours + &others).expect("new rules");
         self.sql("postgres", "SELECT pg_reload_conf()");
         let is_refused = || {
-            std::thread::sleep(Duration::from_millis(50));
             let mut command = self.command("psql", "postgres");
             let refused = command.env("PGUSER", role).args(["-c", ""]).output().expect("psql runs");
             String::from_utf8_lossy(&refused.stderr).contains("pg_hba.conf rejects")
         };
-        assert!((0..START_TRIES).any(|_| is_refused()), "the server does not read its rules");
+        wait_until("it reads its rules", is_refused);
     }
 
     /// Puts a file where only the server reads it.
@@ -195,9 +168,7 @@ impl PostgresServer {
         let file = self.dir.path().join(name);
         std::fs::write(&file, content).expect("a file");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("chmod");
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(&file, Some(NOBODY), Some(NOBODY)).expect("chown");
-        }
+        give(&file);
         file
     }
 
@@ -279,27 +250,5 @@ impl PostgresServer {
             "SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2";
         digest.push_str(&self.sql(database, sequences));
         digest
-    }
-}
-
-fn unprivileged(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.env("LC_ALL", "C").stdin(Stdio::null()).current_dir("/");
-    if rustix::process::geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    command
-}
-
-impl Drop for PostgresServer {
-    fn drop(&mut self) {
-        // An immediate shutdown: nothing of it is needed any more.
-        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
-            match rustix::process::kill_process(pid, rustix::process::Signal::QUIT) {
-                // One that is gone already needs no signal.
-                Ok(()) | Err(_) => {}
-            }
-        }
-        drop(self.child.wait());
     }
 }

@@ -1,18 +1,18 @@
 //! A private Redis server, in a temporary directory, on a free port.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::Signal;
 
 use crate::certificates::Identity;
+use crate::daemon::{Daemon, Port, wait_until};
 use crate::exact;
 
 /// Of the user that may do everything.
 pub const PASSWORD: &str = "rd-secret-8Vtq";
 
-const START_TRIES: usize = 600;
 /// Whatever a server has: keys of a database with when they expire, in the order of their names.
 const KEYS: &str = "local keys = redis.call('KEYS', '*') table.sort(keys)
     for i, key in ipairs(keys) do keys[i] = #key .. key .. redis.call('PEXPIRETIME', key) end
@@ -26,8 +26,8 @@ const STREAMS: &str = "local keys = redis.call('KEYS', '*') table.sort(keys) loc
 /// A running server; ends when it is dropped.
 pub struct RedisServer {
     dir: tempfile::TempDir,
-    settings: Vec<String>,
-    child: Child,
+    is_sealed: bool,
+    daemon: Daemon,
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
 }
@@ -45,12 +45,22 @@ impl RedisServer {
 
     /// Starts a server in this directory.
     pub fn start_in(dir: tempfile::TempDir, settings: &[&str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
-        let settings: Vec<String> = settings.iter().map(|one| (*one).to_owned()).collect();
-        let child = Self::run(dir.path(), port, &settings);
-        let server = Self { dir, settings, child, port };
+        let reserved = Port::reserve();
+        let port = reserved.number;
+        let mut text = format!(
+            "bind 127.0.0.1\nsave \"\"\nrepl-diskless-sync-delay 0\nenable-debug-command yes\nrequirepass {PASSWORD}\ndir {}\n",
+            dir.path().display()
+        );
+        let is_sealed = settings.iter().any(|setting| setting.starts_with("tls-cert-file"));
+        let ports =
+            if is_sealed { format!("port 0\ntls-port {port}") } else { format!("port {port}") };
+        writeln!(text, "{ports}\n{}", settings.join("\n")).expect("text");
+        let file = dir.path().join("redis.conf");
+        std::fs::write(&file, text).expect("a configuration");
+        let mut command = Command::new("redis-server");
+        command.arg(&file).current_dir(dir.path());
+        let daemon = Daemon::start(reserved, command, Signal::KILL);
+        let server = Self { dir, is_sealed, daemon, port };
         server.wait();
         server
     }
@@ -72,42 +82,15 @@ impl RedisServer {
         Self::start_in(dir, &settings.each_ref().map(String::as_str))
     }
 
-    fn is_sealed(&self) -> bool {
-        self.settings.iter().any(|setting| setting.starts_with("tls-cert-file"))
-    }
-
-    fn run(dir: &Path, port: u16, settings: &[String]) -> Child {
-        let mut text = format!(
-            "bind 127.0.0.1\nsave \"\"\nrepl-diskless-sync-delay 0\nenable-debug-command yes\nrequirepass {PASSWORD}\ndir {}\n",
-            dir.display()
-        );
-        let is_sealed = settings.iter().any(|setting| setting.starts_with("tls-cert-file"));
-        let ports =
-            if is_sealed { format!("port 0\ntls-port {port}") } else { format!("port {port}") };
-        writeln!(text, "{ports}\n{}", settings.join("\n")).expect("text");
-        let file = dir.join("redis.conf");
-        std::fs::write(&file, text).expect("a configuration");
-        Command::new("redis-server")
-            .arg(&file)
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server runs; `cargo xtask test` installs it")
-    }
-
     fn wait(&self) {
-        let answers = || {
-            std::thread::sleep(Duration::from_millis(20));
-            self.command().arg("PING").output().is_ok_and(|output| output.stdout == b"PONG\n")
-        };
-        assert!((0..START_TRIES).any(|_| answers()), "the server does not answer");
+        let answers =
+            || self.command().arg("PING").output().is_ok_and(|output| output.stdout == b"PONG\n");
+        wait_until("it answers", answers);
     }
 
     /// Returns the number of the server's process, for whoever wants to end it.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.daemon.pid()
     }
 
     /// Returns the server's directory.
@@ -117,14 +100,13 @@ impl RedisServer {
 
     /// Waits until the server is dead, and starts it again.
     pub fn revive(&mut self) {
-        self.child.wait().expect("the server's end");
-        self.child = Self::run(self.dir.path(), self.port, &self.settings);
+        self.daemon.revive();
         self.wait();
     }
 
     /// Returns the server's URL, without the password.
     pub fn url(&self) -> String {
-        let scheme = if self.is_sealed() { "rediss" } else { "redis" };
+        let scheme = if self.is_sealed { "rediss" } else { "redis" };
         format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
@@ -132,7 +114,7 @@ impl RedisServer {
     pub fn command(&self) -> Command {
         let mut command = Command::new("redis-cli");
         command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "--no-auth-warning"]);
-        if self.is_sealed() {
+        if self.is_sealed {
             command.args(["--tls", "--insecure"]);
         }
         command.env("REDISCLI_AUTH", PASSWORD).stdin(Stdio::null());
@@ -185,13 +167,5 @@ impl RedisServer {
         functions.sort();
         texts.extend(functions);
         texts.join("\n")
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        // Nothing of it is needed any more.
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }

@@ -1,21 +1,21 @@
 //! S3 servers that other people wrote, as processes of their own: `rclone serve s3`, and moto with its permissions in force.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use anyhow::{Context as _, ensure};
+use rustix::process::Signal;
+
+use crate::daemon::{Daemon, Port, wait_until};
 
 /// The bucket that is there from the start.
 pub const BUCKET: &str = "app-backups";
-/// How often a server is asked before it is given up: about a minute, since a loaded machine starts Python slowly.
-const TRIES: u32 = 3000;
 
 /// A running server; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    _daemon: Daemon,
     /// Its URL.
     pub endpoint: String,
     /// Who may use it.
@@ -31,31 +31,39 @@ impl Server {
         let directory = tempfile::tempdir()?;
         std::fs::create_dir(directory.path().join(BUCKET))?;
         let (access_key, secret_key) = ("rclone-key".to_owned(), "rclone-secret-key".to_owned());
-        let address = free_address()?;
+        let port = Port::reserve();
+        let address = format!("127.0.0.1:{}", port.number);
         let mut command = Command::new(tool("rclone")?);
-        command.args(["serve", "s3", "--addr", &address.to_string()]);
+        command.args(["serve", "s3", "--addr", &address]);
         command.args(["--auth-key", &format!("{access_key},{secret_key}")]);
         // A person's own settings have no business here.
         command.args(["--config", "/dev/null"]).arg(directory.path());
-        let child = start(command, address)?;
-        Ok(Self { child, endpoint: format!("http://{address}"), access_key, secret_key, directory })
+        let daemon = start(port, command);
+        Ok(Self {
+            _daemon: daemon,
+            endpoint: format!("http://{address}"),
+            access_key,
+            secret_key,
+            directory,
+        })
     }
 
     /// Starts moto with one user, whose policy allows just these actions on one bucket.
     pub fn moto(actions: &[&str]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let address = free_address()?;
+        let port = Port::reserve();
         let mut command = Command::new(tool("python3")?);
         let script = directory.path().join("serve.py");
         std::fs::write(&script, MOTO)?;
-        let (keys, port) = (directory.path().join("keys"), address.port().to_string());
-        command.arg(&script).args([&port, BUCKET, &actions.join(",")]).arg(&keys);
-        let child = start(command, address)?;
+        let (keys, number) = (directory.path().join("keys"), port.number.to_string());
+        let endpoint = format!("http://127.0.0.1:{number}");
+        command.arg(&script).args([&number, BUCKET, &actions.join(",")]).arg(&keys);
+        let daemon = start(port, command);
         let text = std::fs::read_to_string(&keys).context("moto made no keys")?;
         let (access_key, secret_key) = text.trim().split_once(' ').context("moto made odd keys")?;
         Ok(Self {
-            child,
-            endpoint: format!("http://{address}"),
+            _daemon: daemon,
+            endpoint,
             access_key: access_key.to_owned(),
             secret_key: secret_key.to_owned(),
             directory,
@@ -65,14 +73,6 @@ impl Server {
     /// Returns the directory that `rclone serve s3` keeps the bucket in.
     pub fn bucket(&self) -> PathBuf {
         self.directory.path().join(BUCKET)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already: then there is nothing to kill, and waiting only reaps it.
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 
@@ -108,21 +108,11 @@ with mock_aws():
     make_server("127.0.0.1", port, DomainDispatcherApplication(create_backend_app), threaded=True).serve_forever()
 "#;
 
-fn start(mut command: Command, address: SocketAddr) -> anyhow::Result<Child> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    for _ in 0..TRIES {
-        if TcpStream::connect(address).is_ok() {
-            return Ok(child);
-        }
-        if child.try_wait()?.is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    drop(child.kill());
-    drop(child.wait());
-    anyhow::bail!("{command:?} does not answer on {address}")
+fn start(port: Port, command: Command) -> Daemon {
+    let number = port.number;
+    let daemon = Daemon::start(port, command, Signal::KILL);
+    wait_until("an S3 server answers", || TcpStream::connect(("127.0.0.1", number)).is_ok());
+    daemon
 }
 
 /// Finds a program that `cargo xtask test` installed.
@@ -137,8 +127,4 @@ fn tool(name: &str) -> anyhow::Result<PathBuf> {
         program.display()
     );
     Ok(program)
-}
-
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }

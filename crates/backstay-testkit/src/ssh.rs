@@ -1,22 +1,23 @@
 //! A private `sshd` in a directory of its own: a bastion on 127.0.0.1.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::daemon::{Daemon, Port, kill, wait_until};
 
 /// Where Debian keeps it, off the path of ordinary users; it must be called by its whole name.
 const SSHD: &str = "/usr/sbin/sshd";
 /// Where it wants to be locked up while it does not know whom it talks to.
 const EMPTY_DIRECTORY: &str = "/run/sshd";
-/// How often it is asked whether it is there: for about half a minute.
-const START_TRIES: u32 = 600;
 
 /// A running server; ends when it is dropped.
 pub struct SshServer {
     dir: tempfile::TempDir,
-    child: Child,
+    daemon: Daemon,
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
 }
@@ -30,9 +31,8 @@ impl SshServer {
     /// Starts a server with more lines in its configuration; the first of a kind counts.
     pub fn start_with(more: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory for the server");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
+        let reserved = Port::reserve();
+        let port = reserved.number;
         if rustix::process::geteuid().is_root() {
             std::fs::create_dir_all(EMPTY_DIRECTORY).expect("the server's empty directory");
         }
@@ -51,21 +51,11 @@ impl SshServer {
             path("authorized_keys"),
         );
         std::fs::write(path("config"), config).expect("its configuration");
-        let child = Command::new(SSHD)
-            .args(["-D", "-e", "-f"])
-            .arg(dir.path().join("config"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("sshd runs; `cargo xtask test` installs it");
-        let server = Self { dir, child, port };
-        let answers = || {
-            std::thread::sleep(Duration::from_millis(50));
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        };
-        assert!((0..START_TRIES).any(|_| answers()), "sshd does not answer");
-        server
+        let mut command = Command::new(SSHD);
+        command.args(["-D", "-e", "-f"]).arg(dir.path().join("config"));
+        let daemon = Daemon::start(reserved, command, Signal::KILL);
+        wait_until("sshd answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { dir, daemon, port }
     }
 
     /// Returns the key that its user logs in with.
@@ -80,7 +70,7 @@ impl SshServer {
 
     /// Returns its own number, for whoever wants to end it or its connections.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.daemon.pid()
     }
 
     /// Returns who is connected, by the numbers of the processes that serve them.
@@ -112,14 +102,8 @@ pub fn make_key(path: &Path) {
 
 impl Drop for SshServer {
     fn drop(&mut self) {
-        for pid in self.connections().into_iter().chain([self.pid()]) {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
-                match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
-                    // One that is gone already needs no signal.
-                    Ok(()) | Err(_) => {}
-                }
-            }
+        for pid in self.connections() {
+            kill(pid, Signal::KILL);
         }
-        drop(self.child.wait());
     }
 }
