@@ -74,8 +74,8 @@ impl fmt::Display for Databases {
     }
 }
 
-/// A `/` is a letter like any other in the name of a database.
-fn is_like(pattern: &str, name: &str) -> bool {
+/// A `/` is a letter like any other in the name of a database or table.
+pub(super) fn is_like(pattern: &str, name: &str) -> bool {
     glob_matches(pattern.replace('*', "**").as_bytes(), name.as_bytes())
 }
 

@@ -185,3 +185,43 @@ fn heavy_database_of_half_a_gigabyte_returns_equal_within_the_memory_promised() 
     assert_within_promise(&shell, &["restore", "db", "--to", "copy", "--yes"]);
     assert_eq!(server.sums("copy"), server.sums("shop"));
 }
+
+#[test]
+fn chosen_tables_return_with_their_rows_and_triggers_to_another_database() {
+    let server = MysqlServer::start();
+    nasty(&server, "shop");
+    let tables = ["types", "it's a \"name\"; -- with `` everything; DROP", "aged", "parts", "log"];
+    let checksums = |database: &str| {
+        let one = |table: &&str| {
+            let quoted = table.replace("``", "`").replace('`', "``");
+            let of = format!("`{database}`.`{quoted}`");
+            let sum = server.sql("", &format!("CHECKSUM TABLE {of} EXTENDED"));
+            sum.rsplit('\t').next().unwrap().to_owned()
+                + &server.sql(database, &format!("SHOW CREATE TABLE {of}"))
+        };
+        tables.iter().map(one).collect::<Vec<_>>()
+    };
+    let before = checksums("shop");
+    let shell = with_database(&server, "shop", "");
+    made(&shell);
+    let digest = server.digest("shop");
+    let some = [
+        "--only", "types", "--only", "it's*", "--only", "aged", "--only", "parts", "--only", "log",
+    ];
+    let restore = [["restore", "db", "--to", "some", "--yes"].as_slice(), &some].concat();
+    shell.ends(0, &restore);
+    assert_eq!(checksums("some"), before);
+    let beside = "SELECT group_concat(table_name ORDER BY 1) FROM information_schema.tables WHERE table_schema = 'some' AND table_type <> 'SEQUENCE'";
+    assert_eq!(
+        server.sql("", beside),
+        "aged,it's a \"name\"; -- with `` everything; DROP,log,parts,types".replace("``", "`")
+    );
+    let triggers = "SELECT group_concat(trigger_name ORDER BY action_order) FROM information_schema.triggers WHERE trigger_schema = 'some'";
+    assert_eq!(server.sql("", triggers), "t_before,t_first,t_second");
+    let error = shell.complains(1, &["restore", "db", "--only", "types", "--yes"]);
+    assert!(error.contains("name it with --to"), "{error}");
+    let unknown = ["restore", "db", "--only", "nobody", "--to", "x", "--yes"];
+    let error = shell.complains(1, &unknown);
+    assert!(error.contains("has no table nobody"), "{error}");
+    assert_eq!(server.digest("shop"), digest);
+}

@@ -63,14 +63,18 @@ impl DatabaseTarget {
 
     fn members(&self, details: &Details) -> Result<Vec<Member>, MysqlError> {
         let to = self.to.as_ref().map_err(refused)?;
-        members(&self.source, details, (to.as_deref(), &self.tag))
+        let mut members = members(&self.source, details, (to.as_deref(), &self.tag))?;
+        if !self.only.is_empty() {
+            members.iter_mut().try_for_each(|member| member.choose(&self.only))?;
+        }
+        Ok(members)
     }
 
     /// Looks at the server. Everything that stands against the restore is found here.
     async fn look(&self, cx: &Cx, details: &Details) -> Result<Outlook, MysqlError> {
-        if !self.only.is_empty() {
+        if !self.only.is_empty() && !self.is_elsewhere() {
             return Err(refused(
-                "chosen tables cannot be restored alone yet; restore all to another database with --to and take them from there",
+                "chosen tables go to another database, from where they can be taken: name it with --to",
             ));
         }
         if self.in_place {
@@ -142,7 +146,8 @@ impl DatabaseTarget {
         };
         let mut session = self.source.connection.session(cx).await?;
         objects::choose(&mut session, &member.loaded).await?;
-        self.report.bytes += load::run(cx, &mut session, data).await?;
+        let chosen = member.chosen.as_ref();
+        self.report.bytes += load::run(cx, &mut session, data, chosen).await?;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Loading a dump into a database that is there and empty: its statements are executed one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use backstay_format::MysqlContent;
@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable as _;
 
 use super::describe;
 use super::error::{MysqlError, refused, statement};
-use super::scan::{Found, Statements};
+use super::scan::{Chosen, Found, Statements};
 use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::source::SourceError;
@@ -22,12 +22,14 @@ const GENERATED: &str = "1906";
 /// Tables that differ are named up to this number.
 const SHOWN_DIFFERENCES: usize = 10;
 
-/// Executes all statements in the chosen database. Returns the bytes of the dump.
+/// Executes the statements of these tables, or all, in the session's database. Returns the bytes of the dump.
 pub(super) async fn run(
     cx: &Cx,
     session: &mut Conn,
     mut data: PartReader,
+    tables: Option<&BTreeSet<String>>,
 ) -> Result<u64, SourceError> {
+    let mut chosen = Chosen::new(tables);
     session.query_drop(BEGIN).await.map_err(statement("begin to load"))?;
     let mut statements = Statements::default();
     let mut bytes = 0;
@@ -35,7 +37,9 @@ pub(super) async fn run(
         bytes += piece.len() as u64;
         let mut complete = Vec::new();
         let pushed = statements.push(&piece, |found| {
-            if let Found::Statement(statement) = found {
+            if let Found::Statement(statement) = found
+                && chosen.wants(statement)
+            {
                 complete.push(statement.to_vec());
             }
             Ok::<(), Infallible>(())

@@ -1,10 +1,12 @@
 //! The databases of a restore: which of the backup's come back, and under which names.
 
-use backstay_format::{Content, Details, MysqlContent, PartName};
+use std::collections::BTreeSet;
+
+use backstay_format::{Content, Details, MysqlContent, ObjectKind, PartName};
 
 use super::MysqlSource;
 use super::error::{MysqlError, refused};
-use crate::source::own_names;
+use crate::source::{databases, own_names};
 
 /// Of the name of a database, in characters.
 const MAX_NAME_CHARS: usize = 64;
@@ -14,7 +16,10 @@ const MAX_NAME_CHARS: usize = 64;
 pub(super) struct Member {
     /// Of its parts; none if the backup holds one database only.
     folder: Option<String>,
+    /// What of it comes back.
     pub(super) content: MysqlContent,
+    /// The tables that come back, if it is not all.
+    pub(super) chosen: Option<BTreeSet<String>>,
     pub(super) target: String,
     pub(super) loaded: String,
     pub(super) parked: String,
@@ -25,6 +30,28 @@ impl Member {
     pub(super) fn owns(&self, part: &PartName) -> bool {
         let folder = part.as_str().rsplit_once('/').map(|(folder, _)| folder);
         folder == self.folder.as_deref()
+    }
+
+    /// Leaves the tables whose names are like one of these patterns, with their triggers, and nothing else.
+    pub(super) fn choose(&mut self, patterns: &[String]) -> Result<(), MysqlError> {
+        let mut chosen = BTreeSet::new();
+        for pattern in patterns {
+            let tables = self.content.tables.iter().map(|one| &one.table);
+            let mut found = tables.filter(|table| databases::is_like(pattern, table)).peekable();
+            if found.peek().is_none() {
+                return Err(refused(format!(
+                    "the backup has no table {pattern}; expected one that `backstay show` lists, or a pattern"
+                )));
+            }
+            chosen.extend(found.cloned());
+        }
+        self.content.tables.retain(|one| chosen.contains(&one.table));
+        self.content.objects.retain(|object| {
+            object.kind == ObjectKind::Trigger
+                && object.table.as_ref().is_some_and(|table| chosen.contains(table))
+        });
+        self.chosen = Some(chosen);
+        Ok(())
     }
 }
 
@@ -79,6 +106,7 @@ pub(super) fn members(
         Ok(Member {
             folder,
             content: content.clone(),
+            chosen: None,
             target,
             loaded: format!("{}{tag}", own_names::loaded_for(source.identity())),
             parked: format!("{}{tag}", own_names::OLD),

@@ -12,6 +12,7 @@ use memchr::{memchr, memchr2};
 const TRAILER: &[u8] = b"-- Dump completed";
 /// How the line begins that says where the server's log was.
 const POSITION: &str = "CHANGE MASTER TO ";
+const CREATE_SEQUENCE: &[u8] = b"CREATE SEQUENCE ";
 /// The comments that matter are no longer than this.
 const MAX_COMMENT_BYTES: usize = 4096;
 
@@ -279,9 +280,42 @@ fn rows_of(statement: &[u8]) -> Option<(Vec<u8>, u64)> {
 
 /// Returns the table or sequence that a statement makes.
 fn made_by(statement: &[u8]) -> Option<Vec<u8>> {
-    let begins = [b"CREATE TABLE ".as_slice(), b"CREATE SEQUENCE "];
+    let begins = [b"CREATE TABLE ".as_slice(), CREATE_SEQUENCE];
     let name = begins.iter().find_map(|begin| statement.strip_prefix(*begin))?;
     Some(quoted_name(name)?.0)
+}
+
+/// Which statements of a dump bring chosen tables back, and all sequences.
+#[derive(Debug)]
+pub(super) struct Chosen<'a> {
+    tables: Option<&'a BTreeSet<String>>,
+    /// Whether what comes now is of one of them.
+    is_wanted: bool,
+}
+
+impl<'a> Chosen<'a> {
+    /// Chooses these tables, or all.
+    pub(super) fn new(tables: Option<&'a BTreeSet<String>>) -> Self {
+        Self { tables, is_wanted: true }
+    }
+
+    /// Says whether the next statement is to be executed. What is said of a table follows behind what makes it.
+    pub(super) fn wants(&mut self, statement: &[u8]) -> bool {
+        let Some(tables) = self.tables else { return true };
+        if let Some(made) = made_by(statement) {
+            let is_chosen = str::from_utf8(&made).is_ok_and(|name| tables.contains(name));
+            self.is_wanted = is_chosen || statement.starts_with(CREATE_SEQUENCE);
+        }
+        self.is_wanted || is_setting(statement)
+    }
+}
+
+/// Says whether a statement sets something in the session: one table's sets it back for the next.
+fn is_setting(statement: &[u8]) -> bool {
+    let condition = statement.strip_prefix(b"/*M!").or_else(|| statement.strip_prefix(b"/*!"));
+    let words = condition.unwrap_or(statement);
+    let number = words.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    words[number..].trim_ascii_start().starts_with(b"SET ")
 }
 
 /// Returns how many bytes the rest of a string has, with its last quotation mark.
@@ -371,6 +405,27 @@ INSERT INTO `c` VALUES (0x28,NULL,_binary 'x');
         assert!(found[1].contains("(1 --1) STORED /*!50100 COMMENT 'z;' */"), "{}", found[1]);
         assert!(found[3].ends_with("VALUES\n(-2)"), "{}", found[3]);
         assert_eq!(statements.rest(), b"");
+    }
+
+    #[test]
+    fn chosen_tables_bring_their_statements_all_settings_and_all_sequences() {
+        let tables = BTreeSet::from(["b".to_owned()]);
+        let mut chosen = Chosen::new(Some(&tables));
+        let statements: [(&[u8], bool); 9] = [
+            (b"/*!40101 SET NAMES utf8mb4 */", true),
+            (b"CREATE SEQUENCE `a` START WITH 1", true),
+            (b"DO SETVAL(`a`, 7, 0)", true),
+            (b"CREATE TABLE `a` (`b` int)", false),
+            (b"INSERT INTO `a` VALUES ('SET ')", false),
+            (b"/*!101100 SET @@system_versioning_insert_history=1 */", true),
+            (b"CREATE TABLE `b` (`a` int)", true),
+            (b"INSERT INTO `b` VALUES (1)", true),
+            (b"CREATE TABLE `c` (`b` int)", false),
+        ];
+        for (statement, is_wanted) in statements {
+            assert_eq!(chosen.wants(statement), is_wanted, "{}", statement.escape_ascii());
+        }
+        assert!(Chosen::new(None).wants(b"CREATE TABLE `a` (`b` int)"));
     }
 
     #[test]
