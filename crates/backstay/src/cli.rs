@@ -211,7 +211,7 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct SourceAdd {
     /// Its name
     pub(crate) name: String,
-    /// files, sqlite, postgres, mysql, redis or command
+    /// files, sqlite, duckdb, postgres, mysql, redis or command
     #[arg(long)]
     pub(crate) kind: String,
     /// The root of the tree, or the database's file

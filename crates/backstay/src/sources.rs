@@ -2,6 +2,7 @@
 
 use backstay_engine::source::Source;
 use backstay_engine::source::command::CommandSource;
+use backstay_engine::source::duckdb::DuckdbSource;
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::mysql::{MysqlOptions, MysqlSource};
 use backstay_engine::source::postgres::{PostgresOptions, PostgresSource};
@@ -35,6 +36,9 @@ impl Installation {
                 spool,
             }),
             SourceKind::Sqlite { path } => Box::new(SqliteSource { path: path.clone(), spool }),
+            SourceKind::Duckdb { path, programs } => {
+                Box::new(DuckdbSource { path: path.clone(), programs: programs.clone(), spool })
+            }
             SourceKind::Postgres(postgres) => Box::new(PostgresSource {
                 connection: postgres.connection.clone(),
                 databases: postgres.databases.clone(),

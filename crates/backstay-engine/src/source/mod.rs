@@ -7,9 +7,11 @@ mod cause;
 pub mod command;
 mod connection;
 mod databases;
+pub mod duckdb;
 mod engine;
 pub mod files;
 pub mod mysql;
+mod one_file;
 mod own_names;
 pub mod postgres;
 mod program;
@@ -315,9 +317,21 @@ pub enum SourceError {
     /// Something with a Redis or Valkey server failed.
     #[error("{0}")]
     Redis(redis::RedisError),
+    /// Something with a DuckDB database failed.
+    #[error("{0}")]
+    Duckdb(duckdb::DuckdbError),
     /// Told to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<duckdb::DuckdbError> for SourceError {
+    fn from(error: duckdb::DuckdbError) -> Self {
+        match error {
+            duckdb::DuckdbError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            error => Self::Duckdb(error),
+        }
+    }
 }
 
 impl From<redis::RedisError> for SourceError {

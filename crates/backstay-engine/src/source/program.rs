@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
@@ -63,6 +64,8 @@ enum Complaints {
     Heard(JoinHandle<String>),
     /// Into a file: a program that outlives us can go on complaining.
     Written(PathBuf),
+    /// Between its answers, to whoever reads those.
+    Answered,
 }
 
 impl Complaints {
@@ -71,6 +74,7 @@ impl Complaints {
         match self {
             // It was only cut off if the program is gone in a way that nobody foresaw.
             Self::Heard(listening) => listening.await.unwrap_or_default(),
+            Self::Answered => String::new(),
             Self::Written(file) => {
                 let mut kept = Vec::new();
                 if let Ok(file) = tokio::fs::File::open(file).await {
@@ -118,6 +122,20 @@ impl Program {
         command.stderr(file);
         let child = spawn(name, command)?;
         Ok(Self { name: name.to_owned(), child, complaints: Complaints::Written(complaints) })
+    }
+
+    /// Starts a program whose output and complaints come one after the other, as it writes them.
+    pub(super) fn start_talking(
+        name: &str,
+        mut command: Command,
+    ) -> Result<(Self, Receiver), ProgramError> {
+        let wired = std::io::pipe().and_then(|(reader, writer)| {
+            command.stdout(writer.try_clone()?).stderr(writer);
+            Receiver::from_owned_fd(reader.into())
+        });
+        let answers = wired.map_err(|error| not_started(name, &error))?;
+        let child = spawn(name, command)?;
+        Ok((Self { name: name.to_owned(), child, complaints: Complaints::Answered }, answers))
     }
 
     /// Starts a program whose standard error is listened to.

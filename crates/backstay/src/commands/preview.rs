@@ -8,7 +8,8 @@ use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
 use backstay_engine::vault::Vault;
 use backstay_format::{
-    Content, MysqlServerDatabase, PartName, RedisContent, RedisDatabase, ServerDatabase, TableRows,
+    Content, DuckdbContent, MysqlServerDatabase, PartName, RedisContent, RedisDatabase,
+    ServerDatabase, TableRows,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -192,6 +193,17 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
             let beside = database.objects.len();
             lines.push(format!("          views, routines, triggers and events: {beside}"));
             lines
+        }
+        Some(Content::Duckdb(database)) => {
+            let rows = |database: &DuckdbContent| -> Vec<TableRows> {
+                let tables = database.tables.iter();
+                tables.map(|one| TableRows { table: one.table.clone(), rows: one.rows }).collect()
+            };
+            let now = match &plan.outlook.present {
+                Some(Content::Duckdb(now)) => Some(rows(now)),
+                _ => None,
+            };
+            rows_then_and_now("Holds", &rows(database), now.as_deref())
         }
         Some(Content::Command(content)) => {
             let names: Vec<&str> = content.outputs.iter().map(PartName::as_str).collect();

@@ -82,7 +82,7 @@ pub(super) struct RawStorage {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
-    /// `files`, `sqlite`, `postgres`, `mysql` (MariaDB, too), `redis` (Valkey, too) or `command`.
+    /// `files`, `sqlite`, `duckdb`, `postgres`, `mysql` (MariaDB, too), `redis` (Valkey, too) or `command`.
     #[schemars(with = "String")]
     pub(super) kind: Spanned<String>,
     /// The root of a tree, or a database's file.
@@ -158,7 +158,7 @@ pub(super) struct RawSource {
     /// A query whose first column lists the app's applied migrations in their order.
     #[schemars(with = "Option<String>")]
     pub(super) migrations: Option<Spanned<String>>,
-    /// The directory of `pg_dump` and `pg_restore`, if not those that are found.
+    /// The directory of the engine's programs (`pg_dump` and `pg_restore`, `mariadb-dump`, `duckdb`), if not those that are found.
     #[schemars(with = "Option<String>")]
     pub(super) programs: Option<Spanned<String>>,
     /// The app that it belongs to.

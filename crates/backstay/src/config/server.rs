@@ -69,7 +69,7 @@ pub(super) fn refuse_fields(raw: &RawSource, faults: &mut Faults<'_>) {
 /// Refuses what would be ignored: none of the server's programs is run.
 pub(super) fn refuse_programs(raw: &RawSource, faults: &mut Faults<'_>) {
     if let Some(programs) = &raw.programs {
-        let problem = "only a source of kind `postgres` or `mysql` has it";
+        let problem = "only a source of kind `postgres`, `mysql` or `duckdb` has it";
         faults.add("programs", programs.span(), problem);
     }
 }

@@ -30,9 +30,6 @@ const DEFAULT_ANSWER: &str = "t";
 const DEFAULT_RETRIES: u32 = 2;
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_mins(1);
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Kinds that the design names and this version does not have.
-const LATER_KINDS: [&str; 1] = ["duckdb"];
-
 /// A source, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceConfig {
@@ -61,6 +58,7 @@ pub(crate) struct SourceConfig {
 pub(crate) enum SourceKind {
     Files(FilesConfig),
     Sqlite { path: PathBuf },
+    Duckdb { path: PathBuf, programs: Option<PathBuf> },
     Postgres(Box<PostgresConfig>),
     Mysql(Box<MysqlConfig>),
     Redis(Box<RedisConfig>),
@@ -82,6 +80,7 @@ impl SourceKind {
         match self {
             Self::Files(_) => "files",
             Self::Sqlite { .. } => "sqlite",
+            Self::Duckdb { .. } => "duckdb",
             Self::Postgres(_) => "postgres",
             Self::Mysql(_) => "mysql",
             Self::Redis(_) => "redis",
@@ -96,6 +95,7 @@ impl SourceKind {
                 Some(Self::Files(FilesConfig { root: origin.into(), ..FilesConfig::default() }))
             }
             "sqlite" => Some(Self::Sqlite { path: origin.into() }),
+            "duckdb" => Some(Self::Duckdb { path: origin.into(), programs: None }),
             "postgres" => {
                 PostgresConfig::of_location(origin, env).ok().map(Box::new).map(Self::Postgres)
             }
@@ -110,7 +110,9 @@ impl SourceKind {
     pub(crate) fn location(&self) -> String {
         match self {
             Self::Files(files) => files.root.to_string_lossy().into_owned(),
-            Self::Sqlite { path } => path.to_string_lossy().into_owned(),
+            Self::Sqlite { path } | Self::Duckdb { path, .. } => {
+                path.to_string_lossy().into_owned()
+            }
             Self::Postgres(postgres) => postgres.location(),
             Self::Mysql(mysql) => mysql.location(),
             Self::Redis(redis) => redis.location(),
@@ -121,7 +123,7 @@ impl SourceKind {
     /// Turns what a user calls another place into what the source understands: a path, the name of a database, or another
     /// server, which the source then is of.
     pub(crate) fn aim(&mut self, to: &OsStr, env: Env<'_>) -> anyhow::Result<Option<OsString>> {
-        if matches!(self, Self::Files(_) | Self::Sqlite { .. }) {
+        if matches!(self, Self::Files(_) | Self::Sqlite { .. } | Self::Duckdb { .. }) {
             return Ok(Some(std::path::absolute(to)?.into()));
         }
         let is_server =
@@ -131,7 +133,7 @@ impl SourceKind {
             Self::Postgres(postgres) => (postgres.aim(url, env), postgres.databases.is_some()),
             Self::Mysql(mysql) => (mysql.aim(url, env), mysql.databases.is_some()),
             Self::Redis(redis) => (redis.aim(url, env), false),
-            Self::Files(_) | Self::Sqlite { .. } | Self::Command(_) => {
+            Self::Files(_) | Self::Sqlite { .. } | Self::Duckdb { .. } | Self::Command(_) => {
                 return Ok(Some(to.to_owned()));
             }
         };
@@ -359,8 +361,10 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
     if kind != "mysql" {
         mysql::refuse_fields(raw, faults);
     }
-    if !["postgres", "mysql"].contains(&kind) {
+    if !["postgres", "mysql", "duckdb"].contains(&kind) {
         server::refuse_programs(raw, faults);
+    }
+    if !["postgres", "mysql"].contains(&kind) {
         server::refuse_databases(raw, faults);
     }
     if !["postgres", "mysql", "redis"].contains(&kind) {
@@ -373,18 +377,21 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
             Some(SourceKind::Files(FilesConfig { root, exclude, transient, one_file_system }))
         }
         "sqlite" => check_path(raw, env, faults).map(|path| SourceKind::Sqlite { path }),
+        "duckdb" => {
+            let path = check_path(raw, env, faults)?;
+            let programs = match &raw.programs {
+                Some(programs) => Some(faults.text("programs", programs, env)?.into()),
+                None => None,
+            };
+            Some(SourceKind::Duckdb { path, programs })
+        }
         "postgres" => postgres::check(raw, env, faults).map(Box::new).map(SourceKind::Postgres),
         "mysql" => mysql::check(raw, env, faults).map(Box::new).map(SourceKind::Mysql),
         "redis" => redis::check(raw, env, faults).map(Box::new).map(SourceKind::Redis),
         "command" => command::check(raw, env, faults).map(Box::new).map(SourceKind::Command),
         other => {
-            let expected = "`files`, `sqlite`, `postgres`, `mysql`, `redis` or `command`";
-            let problem = if LATER_KINDS.contains(&other) {
-                format!("kind `{other}` is not in this version; expected {expected}")
-            } else {
-                format!("found `{other}`, expected {expected}")
-            };
-            faults.add("kind", raw.kind.span(), problem);
+            let expected = "`files`, `sqlite`, `duckdb`, `postgres`, `mysql`, `redis` or `command`";
+            faults.add("kind", raw.kind.span(), format!("found `{other}`, expected {expected}"));
             None
         }
     }

@@ -72,6 +72,13 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # outputs = [{ name = "code.bundle", dump = ["git", "-C", "/srv/code.git", "bundle", "create", "-q", "-", "--all"] }]
 # storage = "bucket"
 #
+# [sources.analytics]
+# kind = "duckdb"                      # needs the program duckdb; an app that writes must be stopped meanwhile
+# path = "/srv/app/analytics.duckdb"
+# storage = "bucket"
+# before_backup = { run = ["systemctl", "stop", "analytics"] }
+# after_backup = { run = ["systemctl", "start", "analytics"] }
+#
 # [sources.crm]
 # kind = "sqlite"                      # one database, while its app goes on writing
 # path = "/var/lib/crm/crm.db"

@@ -49,11 +49,12 @@ fn each_fault_names_line_field_and_what_is_expected() {
     );
     assert!(with("path = '/srv", "pth = '/srv").contains("did you mean `path`?"));
     assert!(
-        with("'files'", "'duckdb'")
-            .contains("5: sources.shop.kind: kind `duckdb` is not in this version")
+        with("'files'", "'mongodb'").contains(
+            "5: sources.shop.kind: found `mongodb`, expected `files`, `sqlite`, `duckdb`"
+        )
     );
     assert!(with("'files'", "'tree'").contains(
-        "found `tree`, expected `files`, `sqlite`, `postgres`, `mysql`, `redis` or `command`"
+        "found `tree`, expected `files`, `sqlite`, `duckdb`, `postgres`, `mysql`, `redis` or `command`"
     ));
     assert!(
         with("storage = 'disk'", "storage = 'dsk'")

@@ -11,6 +11,7 @@ mod commands;
 mod configure;
 mod doctor;
 mod drills;
+mod duckdb;
 mod faults;
 mod golden;
 mod manual;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use backstay_format::{Content, MediaType, SqliteContent};
 
+use super::one_file::{self, existing};
 use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartError, PartReader, PartWriter, part_pipe};
@@ -82,15 +83,12 @@ impl Source for SqliteSource {
     }
 
     fn target(&self, options: TargetOptions) -> Box<dyn Target> {
-        Box::new(apply::SqliteTarget::new(&self.path, options))
+        Box::new(apply::SqliteTarget::new(&self.path, &options))
     }
 
     fn check_free(&self, replacement: &Replacement) -> Result<(), SourceError> {
         let Replacement::Paths(paths) = replacement else { return Ok(()) };
-        match holder(&paths.target) {
-            Some(holder) => Err(SourceError::InUse { path: paths.target.clone(), holder }),
-            None => Ok(()),
-        }
+        one_file::check_free(&paths.target)
     }
 
     fn scratch(&self, folder: &Path, _tag: &str) -> OsString {
@@ -141,7 +139,8 @@ impl Capture for SqliteCapture {
     }
 }
 
-fn send_file(path: &Path, mut writer: PartWriter) {
+/// Sends a file as a part.
+pub(super) fn send_file(path: &Path, mut writer: PartWriter) {
     let copied = File::open(path).and_then(|file| {
         let mut file = io::BufReader::with_capacity(CHUNK_BYTES, file);
         io::copy(&mut file, &mut writer)
@@ -154,40 +153,6 @@ fn send_file(path: &Path, mut writer: PartWriter) {
             writer.fail(PartError::Failed { part, cause });
         }
     }
-}
-
-fn existing(path: &Path) -> Result<std::fs::Metadata, SourceError> {
-    match path.metadata() {
-        Ok(meta) if meta.is_file() => Ok(meta),
-        Ok(_) => Err(SourceError::WrongKind { path: path.to_owned(), expected: "a file" }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(SourceError::NotFound { path: path.to_owned() })
-        }
-        Err(cause) => Err(SourceError::io("look at", path, cause)),
-    }
-}
-
-/// Returns a process that has the database open, as far as this process may see others.
-fn holder(database: &Path) -> Option<String> {
-    let database = database.canonicalize().ok()?;
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        if pid == std::process::id() {
-            continue;
-        }
-        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        if files
-            .flatten()
-            .any(|file| std::fs::read_link(file.path()).is_ok_and(|open| open == database))
-        {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("process {pid} ({})", name.trim()));
-        }
-    }
-    None
 }
 
 fn engine() -> String {

@@ -1,0 +1,103 @@
+//! DuckDB databases: exported by DuckDB's own command line as Parquet, proven, imported beside and swapped in.
+
+mod apply;
+mod capture;
+mod error;
+mod schema;
+mod session;
+mod statements;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::one_file::{self, existing};
+use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
+use crate::cx::Cx;
+use crate::replace::PathSwapper;
+use crate::spool::Spool;
+use crate::swap::{Replacement, Swapper};
+use session::{On, Tool};
+
+pub use error::DuckdbError;
+
+/// The one part of such a backup.
+const PART: &str = "export.tar";
+/// What makes everything but rows, and what reads the rows.
+const SCHEMA: &str = "schema.sql";
+const LOAD: &str = "load.sql";
+/// What DuckDB keeps beside a database; never left beside another one.
+const COMPANIONS: [&str; 1] = [".wal"];
+
+/// One DuckDB database.
+#[derive(Debug, Clone)]
+pub struct DuckdbSource {
+    /// The database's file.
+    pub path: PathBuf,
+    /// The directory of the command line, if not the one on the path.
+    pub programs: Option<PathBuf>,
+    /// Where the export is kept while it is read.
+    pub spool: PathBuf,
+}
+
+impl DuckdbSource {
+    async fn tool(&self) -> Result<Tool, DuckdbError> {
+        Tool::find(self.programs.as_deref()).await
+    }
+}
+
+#[async_trait]
+impl Source for DuckdbSource {
+    async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
+        let size_bytes = existing(&self.path)?.len();
+        let tool = self.tool().await?;
+        let temporary = Spool::create(&self.spool)?;
+        let look = async {
+            let mut session = tool.open(On::Reading(&self.path), temporary.path()).await?;
+            let catalog = schema::read(&mut session).await;
+            catalog.map_err(|error| tool.explain(&self.path, error))
+        };
+        let items = cx.run(look).await??.iter().filter(|item| item.is_table()).count() as u64;
+        Ok(Probe {
+            engine: Some(tool.engine()),
+            size_bytes,
+            items: Some(items),
+            ..Probe::default()
+        })
+    }
+
+    async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
+        let tool = self.tool().await?;
+        Ok(Box::new(capture::ExportCapture::begin(cx, self, tool).await?))
+    }
+
+    fn target(&self, options: TargetOptions) -> Box<dyn Target> {
+        Box::new(apply::ImportTarget::new(self, &options))
+    }
+
+    fn check_free(&self, replacement: &Replacement) -> Result<(), SourceError> {
+        let Replacement::Paths(paths) = replacement else { return Ok(()) };
+        one_file::check_free(&paths.target)
+    }
+
+    fn scratch(&self, folder: &Path, _tag: &str) -> OsString {
+        folder.join("data").into()
+    }
+
+    async fn ask(
+        &self,
+        cx: &Cx,
+        loaded: &Replacement,
+        _database: Option<&str>,
+        query: &str,
+    ) -> Result<String, SourceError> {
+        let Replacement::Paths(paths) = loaded else { return Ok(String::new()) };
+        let tool = self.tool().await?;
+        Ok(cx.run(tool.first_row(&paths.loaded(), query)).await??)
+    }
+
+    fn swapper(&self) -> Box<dyn Swapper> {
+        Box::new(PathSwapper { own: self.path.clone() })
+    }
+}

@@ -1,0 +1,229 @@
+//! The scripts of an export, read without trust: divided into statements, and only of the kinds that an export writes.
+//!
+//! Strings and names are in quotation marks that are doubled inside; other ways to write them, and comments, no export has.
+
+/// How the statements of `schema.sql` begin.
+const KINDS: [&str; 9] = [
+    "CREATE SCHEMA ",
+    "CREATE SEQUENCE ",
+    "CREATE TYPE ",
+    "CREATE TABLE ",
+    "CREATE VIEW ",
+    "CREATE INDEX ",
+    "CREATE UNIQUE INDEX ",
+    "CREATE MACRO ",
+    "COMMENT ON ",
+];
+
+/// The format of the files that we write.
+pub(super) const PARQUET: &str = "parquet";
+
+/// A file that is read into a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Load {
+    /// The table's name as SQL writes it, with its schema where that is not `main`.
+    pub(super) table: String,
+    /// The file's path.
+    pub(super) file: String,
+    /// The file's format, such as `parquet`.
+    pub(super) format: String,
+}
+
+/// Divides a script into its statements.
+pub(super) fn split(script: &str) -> Result<Vec<String>, String> {
+    let (mut statements, mut begin, mut index) = (Vec::new(), 0, 0);
+    let bytes = script.as_bytes();
+    while index < bytes.len() {
+        match bytes[index] {
+            b'\'' if has_escapes(&bytes[..index]) => {
+                return Err("there is a text with escapes in it".to_owned());
+            }
+            b'\'' | b'"' => index += quoted(&script[index..])?,
+            b';' => {
+                statements.push(script[begin..index].trim());
+                index += 1;
+                begin = index;
+            }
+            b'-' | b'/' if matches!(&bytes[index..], [b'-', b'-', ..] | [b'/', b'*', ..]) => {
+                return Err("there is a comment in it".to_owned());
+            }
+            b'$' => return Err("there is a text in dollar signs in it".to_owned()),
+            _ => index += 1,
+        }
+    }
+    if !script[begin..].trim().is_empty() {
+        return Err("its last statement has no end".to_owned());
+    }
+    let statements = statements.into_iter().filter(|statement| !statement.is_empty());
+    Ok(statements.map(str::to_owned).collect())
+}
+
+/// Says whether what stands before a text is the letter that gives backslashes a meaning in it.
+fn has_escapes(before: &[u8]) -> bool {
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii();
+    match before {
+        [.., letter, b'e' | b'E'] => !is_word(letter),
+        [b'e' | b'E'] => true,
+        _ => false,
+    }
+}
+
+/// Returns how many bytes a text in quotation marks has at the beginning of what is left.
+fn quoted(rest: &str) -> Result<usize, String> {
+    let mark = rest.chars().next().unwrap_or_default();
+    let mut from = 1;
+    while let Some(end) = rest[from..].find(mark) {
+        from += end + 1;
+        if !rest[from..].starts_with(mark) {
+            return Ok(from);
+        }
+        from += 1;
+    }
+    Err("a text in quotation marks has no end".to_owned())
+}
+
+/// Reads a name as SQL writes it, with its schema. Returns it and what comes behind it.
+fn qualified(text: &str) -> Option<(&str, &str)> {
+    let mut length = 0;
+    loop {
+        let rest = &text[length..];
+        let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
+        let part = match rest.as_bytes().first()? {
+            b'"' => quoted(rest).ok()?,
+            _ => rest.as_bytes().iter().take_while(is_word).count(),
+        };
+        if part == 0 {
+            return None;
+        }
+        length += part;
+        match text[length..].strip_prefix('.') {
+            Some(_) => length += 1,
+            None => return Some(text.split_at(length)),
+        }
+    }
+}
+
+/// Says whether a text is the name of a table as SQL writes it, and nothing else.
+pub(super) fn is_table(text: &str) -> bool {
+    qualified(text).is_some_and(|(_, rest)| rest.is_empty())
+}
+
+/// Fails if a statement is of another kind than an export has.
+pub(super) fn check(statement: &str) -> Result<(), String> {
+    let shown = || -> String { statement.chars().take(80).collect() };
+    let kind = KINDS.iter().find(|kind| statement.starts_with(**kind));
+    let kind = kind.ok_or_else(|| format!("no export has a statement such as `{}`", shown()))?;
+    if *kind == "CREATE TABLE " {
+        // A table of a query would execute it.
+        let columns = qualified(&statement[kind.len()..]).map(|(_, rest)| rest.trim_start());
+        if !columns.is_some_and(|rest| rest.starts_with('(')) {
+            return Err(format!("no export makes a table of a query: `{}`", shown()));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the statements of `load.sql`: `COPY "S".t FROM 'folder/t.parquet' (FORMAT 'parquet', …)`.
+pub(super) fn loads(script: &str) -> Result<Vec<Load>, String> {
+    split(script)?.iter().map(|statement| load(statement)).collect()
+}
+
+fn load(statement: &str) -> Result<Load, String> {
+    let read = || {
+        let (table, rest) = qualified(statement.strip_prefix("COPY ")?)?;
+        let rest = rest.strip_prefix(" FROM ").filter(|rest| rest.starts_with('\''))?;
+        let (file, options) = rest.split_at(quoted(rest).ok()?);
+        let format = options.trim_start().strip_prefix("(FORMAT '")?.split_once('\'')?.0;
+        let file = file[1..file.len() - 1].replace("''", "'");
+        Some(Load { table: table.to_owned(), file, format: format.to_owned() })
+    };
+    read().ok_or_else(|| format!("no export has a statement such as `{statement}`"))
+}
+
+/// Writes a statement of `load.sql`.
+pub(super) fn loading(load: &Load) -> String {
+    let Load { table, file, format } = load;
+    format!("COPY {table} FROM {} (FORMAT '{format}');\n", super::session::literal(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_divided_at_the_ends_of_statements_only() {
+        let script = "CREATE SCHEMA \"a;\"\"b\";;\nCREATE TABLE t(x VARCHAR DEFAULT('it''s;\n'), y INTEGER[]);;;\n";
+        assert_eq!(
+            split(script).unwrap(),
+            [
+                "CREATE SCHEMA \"a;\"\"b\"",
+                "CREATE TABLE t(x VARCHAR DEFAULT('it''s;\n'), y INTEGER[])"
+            ]
+        );
+        for (script, finding) in [
+            ("CREATE SCHEMA a", "no end"),
+            ("CREATE SCHEMA 'a;", "no end"),
+            ("CREATE SCHEMA a; -- x;\n", "comment"),
+            ("CREATE /* x */ SCHEMA a;", "comment"),
+            ("CREATE VIEW v AS SELECT $$a;$$;", "dollar"),
+            ("CREATE VIEW v AS SELECT e'\\';.shell x;'", "escapes"),
+        ] {
+            assert!(split(script).unwrap_err().contains(finding), "{script}");
+        }
+    }
+
+    #[test]
+    fn only_statements_of_an_export_pass() {
+        for statement in [
+            "CREATE TABLE t(a INTEGER)",
+            "CREATE TABLE \"S 2\".\"odd \"\"n(;\"(a INTEGER)",
+            "CREATE UNIQUE INDEX i ON t(a)",
+            "CREATE MACRO m (a) AS (a)",
+            "COMMENT ON TABLE t IS 'x'",
+        ] {
+            assert_eq!(check(statement), Ok(()));
+        }
+        for statement in [
+            "DROP TABLE t",
+            "COPY t TO '/etc/passwd'",
+            "ATTACH '/other.db'",
+            "CREATE OR REPLACE TABLE t(a INTEGER)",
+            "CREATE TABLE t AS SELECT * FROM read_text('/etc/passwd')",
+            "CREATE TABLE \"t(\" AS SELECT 1",
+            "CREATE TEMP TABLE t(a INTEGER)",
+            "INSTALL httpfs",
+            ".shell reboot",
+            "create schema a",
+        ] {
+            assert!(check(statement).is_err(), "{statement}");
+        }
+    }
+
+    #[test]
+    fn loads_are_read_as_they_are_written() {
+        let script = "COPY \"S.1\".\"o\"\"dd\" FROM '/x/it''s/s_1_o_dd.parquet' (FORMAT 'parquet', compression 'zstd');\n\
+                      COPY t FROM 'e/t.parquet' (FORMAT 'parquet');";
+        let loads = loads(script).unwrap();
+        let of = |table: &str, file: &str| Load {
+            table: table.to_owned(),
+            file: file.to_owned(),
+            format: PARQUET.to_owned(),
+        };
+        assert_eq!(
+            loads,
+            [of("\"S.1\".\"o\"\"dd\"", "/x/it's/s_1_o_dd.parquet"), of("t", "e/t.parquet")]
+        );
+        let written: String = loads.iter().map(loading).collect();
+        assert_eq!(super::loads(&written).unwrap(), loads);
+        for statement in [
+            "COPY t TO 'x.parquet' (FORMAT 'parquet');",
+            "COPY (SELECT 1) FROM 'x' (FORMAT 'parquet');",
+            "COPY t FROM 'x' (AUTO_DETECT true);",
+            "COPY t FROM x (FORMAT 'parquet');",
+            "COPY t.. FROM 'x' (FORMAT 'parquet');",
+            "SELECT 1;",
+        ] {
+            assert!(super::loads(statement).is_err(), "{statement}");
+        }
+    }
+}
