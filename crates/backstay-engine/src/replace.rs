@@ -171,6 +171,12 @@ impl Swap {
         };
         let way =
             Way { arriving: replacement.folder(arriving), leaving: replacement.folder(leaving) };
+        // What a hook or somebody else took away would be no step at all, and the swap a success.
+        let expected = match (&replacement.scope, direction) {
+            (Scope::Whole { .. }, Direction::Restore) => replacement.loaded(),
+            _ => replacement.beside.clone(),
+        };
+        expected.symlink_metadata().map_err(failed("find what was loaded at", &expected))?;
         let steps = match &replacement.scope {
             Scope::Whole { companions } => way.whole(&replacement.target, companions),
             Scope::Entries => way.entries(&replacement.target)?,
@@ -415,7 +421,7 @@ fn with(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
     let path = path.to_owned();
     move |cause| EngineError::Swap { action, path, cause }
 }

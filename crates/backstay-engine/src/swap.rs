@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::replace;
-use crate::source::{SourceError, command, mysql, postgres, redis};
+use crate::source::{SourceError, command, mysql, postgres, redis, set};
 
 /// What was loaded, and what it replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum Replacement {
     Mysql(Box<mysql::Replacement>),
     /// Of databases of a Redis or Valkey server.
     Redis(Box<redis::Replacement>),
+    /// Of several files.
+    Set(set::SetReplacement),
     /// Of what programs of the user's replace.
     Command(command::Kept),
 }
@@ -44,6 +46,8 @@ pub enum Swap {
     Mysql(Box<mysql::Swap>),
     /// Of the numbers of databases.
     Redis(Box<redis::Swap>),
+    /// Of several files.
+    Set(set::SetSwap),
     /// Of what programs of the user's replace.
     Command(command::Kept),
 }
@@ -67,6 +71,7 @@ impl Replacement {
             Self::InPlace(prepared) => prepared.target(),
             Self::Mysql(database) => database.target(),
             Self::Redis(databases) => databases.target(),
+            Self::Set(set) => set.target(),
             Self::Command(kept) => kept.target(),
         }
     }
@@ -79,6 +84,7 @@ impl Replacement {
             Self::InPlace(prepared) => prepared.beside(),
             Self::Mysql(database) => database.beside(),
             Self::Redis(databases) => databases.beside(),
+            Self::Set(set) => set.beside(),
             Self::Command(kept) => kept.beside(),
         }
     }
@@ -104,6 +110,7 @@ impl Swap {
             Self::InPlace(prepared) => Replacement::InPlace(prepared.clone()),
             Self::Mysql(swap) => Replacement::Mysql(Box::new(swap.replacement.clone())),
             Self::Redis(swap) => Replacement::Redis(Box::new(swap.replacement.clone())),
+            Self::Set(swap) => Replacement::Set(swap.replacement.clone()),
             Self::Command(kept) => Replacement::Command(kept.clone()),
         }
     }

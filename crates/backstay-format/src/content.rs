@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::PartName;
+use crate::file_databases::{DuckdbContent, SetContent, SqliteContent};
 
 /// What the parts of a backup hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub enum Content {
     Redis(Box<RedisContent>),
     /// A DuckDB database.
     Duckdb(Box<DuckdbContent>),
+    /// Several databases that are files.
+    Set(SetContent),
     /// What programs of the user's wrote.
     Command(CommandContent),
 }
@@ -48,6 +51,7 @@ impl Content {
             | Self::MysqlServer(_)
             | Self::Redis(_)
             | Self::Duckdb(_)
+            | Self::Set(_)
             | Self::Command(_) => {}
             Self::Postgres(database) => forget(&mut database.roles),
             Self::PostgresServer(server) => {
@@ -85,46 +89,6 @@ pub struct FilesContent {
     pub skipped_special: u64,
     /// SQLite databases that were taken as snapshots, by path.
     pub sqlite_databases: Vec<String>,
-}
-
-/// What a SQLite database holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SqliteContent {
-    /// `PRAGMA user_version`, which apps use for their schema version.
-    pub user_version: i64,
-    /// `PRAGMA application_id`.
-    pub application_id: i64,
-    /// Bytes of a page.
-    pub page_bytes: u32,
-    /// Pages of the database.
-    pub pages: u64,
-    /// Tables with their rows, by name.
-    pub tables: Vec<TableRows>,
-}
-
-/// What a DuckDB database holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DuckdbContent {
-    /// The engine and its version, for example `DuckDB 1.5.6`.
-    pub engine: String,
-    /// Its tables, in the order in which they are loaded.
-    pub tables: Vec<DuckdbTable>,
-    /// Statements of views that could not be made again without files that are elsewhere.
-    pub left_out: Vec<String>,
-}
-
-/// A table of a DuckDB database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DuckdbTable {
-    /// Its name as SQL writes it, with its schema where that is not `main`.
-    pub table: String,
-    /// How many rows it has.
-    pub rows: u64,
-    /// The sum of the hashes of all its rows, as DuckDB of the backup's version computes them.
-    pub digest: String,
 }
 
 /// A table and its rows.

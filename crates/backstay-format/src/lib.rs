@@ -8,6 +8,7 @@
 mod closing;
 mod content;
 mod envelope;
+mod file_databases;
 mod frame;
 mod ids;
 mod index;
@@ -22,12 +23,12 @@ mod slot;
 
 pub use content::{
     CommandContent, Content, DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting,
-    DuckdbContent, DuckdbTable, FilesContent, LargeValue, Membership, MysqlContent,
-    MysqlProperties, MysqlServerContent, MysqlServerDatabase, ObjectKind, PostgresContent,
-    PostgresServerContent, RedisContent, RedisDatabase, ServerDatabase, SqliteContent,
-    StoredObject, TableRows, Tablespace,
+    FilesContent, LargeValue, Membership, MysqlContent, MysqlProperties, MysqlServerContent,
+    MysqlServerDatabase, ObjectKind, PostgresContent, PostgresServerContent, RedisContent,
+    RedisDatabase, ServerDatabase, StoredObject, TableRows, Tablespace,
 };
 pub use envelope::{MAX_MANIFEST_BYTES, ManifestError, ManifestFile, encode_manifest};
+pub use file_databases::{DuckdbContent, DuckdbTable, SetContent, SetMember, SqliteContent};
 pub use frame::{
     Binding, FRAME_BYTES, FrameError, OpenReader, Role, SealWriter, open_bytes, seal_bytes,
 };

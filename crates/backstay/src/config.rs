@@ -9,6 +9,7 @@ mod postgres;
 mod raw;
 mod redis;
 mod server;
+mod set;
 mod source;
 mod ssh;
 mod storage;

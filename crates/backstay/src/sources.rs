@@ -7,6 +7,7 @@ use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::mysql::{MysqlOptions, MysqlSource};
 use backstay_engine::source::postgres::{PostgresOptions, PostgresSource};
 use backstay_engine::source::redis::RedisSource;
+use backstay_engine::source::set::SetSource;
 use backstay_engine::source::sqlite::SqliteSource;
 
 use backstay_format::{Sha256, Slug};
@@ -39,6 +40,12 @@ impl Installation {
             SourceKind::Duckdb { path, programs } => {
                 Box::new(DuckdbSource { path: path.clone(), programs: programs.clone(), spool })
             }
+            SourceKind::Set(set) => Box::new(SetSource {
+                root: set.root.clone(),
+                members: set.members.clone(),
+                kind: set.kind.clone(),
+                spool,
+            }),
             SourceKind::Postgres(postgres) => Box::new(PostgresSource {
                 connection: postgres.connection.clone(),
                 databases: postgres.databases.clone(),

@@ -79,14 +79,16 @@ pub(super) fn is_like(pattern: &str, name: &str) -> bool {
     glob_matches(pattern.replace('*', "**").as_bytes(), name.as_bytes())
 }
 
-/// Returns the folder of a database's parts: its name, where that is a legal and unmistakable one.
+/// Returns the folder of a database's parts.
 pub(super) fn folder(database: &str) -> String {
-    let is_plain = !database.starts_with("x-")
-        && database
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
-    let name = if is_plain { database.to_owned() } else { format!("x-{}", hex::encode(database)) };
-    format!("databases/{name}")
+    format!("databases/{}", safe_name(database))
+}
+
+/// Returns a name, where it is a legal and unmistakable one of a folder, or one that stands for it.
+pub(super) fn safe_name(name: &str) -> String {
+    let is_plain = !name.starts_with("x-")
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+    if is_plain { name.to_owned() } else { format!("x-{}", hex::encode(name)) }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod postgres;
 mod program;
 pub mod redis;
 mod said;
+pub mod set;
 mod several;
 pub mod sqlite;
 mod tls;
@@ -89,7 +90,7 @@ pub trait Capture: Send {
 
 /// A place beside the target into which parts are loaded.
 #[async_trait]
-pub trait Target: Send {
+pub trait Target: Send + Sync {
     /// Looks at what would be replaced by a backup of this content, and so how. Changes nothing.
     async fn outlook(&self, cx: &Cx, details: &Details) -> Result<Outlook, SourceError>;
 
@@ -150,6 +151,8 @@ pub enum How {
     Databases,
     /// Loaded into a new database; tables change their names.
     Tables,
+    /// Several files, each in one atomic step, one after the other.
+    Members,
     /// Proven and kept aside; then dropped and loaded in place, in one transaction.
     Transaction,
     /// Proven and kept aside; then given to programs of the user's.
@@ -301,6 +304,14 @@ pub enum SourceError {
         /// What failed by it.
         #[source]
         cause: Box<SourceError>,
+    },
+    /// Something is no member of a set, or no set.
+    #[error("{name} is not {expected}")]
+    NoMember {
+        /// What was found.
+        name: String,
+        /// What was expected, with its article.
+        expected: String,
     },
     /// A program of a database engine failed.
     #[error(transparent)]

@@ -23,12 +23,18 @@ pub(super) trait Server: Send + Sync + 'static {
         folder: &str,
     ) -> Result<Box<dyn Capture>, SourceError>;
 
+    /// Returns the folder of a database's parts.
+    fn folder(&self, name: &str) -> String {
+        databases::folder(name)
+    }
+
     /// Describes what was read.
     fn content(self, databases: Vec<Read>) -> Content;
 }
 
 /// A database that was read.
 pub(super) struct Read {
+    pub(super) name: String,
     pub(super) folder: String,
     pub(super) taken_at: Timestamp,
     pub(super) report: CaptureReport,
@@ -37,7 +43,8 @@ pub(super) struct Read {
 /// Databases, as they are read one after the other.
 pub(super) struct ServerCapture<S> {
     server: S,
-    engine: String,
+    /// If it is not that of each database.
+    engine: Option<String>,
     /// Parts of the server itself, the last first.
     texts: Vec<(String, String)>,
     waiting: VecDeque<String>,
@@ -68,7 +75,7 @@ impl<S: Server> ServerCapture<S> {
     /// Begins, with parts of the server itself, the last first.
     pub(super) fn new(
         server: S,
-        engine: String,
+        engine: Option<String>,
         texts: Vec<(String, String)>,
         wanted: Wanted,
     ) -> Self {
@@ -95,7 +102,7 @@ impl<S: Server> ServerCapture<S> {
     }
 
     async fn read(&mut self, cx: &Cx, name: String) -> Result<(), SourceError> {
-        let (folder, began) = (databases::folder(&name), cx.now());
+        let (folder, began) = (self.server.folder(&name), cx.now());
         match self.server.open(cx, &name, &folder).await {
             Ok(capture) => self.reading = Some(Reading { name, folder, began, capture }),
             Err(error) => self.miss(name, error)?,
@@ -110,7 +117,8 @@ impl<S: Server> ServerCapture<S> {
             Ok(mut report) => {
                 let warnings = std::mem::take(&mut report.warnings).into_iter();
                 self.warnings.extend(warnings.map(|text| format!("database {name}: {text}")));
-                self.done.push(Read { folder, taken_at, report });
+                self.engine = self.engine.take().or_else(|| report.engine.clone());
+                self.done.push(Read { name, folder, taken_at, report });
                 Ok(())
             }
             Err(error) => self.miss(name, error),
@@ -161,7 +169,7 @@ impl<S: Server> Capture for ServerCapture<S> {
             _ => {}
         }
         Ok(CaptureReport {
-            engine: Some(self.engine),
+            engine: self.engine,
             content: Some(self.server.content(self.done)),
             item_errors: self.errors,
             warnings: self.warnings,

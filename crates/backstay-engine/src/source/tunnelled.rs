@@ -27,10 +27,7 @@ pub(super) fn capture(connection: &Connection, inner: impl Capture + 'static) ->
 }
 
 /// Loads over a connection.
-pub(super) fn target(
-    connection: &Connection,
-    inner: impl Target + Sync + 'static,
-) -> Box<dyn Target> {
+pub(super) fn target(connection: &Connection, inner: impl Target + 'static) -> Box<dyn Target> {
     let inner = Box::new(inner);
     match connection.tunnel.clone() {
         None => inner,
@@ -83,7 +80,7 @@ impl<T: Capture> Capture for Tunnelled<T> {
 }
 
 #[async_trait]
-impl<T: Target + Sync> Target for Tunnelled<T> {
+impl<T: Target> Target for Tunnelled<T> {
     async fn outlook(&self, cx: &Cx, details: &Details) -> Result<Outlook, SourceError> {
         let outlook = self.inner.outlook(cx, details).await;
         explained(&self.tunnel, outlook).await

@@ -98,6 +98,7 @@ fn source_json(source: &SourceConfig) -> Value {
             value["one_file_system"] = json!(files.one_file_system);
         }
         SourceKind::Sqlite { .. } => {}
+        SourceKind::Set(set) => value["members"] = json!(set.members.to_string()),
         SourceKind::Duckdb { programs, .. } => value["programs"] = json!(programs),
         SourceKind::Postgres(postgres) => {
             let options = &postgres.options;

@@ -9,7 +9,7 @@ use backstay_engine::source::How;
 use backstay_engine::vault::Vault;
 use backstay_format::{
     Content, DuckdbContent, MysqlServerDatabase, PartName, RedisContent, RedisDatabase,
-    ServerDatabase, TableRows,
+    ServerDatabase, SetMember, TableRows,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -205,6 +205,7 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
             };
             rows_then_and_now("Holds", &rows(database), now.as_deref())
         }
+        Some(Content::Set(set)) => members(&set.members),
         Some(Content::Command(content)) => {
             let names: Vec<&str> = content.outputs.iter().map(PartName::as_str).collect();
             vec![format!("Holds     {}", names.join(", "))]
@@ -218,6 +219,28 @@ fn holdings(plan: &RestorePlan) -> Vec<String> {
         }
         None => Vec::new(),
     }
+}
+
+/// Shows the members of a set, and how far apart their views are.
+fn members(members: &[SetMember]) -> Vec<String> {
+    let times = || members.iter().map(|member| member.taken_at);
+    let (Some(first), Some(last)) = (times().min(), times().max()) else { return Vec::new() };
+    let apart = seconds(last.duration_since(first));
+    let mut lines =
+        vec![format!("Holds     {} databases, their views {apart} apart", members.len())];
+    for member in members.iter().take(SHOWN_TABLES) {
+        let rows: u64 = match &*member.content {
+            Content::Sqlite(database) => database.tables.iter().map(|table| table.rows).sum(),
+            Content::Duckdb(database) => database.tables.iter().map(|table| table.rows).sum(),
+            _ => 0,
+        };
+        lines.push(format!("          {}: {rows} rows, as of {}", member.name, member.taken_at));
+    }
+    let more = members.len().saturating_sub(SHOWN_TABLES);
+    if more > 0 {
+        lines.push(format!("          and {more} more; --dry-run --json lists all"));
+    }
+    lines
 }
 
 fn one_of_several(
@@ -297,6 +320,9 @@ fn how(how: How) -> &'static str {
         How::Programs => {
             "every byte proven and kept aside, present data backed up, then given to the restore commands, which replace in \
              their own way; nobody can take that back"
+        }
+        How::Members => {
+            "each loaded beside, every byte proven, present data backed up, then one after the other swapped in; all of them or none"
         }
         How::Transaction => {
             "in place: every byte proven and kept aside, present data backed up, then dropped, loaded and counted in one transaction, \

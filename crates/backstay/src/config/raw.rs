@@ -85,12 +85,16 @@ pub(super) struct RawSource {
     /// `files`, `sqlite`, `duckdb`, `postgres`, `mysql` (MariaDB, too), `redis` (Valkey, too) or `command`.
     #[schemars(with = "String")]
     pub(super) kind: Spanned<String>,
-    /// The root of a tree, or a database's file.
+    /// The root of a tree or of a set of databases, or a database's file.
     #[schemars(with = "Option<String>")]
     pub(super) path: Option<Spanned<String>>,
     /// The name of the storage that its backups go to.
     #[schemars(with = "String")]
     pub(super) storage: Spanned<String>,
+    /// Of `sqlite` and `duckdb`: groups of databases by their paths below `path`, with at most one `*`, which stands for a member's name.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub(super) members: BTreeMap<String, Spanned<String>>,
     /// Patterns of what is left out.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]

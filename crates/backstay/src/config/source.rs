@@ -21,6 +21,7 @@ use super::postgres::{self, PostgresConfig};
 use super::raw::{Faults, RawCheck, RawHook, RawSource};
 use super::redis::{self, RedisConfig};
 use super::server;
+use super::set::{self, SetConfig};
 use crate::exit::UsageError;
 
 const DEFAULT_LEVEL: i32 = 3;
@@ -30,6 +31,7 @@ const DEFAULT_ANSWER: &str = "t";
 const DEFAULT_RETRIES: u32 = 2;
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_mins(1);
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
+
 /// A source, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceConfig {
@@ -59,6 +61,7 @@ pub(crate) enum SourceKind {
     Files(FilesConfig),
     Sqlite { path: PathBuf },
     Duckdb { path: PathBuf, programs: Option<PathBuf> },
+    Set(Box<SetConfig>),
     Postgres(Box<PostgresConfig>),
     Mysql(Box<MysqlConfig>),
     Redis(Box<RedisConfig>),
@@ -81,6 +84,7 @@ impl SourceKind {
             Self::Files(_) => "files",
             Self::Sqlite { .. } => "sqlite",
             Self::Duckdb { .. } => "duckdb",
+            Self::Set(set) => set.word(),
             Self::Postgres(_) => "postgres",
             Self::Mysql(_) => "mysql",
             Self::Redis(_) => "redis",
@@ -93,6 +97,9 @@ impl SourceKind {
         match word {
             "files" => {
                 Some(Self::Files(FilesConfig { root: origin.into(), ..FilesConfig::default() }))
+            }
+            "sqlite" | "duckdb" if set::is_location(origin) => {
+                SetConfig::of_location(word, origin).map(Box::new).map(Self::Set)
             }
             "sqlite" => Some(Self::Sqlite { path: origin.into() }),
             "duckdb" => Some(Self::Duckdb { path: origin.into(), programs: None }),
@@ -110,6 +117,7 @@ impl SourceKind {
     pub(crate) fn location(&self) -> String {
         match self {
             Self::Files(files) => files.root.to_string_lossy().into_owned(),
+            Self::Set(set) => set.location(),
             Self::Sqlite { path } | Self::Duckdb { path, .. } => {
                 path.to_string_lossy().into_owned()
             }
@@ -123,7 +131,8 @@ impl SourceKind {
     /// Turns what a user calls another place into what the source understands: a path, the name of a database, or another
     /// server, which the source then is of.
     pub(crate) fn aim(&mut self, to: &OsStr, env: Env<'_>) -> anyhow::Result<Option<OsString>> {
-        if matches!(self, Self::Files(_) | Self::Sqlite { .. } | Self::Duckdb { .. }) {
+        if matches!(self, Self::Files(_) | Self::Sqlite { .. } | Self::Duckdb { .. } | Self::Set(_))
+        {
             return Ok(Some(std::path::absolute(to)?.into()));
         }
         let is_server =
@@ -133,7 +142,11 @@ impl SourceKind {
             Self::Postgres(postgres) => (postgres.aim(url, env), postgres.databases.is_some()),
             Self::Mysql(mysql) => (mysql.aim(url, env), mysql.databases.is_some()),
             Self::Redis(redis) => (redis.aim(url, env), false),
-            Self::Files(_) | Self::Sqlite { .. } | Self::Duckdb { .. } | Self::Command(_) => {
+            Self::Files(_)
+            | Self::Sqlite { .. }
+            | Self::Duckdb { .. }
+            | Self::Set(_)
+            | Self::Command(_) => {
                 return Ok(Some(to.to_owned()));
             }
         };
@@ -146,6 +159,11 @@ impl SourceKind {
     /// by the restore itself.
     pub(crate) fn narrow(&mut self, only: &[PathBuf]) -> Result<bool, UsageError> {
         let databases = match self {
+            Self::Set(set) if !only.is_empty() => {
+                let names = only.iter().map(|name| name.to_string_lossy().into_owned());
+                set.members = set.members.choose(names);
+                return Ok(true);
+            }
             Self::Postgres(postgres) => &mut postgres.databases,
             Self::Mysql(mysql) => &mut mysql.databases,
             _ => return Ok(false),
@@ -316,7 +334,23 @@ fn check_timezone(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Opt
     zone
 }
 
-fn check_path(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<PathBuf> {
+/// Reads where an engine's programs are, if that is said.
+pub(super) fn check_programs(
+    raw: &RawSource,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<Option<PathBuf>> {
+    match &raw.programs {
+        Some(programs) => faults.text("programs", programs, env).map(PathBuf::from).map(Some),
+        None => Some(None),
+    }
+}
+
+pub(super) fn check_path(
+    raw: &RawSource,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<PathBuf> {
     let Some(raw_path) = &raw.path else {
         faults.add("path", raw.kind.span(), "is missing: what is to be backed up");
         return None;
@@ -370,7 +404,13 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
     if !["postgres", "mysql", "redis"].contains(&kind) {
         server::refuse_fields(raw, faults);
     }
+    if !["sqlite", "duckdb"].contains(&kind) {
+        set::refuse_fields(raw, faults);
+    }
     match kind {
+        "sqlite" | "duckdb" if !raw.members.is_empty() => {
+            set::check(raw, env, faults).map(Box::new).map(SourceKind::Set)
+        }
         "files" => {
             let root = check_path(raw, env, faults)?;
             let one_file_system = raw.one_file_system;
@@ -379,10 +419,7 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
         "sqlite" => check_path(raw, env, faults).map(|path| SourceKind::Sqlite { path }),
         "duckdb" => {
             let path = check_path(raw, env, faults)?;
-            let programs = match &raw.programs {
-                Some(programs) => Some(faults.text("programs", programs, env)?.into()),
-                None => None,
-            };
+            let programs = check_programs(raw, env, faults)?;
             Some(SourceKind::Duckdb { path, programs })
         }
         "postgres" => postgres::check(raw, env, faults).map(Box::new).map(SourceKind::Postgres),

@@ -79,6 +79,12 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # before_backup = { run = ["systemctl", "stop", "analytics"] }
 # after_backup = { run = ["systemctl", "start", "analytics"] }
 #
+# [sources.tenants]
+# kind = "sqlite"                      # or "duckdb": a database for each tenant, all of them as one
+# path = "/srv/app"
+# members = { shared = "data/app.db", tenants = "data/tenants/*/app.db" }
+# storage = "bucket"
+#
 # [sources.crm]
 # kind = "sqlite"                      # one database, while its app goes on writing
 # path = "/var/lib/crm/crm.db"

@@ -37,6 +37,7 @@ mod redis_ways;
 mod restores;
 mod s3;
 mod servers;
+mod sets;
 mod shell;
 mod size;
 mod story;

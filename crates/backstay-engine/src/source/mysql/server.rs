@@ -83,7 +83,7 @@ pub(super) async fn begin(
         Err(warning) => (Vec::new(), Some(warning)),
     };
     let reader = Reader { source: source.clone() };
-    let mut capture = ServerCapture::new(reader, engine, texts, wanted);
+    let mut capture = ServerCapture::new(reader, Some(engine), texts, wanted);
     warning.into_iter().for_each(|warning| capture.warn(warning));
     Ok(capture)
 }
@@ -107,7 +107,7 @@ impl several::Server for Reader {
     }
 
     fn content(self, databases: Vec<Read>) -> Content {
-        let database = |Read { folder, taken_at, report }: Read| {
+        let database = |Read { folder, taken_at, report, .. }: Read| {
             let Some(Content::Mysql(content)) = report.content else { return None };
             let consistency_point = report.consistency_point;
             Some(MysqlServerDatabase { folder, taken_at, consistency_point, content: *content })

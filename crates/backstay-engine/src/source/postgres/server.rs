@@ -81,7 +81,7 @@ pub(super) async fn begin(
     ];
     let engine = capture::engine(&content.server_version);
     let reader = Reader { source: source.clone(), content };
-    Ok(ServerCapture::new(reader, engine, texts, wanted))
+    Ok(ServerCapture::new(reader, Some(engine), texts, wanted))
 }
 
 /// Reads databases of a server.
@@ -105,7 +105,7 @@ impl several::Server for Reader {
     }
 
     fn content(self, databases: Vec<Read>) -> Content {
-        let database = |Read { folder, taken_at, report }: Read| {
+        let database = |Read { folder, taken_at, report, .. }: Read| {
             let Some(Content::Postgres(content)) = report.content else { return None };
             Some(ServerDatabase {
                 folder,
