@@ -7,7 +7,7 @@ use std::time::Duration;
 use backstay_engine::event::{Event, Monitor};
 use backstay_format::{Encryption, IndexEntry, Trigger};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
@@ -235,5 +235,13 @@ pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
         60..3600 => format!("{} min", secs / 60),
         3600..172_800 => format!("{} h", secs / 3600),
         _ => format!("{} days", secs / 86_400),
+    }
+}
+
+/// How long something takes, for a person.
+pub(crate) fn seconds(duration: SignedDuration) -> String {
+    match duration.as_secs() {
+        0..120 => format!("{:.1} s", duration.as_secs_f64()),
+        long => format!("{} min", long / 60),
     }
 }

@@ -6,6 +6,7 @@ mod config;
 mod doctor;
 mod drill;
 mod files;
+mod holdings;
 mod keys;
 mod list;
 mod look;
