@@ -49,6 +49,8 @@ pub struct SetMember {
 pub struct DuckdbContent {
     /// The engine and its version, for example `DuckDB 1.5.6`.
     pub engine: String,
+    /// The version of its file's format, for example `v1.0.0`.
+    pub storage_version: Option<String>,
     /// Its tables, in the order in which they are loaded.
     pub tables: Vec<DuckdbTable>,
     /// Statements of views that could not be made again without files that are elsewhere.

@@ -106,8 +106,12 @@ impl Swapper for PathSwapper {
     ) -> Result<Vec<String>, EngineError> {
         let mut swept = Vec::new();
         for left in self.besides() {
-            let is_known =
-                |one: &swap::Replacement| paths_of(one).is_ok_and(|paths| paths.beside == left);
+            // A source may have been a set before, or not yet.
+            let is_known = |one: &swap::Replacement| match one {
+                swap::Replacement::Paths(paths) => paths.beside == left,
+                swap::Replacement::Set(set) => set.besides().any(|beside| beside == left),
+                _ => false,
+            };
             if !known.iter().any(is_known) {
                 fs::remove_dir_all(&left).map_err(failed("remove", &left))?;
                 swept.push(left.display().to_string());

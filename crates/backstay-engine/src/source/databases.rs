@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use backstay_format::{ItemError, Sha256};
+
 use super::files::glob_matches;
 use super::several::Wanted;
 
@@ -55,7 +57,11 @@ impl Databases {
     /// Chooses from what a server has. Returns also what was asked for by name and is not there.
     pub(super) fn of(&self, mut found: Vec<String>) -> Wanted {
         let missing = self.named().filter(|name| !found.iter().any(|one| one == name));
-        let missing = missing.map(str::to_owned).collect();
+        let absent = |item: &str| ItemError {
+            item: item.to_owned(),
+            error: "there is no such database".to_owned(),
+        };
+        let missing = missing.map(absent).collect();
         found.retain(|name| self.matches(name));
         Wanted { databases: found, missing }
     }
@@ -84,8 +90,14 @@ pub(super) fn folder(database: &str) -> String {
     format!("databases/{}", safe_name(database))
 }
 
+/// Longer names stand as their digest: a part's name has an end.
+const MAX_SPELT_BYTES: usize = 60;
+
 /// Returns a name, where it is a legal and unmistakable one of a folder, or one that stands for it.
 pub(super) fn safe_name(name: &str) -> String {
+    if name.len() > MAX_SPELT_BYTES {
+        return format!("x-{}", String::from(Sha256::of(name.as_bytes())));
+    }
     let is_plain = !name.starts_with("x-")
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
     if is_plain { name.to_owned() } else { format!("x-{}", hex::encode(name)) }
@@ -116,7 +128,19 @@ mod tests {
 
     #[test]
     fn folders_are_legal_and_different_for_different_names() {
-        let names = ["shop", "Shop", "x-73686f70", "a/b", "..", "ü", "a b", "-x"];
+        let (long, longer) = ("x".repeat(61), "Ü".repeat(200));
+        let names = [
+            long.as_str(),
+            longer.as_str(),
+            "shop",
+            "Shop",
+            "x-73686f70",
+            "a/b",
+            "..",
+            "ü",
+            "a b",
+            "-x",
+        ];
         let folders: std::collections::BTreeSet<String> = names.iter().map(|n| folder(n)).collect();
         assert_eq!(folders.len(), names.len());
         for folder in &folders {

@@ -20,7 +20,8 @@ impl Place {
     /// Takes the source's own place, or another; files with these suffixes belong to a database.
     pub(super) fn new(own: &Path, options: &TargetOptions, companions: &[&str]) -> Self {
         let to = options.to.as_ref().map(PathBuf::from);
-        let is_own = to.as_ref().is_none_or(|to| to == own);
+        // Whoever names a place has no safety backup made of it: nothing is replaced there, not even by chance.
+        let is_own = to.is_none();
         let target = to.unwrap_or_else(|| own.to_owned());
         let beside = beside(&target, &options.tag);
         let companions = companions.iter().map(|suffix| (*suffix).to_owned()).collect();
@@ -88,6 +89,13 @@ fn dress(file: &File, target: &Path, warnings: &mut Vec<String>) -> io::Result<(
 
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns the path of what belongs to a database and has its name and this suffix.
+pub(super) fn companion(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
 }
 
 /// Returns what is known of a file that must be there.

@@ -67,8 +67,8 @@ struct Reading {
 /// What is to be read of a server.
 pub(super) struct Wanted {
     pub(super) databases: Vec<String>,
-    /// Asked for by name, and not there.
-    pub(super) missing: Vec<String>,
+    /// Asked for, and not to be had.
+    pub(super) missing: Vec<ItemError>,
 }
 
 impl<S: Server> ServerCapture<S> {
@@ -80,9 +80,7 @@ impl<S: Server> ServerCapture<S> {
         wanted: Wanted,
     ) -> Self {
         let mut errors = ItemErrors::default();
-        for item in wanted.missing {
-            errors.add(ItemError { item, error: "there is no such database".to_owned() });
-        }
+        wanted.missing.into_iter().for_each(|error| errors.add(error));
         Self {
             server,
             engine,

@@ -97,6 +97,9 @@ fn show_made(made: &[Made], is_single: bool, json: bool) -> anyhow::Result<()> {
         for error in &entry.item_errors {
             render::print(&format!("  missing: {}: {}", error.item, error.error))?;
         }
+        for warning in &entry.warnings {
+            render::print(&format!("  warning: {warning}"))?;
+        }
     }
     Ok(())
 }

@@ -151,7 +151,10 @@ async fn source_finding(app: &Installation, source: &SourceConfig) -> Finding {
     };
     let size = render::size(probed.size_bytes);
     // A database is copied before it is read, so that its app is held up for moments only.
-    let is_copied = matches!(source.kind, SourceKind::Sqlite { .. } | SourceKind::Duckdb { .. });
+    let is_copied = matches!(
+        source.kind,
+        SourceKind::Sqlite { .. } | SourceKind::Duckdb { .. } | SourceKind::Set(_)
+    );
     let needed = if is_copied { probed.size_bytes } else { 0 };
     let result = match free_bytes(app.home.path()) {
         Some(free) if free < needed => Err(format!(

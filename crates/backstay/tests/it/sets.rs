@@ -210,6 +210,7 @@ fn set_goes_to_another_directory_and_to_a_machine_that_lost_everything() {
     make(&shell.path("app/data/app.db"), "shared");
     make(&tenant(&shell, "a"), "a");
     make(&tenant(&shell, "b"), "b");
+    make(&tenant(&shell, &"Ü".repeat(100)), "long");
     let before = content(&shell);
     shell.ends(0, &["backup", "app"]);
     let other = shell.path("elsewhere");
@@ -225,6 +226,11 @@ fn set_goes_to_another_directory_and_to_a_machine_that_lost_everything() {
     }
     let error = shell.complains(1, &["restore", "app", "--to", other.to_str().unwrap(), "--yes"]);
     assert!(error.contains("exists already"), "{error}");
+    // Not to its own place by another way either: nobody makes a safety backup for `--to`.
+    let own = shell.path("app");
+    let error = shell.complains(1, &["restore", "app", "--to", own.to_str().unwrap(), "--yes"]);
+    assert!(error.contains("exists already"), "{error}");
+    assert_eq!(content(&shell), before);
     let checks = "checks = [{ name = 'rows', database = 'tenants/a', query = 'SELECT count(*) FROM t', expect = '20' }]\n";
     let config = shell.config();
     shell.set_config(config.clone() + checks);
@@ -237,6 +243,33 @@ fn set_goes_to_another_directory_and_to_a_machine_that_lost_everything() {
     shell.set_config(config.split("[sources.app]").next().unwrap());
     shell.ends(0, &["restore", "app", "--yes"]);
     assert_eq!(content(&shell), before);
+}
+
+#[test]
+fn what_waits_for_undo_is_kept_when_one_database_becomes_a_set_of_several() {
+    let shell = with_app("sqlite");
+    make(&shell.path("app/data/app.db"), "shared");
+    let set = shell.config();
+    let single =
+        set.lines().filter(|line| !line.starts_with("members")).collect::<Vec<_>>().join("\n");
+    let own = format!("path = '{}'", shell.path("app").display());
+    shell.set_config(
+        single.replace(&own, &format!("path = '{}'", shell.path("app/data/app.db").display()))
+            + "\n",
+    );
+    shell.ends(0, &["backup", "app"]);
+    shell.ends(0, &["restore", "app", "--yes"]);
+    let beside = || {
+        walk(&shell.path("app"))
+            .iter()
+            .filter(|path| path.display().to_string().ends_with("replaced/app.db"))
+            .count()
+    };
+    assert_eq!(beside(), 1);
+    shell.set_config(set);
+    shell.ends(0, &["backup", "app"]);
+    shell.ends(0, &["restore", "app", "--yes"]);
+    assert_eq!(beside(), 2);
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use backstay_format::{Content, Details, DuckdbContent, DuckdbTable, MediaType};
 
-use super::capture::{columns, digest};
 use super::error::{DuckdbError, refused};
-use super::session::{On, Session, Tool, identifier, literal, number};
-use super::statements::{self, Load, PARQUET};
-use super::{COMPANIONS, DuckdbSource, LOAD, SCHEMA};
+use super::import::{self, check_scripts, is_of_an_export};
+use super::rows::count;
+use super::session::{On, Tool};
+use super::{COMPANIONS, DuckdbSource, statements};
 use crate::cx::Cx;
 use crate::part::{PartError, PartReader};
 use crate::source::one_file::Place;
@@ -42,65 +42,15 @@ impl ImportTarget {
         self.place.replacement.beside.join("import")
     }
 
-    fn expected(&self) -> Result<&DuckdbContent, DuckdbError> {
-        self.expected.as_ref().ok_or_else(|| refused("the backup is not of a DuckDB database"))
-    }
-
-    async fn import(&self, tool: &Tool) -> Result<(), DuckdbError> {
+    async fn import(&mut self, tool: &Tool) -> Result<(), DuckdbError> {
+        let Some(content) = &self.expected else {
+            return Err(refused("the backup is not of a DuckDB database"));
+        };
         let (folder, loaded) = (self.unpacked(), self.place.replacement.loaded());
-        let content = self.expected()?;
-        let mut session = tool.open(On::Making(&loaded), &folder).await?;
-        let place = literal(&folder.to_string_lossy());
-        // The scripts come from outside: whatever they say, nothing else can be read or written.
-        let closed = format!(
-            "SET allowed_directories = [{place}]; SET enable_external_access = false; SET lock_configuration = true"
-        );
-        session.ask("open the new database", &closed).await?;
-        session.ask("import the backup", &format!("IMPORT DATABASE {place}")).await?;
-        let is_same = content.engine == tool.engine();
-        let loads = loads(&folder).map_err(refused)?;
-        for expected in &content.tables {
-            let load = loads.iter().find(|load| load.table == expected.table);
-            let load = load.ok_or_else(|| refused(format!("{} has no file", expected.table)))?;
-            let file = literal(&folder.join(&load.file).to_string_lossy());
-            compare(&mut session, expected, is_same.then_some(file)).await?;
-        }
-        session.ask("write the new database", "CHECKPOINT").await?;
-        session.close().await
+        import::run(tool, &folder, &loaded, content).await?;
+        self.report.items = content.tables.len() as u64;
+        Ok(())
     }
-}
-
-/// Fails unless a table has the rows that were backed up; what they hash to is the same in one version only, and is of the
-/// columns that are in its file.
-async fn compare(
-    session: &mut Session,
-    expected: &DuckdbTable,
-    file: Option<String>,
-) -> Result<(), DuckdbError> {
-    let name = &expected.table;
-    let (rows, digest) = match file {
-        Some(file) => {
-            let columns = columns(session, name, &file).await?;
-            let columns: Vec<String> =
-                columns.iter().map(|column| identifier(&column.name)).collect();
-            digest(session, &columns, name).await?
-        }
-        None => (count(session, name).await?, expected.digest.clone()),
-    };
-    if (rows, &digest) == (expected.rows, &expected.digest) {
-        return Ok(());
-    }
-    let values = if rows == expected.rows { ", with other values" } else { "" };
-    let expected = expected.rows;
-    Err(refused(format!(
-        "what was imported is not what was backed up: {name} should have {expected} rows and has {rows}{values}"
-    )))
-}
-
-async fn count(session: &mut Session, table: &str) -> Result<u64, DuckdbError> {
-    let count = format!("SELECT count(*) AS rows FROM {table}");
-    let rows = session.ask("count the rows of a table", &count).await?;
-    Ok(rows.first().map_or(0, |row| number(row, "rows")))
 }
 
 /// Counts the rows that are there now of tables that would come back; a database that cannot be read now has none to show.
@@ -117,7 +67,7 @@ async fn present(
             tables.push(DuckdbTable { rows, ..one.clone() });
         }
     }
-    Some(DuckdbContent { engine: tool.engine(), tables, left_out: Vec::new() })
+    Some(DuckdbContent { engine: tool.engine(), tables, ..DuckdbContent::default() })
 }
 
 /// Returns what a backup holds, once it is known that its names are names.
@@ -125,6 +75,11 @@ fn content_of(details: &Details) -> Result<&DuckdbContent, DuckdbError> {
     let Some(Content::Duckdb(content)) = &details.content else {
         return Err(refused("the backup is not of a DuckDB database"));
     };
+    let version = content.storage_version.iter();
+    let is_version = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
+    if let Some(other) = version.into_iter().find(|version| !is_version(version)) {
+        return Err(refused(format!("the backup is of an unknown version of files: {other}")));
+    }
     match content.tables.iter().find(|table| !statements::is_table(&table.table)) {
         Some(other) => Err(refused(format!("the backup has a table of no name: {}", other.table))),
         None => Ok(content),
@@ -164,7 +119,6 @@ impl Target for ImportTarget {
         self.report.bytes = blocking(move || unpack(data, &folder)).await?;
         let tool = self.source.tool().await?;
         cx.run(self.import(&tool)).await??;
-        self.report.items = self.expected()?.tables.len() as u64;
         spool::remove(&self.unpacked())?;
         let loaded = self.place.replacement.loaded();
         let file = File::open(&loaded).map_err(|cause| SourceError::io("open", &loaded, cause))?;
@@ -212,40 +166,11 @@ fn unpack(data: PartReader, folder: &Path) -> Result<u64, SourceError> {
     Ok(bytes)
 }
 
-fn is_of_an_export(name: &str) -> bool {
-    let is_number = |text: &str| text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_digit());
-    [SCHEMA, LOAD].contains(&name) || name.strip_suffix(".parquet").is_some_and(is_number)
-}
-
-/// Fails if the scripts hold more than an export does.
-fn check_scripts(folder: &Path) -> Result<(), String> {
-    statements::split(&script(folder, SCHEMA)?)?
-        .iter()
-        .try_for_each(|one| statements::check(one))?;
-    loads(folder).map(drop)
-}
-
-/// Returns which table is read from which file of an unpacked export.
-fn loads(folder: &Path) -> Result<Vec<Load>, String> {
-    let loads = statements::loads(&script(folder, LOAD)?)?;
-    let is_there = |load: &Load| {
-        is_of_an_export(&load.file) && load.format == PARQUET && folder.join(&load.file).is_file()
-    };
-    match loads.iter().find(|load| !is_there(load)) {
-        Some(load) => Err(format!("its {LOAD} reads {}, which it does not hold", load.file)),
-        None => Ok(loads),
-    }
-}
-
-fn script(folder: &Path, name: &str) -> Result<String, String> {
-    let read = fs::read_to_string(folder.join(name));
-    read.map_err(|error| format!("its {name} cannot be read: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use backstay_format::MediaType;
 
+    use super::super::{LOAD, SCHEMA};
     use super::*;
     use crate::part::part_pipe;
     use crate::source::fixed_part;

@@ -8,20 +8,16 @@ use async_trait::async_trait;
 use backstay_format::{Content, DuckdbContent, DuckdbTable, MediaType};
 
 use super::error::{DuckdbError, refused};
-use super::session::{On, Row, Session, Tool, identifier, literal, number, text};
+use super::rows::{Column, columns, digest};
+use super::session::{On, Session, Tool, identifier, literal};
 use super::statements::{self, Load, PARQUET};
-use super::{DuckdbSource, LOAD, PART, SCHEMA, schema};
+use super::{DuckdbSource, LOAD, PART, SCHEMA, WAL, import, schema};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartError, PartReader, PartWriter, part_pipe};
-use crate::source::one_file::existing;
+use crate::source::one_file::{companion, existing};
 use crate::source::sqlite::blocking;
 use crate::source::{Capture, SourceError, fixed_part};
 use crate::spool::{self, Spool, check_space};
-
-/// Types whose values Parquet files of DuckDB hold as something smaller, alone or inside others.
-const AS_TEXT: [&str; 3] = ["HUGEINT", "INTERVAL", "TIME WITH TIME ZONE"];
-/// A type that is none of them and has the name of one in its own.
-const NOT_AS_TEXT: &str = "TIMESTAMP WITH TIME ZONE";
 
 /// An export in the spool directory.
 pub(super) struct ExportCapture {
@@ -40,72 +36,64 @@ impl ExportCapture {
         tool: Tool,
     ) -> Result<Self, SourceError> {
         let meta = existing(&source.path)?;
+        let log = companion(&source.path, WAL).metadata().map_or(0, |log| log.len());
         let spool = Spool::create(&source.spool)?;
-        check_space(spool.path(), meta.len())?;
-        let exported = cx.run(export(&tool, &source.path, spool.path())).await?;
-        let Exported { tables, schema } =
+        // The export, and the database that it is imported into for its proof.
+        check_space(spool.path(), (meta.len() + log).saturating_mul(2))?;
+        let exported = cx.run(Box::pin(export(&tool, &source.path, spool.path()))).await?;
+        let Exported { files, content } =
             exported.map_err(|error| tool.explain(&source.path, error))?;
-        let io = |cause| SourceError::io("write the export to", spool.path(), cause);
-        let mut files = vec![spool.path().join(SCHEMA), spool.path().join(LOAD)];
-        fs::write(&files[0], schema.script()).map_err(io)?;
-        let mut load = String::new();
-        let mut proven = Vec::new();
-        for (index, (table, file)) in tables.into_iter().enumerate() {
-            let name = format!("{:04}.parquet", index + 1);
-            let (table_name, file_name) = (table.table.clone(), name.clone());
-            let loading = Load { table: table_name, file: file_name, format: PARQUET.to_owned() };
-            load.push_str(&statements::loading(&loading));
-            files.push(spool.path().join(name));
-            fs::rename(file, &files[index + 2]).map_err(io)?;
-            proven.push(table);
-        }
-        fs::write(&files[1], load).map_err(io)?;
-        let left_out = |view: &String| {
+        let left_out = |statement: &String| {
             format!(
-                "a view cannot be made where its files are not, and does not come back by itself: {view}"
+                "cannot be made without files that are elsewhere, and does not come back by itself: {statement}"
             )
         };
-        Ok(Self {
-            files: Some(files),
-            warnings: schema.left_out.iter().map(left_out).collect(),
-            content: DuckdbContent {
-                engine: tool.engine(),
-                tables: proven,
-                left_out: schema.left_out,
-            },
-            _spool: spool,
-        })
+        let warnings = content.left_out.iter().map(left_out).collect();
+        Ok(Self { files: Some(files), content, warnings, _spool: spool })
     }
 }
 
 struct Exported {
-    tables: Vec<(DuckdbTable, PathBuf)>,
-    schema: schema::Schema,
+    /// In the order of the archive.
+    files: Vec<PathBuf>,
+    content: DuckdbContent,
 }
 
-/// Exports into a folder of the spool directory, in one view of the database.
+/// Exports into a folder of the spool directory, in one view of the database, and proves the export by importing it.
 async fn export(tool: &Tool, database: &Path, spool: &Path) -> Result<Exported, DuckdbError> {
     let folder = spool.join("export");
     let mut session = tool.open(On::Reading(database), spool).await?;
     begin(&mut session, &folder).await?;
-    let read = |name: &str| {
-        fs::read_to_string(folder.join(name))
-            .map_err(|error| refused(format!("the export's {name} cannot be read: {error}")))
-    };
-    let loads = statements::loads(&read(LOAD)?)
-        .map_err(|finding| refused(format!("the export's {LOAD} cannot be read: {finding}")))?;
-    let mut tables = Vec::new();
-    for load in &loads {
-        tables.push(prove(&mut session, load, &folder).await?);
+    let unreadable = |finding| refused(format!("the export cannot be read: {finding}"));
+    let exported = import::script(&folder, LOAD).and_then(|script| statements::loads(&script));
+    let (mut tables, mut loads) = (Vec::new(), Vec::new());
+    let mut files = vec![folder.join(SCHEMA), folder.join(LOAD)];
+    for (index, load) in exported.map_err(unreadable)?.iter().enumerate() {
+        let name = format!("{:04}.parquet", index + 1);
+        tables.push(write_table(&mut session, load, (&folder, &name)).await?);
+        files.push(folder.join(&name));
+        let format = PARQUET.to_owned();
+        loads.push(Load { table: load.table.clone(), file: name, format });
     }
     let catalog = schema::read(&mut session).await?;
-    let script = read(SCHEMA)?;
+    let script = import::script(&folder, SCHEMA).map_err(unreadable)?;
     let statements = schema::statements_of(&mut session, &catalog, &script).await?;
+    let storage_version = schema::storage_version(&mut session).await?;
     session.close().await?;
-    let files: Vec<(&str, &Path)> =
-        tables.iter().map(|(table, file)| (table.table.as_str(), file.as_path())).collect();
-    let schema = schema::prove(tool, spool, statements, &catalog, &files).await?;
-    Ok(Exported { tables, schema })
+    let schema = schema::order(tool, (&folder, &loads), statements).await?;
+    let load: String = loads.iter().map(statements::loading).collect();
+    for (file, text) in files.iter().zip([schema.script(), load]) {
+        let written = fs::write(file, text);
+        written.map_err(|error| refused(format!("cannot write {}: {error}", file.display())))?;
+    }
+    let left_out = schema.left_out;
+    let content = DuckdbContent { engine: tool.engine(), storage_version, tables, left_out };
+    let proof = spool.join("proof.db");
+    let made = import::run(tool, &folder, &proof, &content).await?;
+    schema::compare(&catalog, &made, &content)?;
+    fs::remove_file(&proof)
+        .map_err(|error| refused(format!("cannot remove {}: {error}", proof.display())))?;
+    Ok(Exported { files, content })
 }
 
 /// Exports as Parquet; where a value is none that DuckDB writes so (an interval before zero), as text, for the sake of its scripts.
@@ -123,104 +111,41 @@ async fn begin(session: &mut Session, folder: &Path) -> Result<(), DuckdbError> 
     session.ask(ACTION, &export("FORMAT csv")).await.map(drop)
 }
 
-/// Proves that a file holds the rows of a table; writes it again where the export's is none that can.
-async fn prove(
+/// Gives a table's file its name, or writes it where the export's is none that holds its values. Returns what the table holds.
+async fn write_table(
     session: &mut Session,
     load: &Load,
-    folder: &Path,
-) -> Result<(DuckdbTable, PathBuf), DuckdbError> {
+    (folder, name): (&Path, &str),
+) -> Result<DuckdbTable, DuckdbError> {
     // The rest of the path is ours.
     let exported = folder.join(Path::new(&load.file).file_name().unwrap_or_default());
-    let file = exported.with_extension(PARQUET);
-    let (table, path) = (&load.table, literal(&file.to_string_lossy()));
-    let columns = if load.format == PARQUET {
-        columns(session, table, &path).await?
+    let (table, file) = (&load.table, folder.join(name));
+    let is_parquet = load.format == PARQUET;
+    let source = literal(&exported.to_string_lossy());
+    let source = match is_parquet {
+        true => source,
+        false => format!("read_csv({source}, header = true, all_varchar = true, delim = ',')"),
+    };
+    let columns = columns(session, table, &source).await?;
+    let moved = if is_parquet && !columns.iter().any(Column::must_be_text) {
+        fs::rename(&exported, &file)
     } else {
-        let text = literal(&exported.to_string_lossy());
-        let text = format!("read_csv({text}, header = true, all_varchar = true, delim = ',')");
-        columns(session, table, &text).await?
+        let written = |column: &Column| match column.must_be_text() {
+            true => format!("CAST({0} AS VARCHAR) AS {0}", identifier(&column.name)),
+            false => identifier(&column.name),
+        };
+        let written: Vec<String> = columns.iter().map(written).collect();
+        let (written, to) = (written.join(", "), literal(&file.to_string_lossy()));
+        let copy = format!(
+            "COPY (SELECT {written} FROM {table}) TO {to} (FORMAT parquet, COMPRESSION zstd)"
+        );
+        session.ask("export the database", &copy).await?;
+        fs::remove_file(&exported)
     };
-    if load.format != PARQUET || columns.iter().any(Column::must_be_text) {
-        write(session, table, &columns, &path).await?;
-    }
-    let read: Vec<String> = columns.iter().map(|column| identifier(&column.name)).collect();
-    let (rows, sum) = digest(session, &read, table).await?;
-    let cast = |column: &Column| format!("CAST({} AS {})", identifier(&column.name), column.kind);
-    let cast: Vec<String> = columns.iter().map(cast).collect();
-    match digest(session, &cast, &path).await {
-        Ok(found) if found == (rows, sum.clone()) => {
-            Ok((DuckdbTable { table: table.clone(), rows, digest: sum }, file))
-        }
-        Err(error @ (DuckdbError::Program(_) | DuckdbError::Cancelled(_))) => Err(error),
-        _ => Err(DuckdbError::NotEqual {
-            finding: format!(
-                "the rows of {table} are others when its file is read back; columns of unions and unusual types are known for it"
-            ),
-        }),
-    }
-}
-
-/// Writes the rows of a table into a file, which is a literal.
-async fn write(
-    session: &mut Session,
-    table: &str,
-    columns: &[Column],
-    file: &str,
-) -> Result<(), DuckdbError> {
-    let written = |column: &Column| match column.must_be_text() {
-        true => format!("CAST({0} AS VARCHAR) AS {0}", identifier(&column.name)),
-        false => identifier(&column.name),
-    };
-    let written: Vec<String> = columns.iter().map(written).collect();
-    let copy = format!(
-        "COPY (SELECT {} FROM {table}) TO {file} (FORMAT parquet, COMPRESSION zstd)",
-        written.join(", ")
-    );
-    session.ask("export the database", &copy).await.map(drop)
-}
-
-/// A column of a table, as it is exported.
-pub(super) struct Column {
-    pub(super) name: String,
-    kind: String,
-}
-
-impl Column {
-    fn must_be_text(&self) -> bool {
-        let kind = self.kind.replace(NOT_AS_TEXT, "");
-        AS_TEXT.iter().any(|word| kind.contains(word))
-    }
-}
-
-/// Returns the columns that are in a file, with their types in the table: generated ones are not in it.
-pub(super) async fn columns(
-    session: &mut Session,
-    table: &str,
-    file: &str,
-) -> Result<Vec<Column>, DuckdbError> {
-    const ACTION: &str = "read the columns of a table";
-    let column =
-        |row: &Row| Column { name: text(row, "column_name"), kind: text(row, "column_type") };
-    let in_table = session.ask(ACTION, &format!("DESCRIBE {table}")).await?;
-    let in_file = session.ask(ACTION, &format!("DESCRIBE SELECT * FROM {file}")).await?;
-    let in_file: Vec<String> = in_file.iter().map(|row| text(row, "column_name")).collect();
-    let columns = in_table.iter().map(column).filter(|column| in_file.contains(&column.name));
-    Ok(columns.collect())
-}
-
-/// Returns how many rows there are, and a number that all of them together make.
-pub(super) async fn digest(
-    session: &mut Session,
-    columns: &[String],
-    of: &str,
-) -> Result<(u64, String), DuckdbError> {
-    let query = format!(
-        "SELECT count(*) AS rows, CAST(coalesce(sum(hash(row({}))), 0) AS VARCHAR) AS digest FROM {of}",
-        columns.join(", ")
-    );
-    let rows = session.ask("compare the rows of a table", &query).await?;
-    let row = rows.first().ok_or_else(|| refused("a count has no answer"))?;
-    Ok((number(row, "rows"), text(row, "digest")))
+    moved.map_err(|error| refused(format!("cannot put {} in order: {error}", folder.display())))?;
+    let columns: Vec<String> = columns.iter().map(|column| identifier(&column.name)).collect();
+    let (rows, digest) = digest(session, &columns, table).await?;
+    Ok(DuckdbTable { table: table.clone(), rows, digest })
 }
 
 #[async_trait]

@@ -51,8 +51,8 @@ pub enum DuckdbError {
         /// What DuckDB said.
         finding: String,
     },
-    /// What was exported is not what is in the database.
-    #[error("what DuckDB exported is not what is in the database: {finding}")]
+    /// What was imported is not what was exported.
+    #[error("what DuckDB makes of the export is not what was there: {finding}")]
     NotEqual {
         /// What differs.
         finding: String,

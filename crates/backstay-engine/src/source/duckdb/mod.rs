@@ -3,6 +3,8 @@
 mod apply;
 mod capture;
 mod error;
+mod import;
+mod rows;
 mod schema;
 mod session;
 mod statements;
@@ -28,7 +30,9 @@ const PART: &str = "export.tar";
 const SCHEMA: &str = "schema.sql";
 const LOAD: &str = "load.sql";
 /// What DuckDB keeps beside a database; never left beside another one.
-const COMPANIONS: [&str; 1] = [".wal"];
+const COMPANIONS: [&str; 3] = [WAL, ".wal.checkpoint", ".wal.recovery"];
+/// Its log.
+const WAL: &str = ".wal";
 
 /// One DuckDB database.
 #[derive(Debug, Clone)]

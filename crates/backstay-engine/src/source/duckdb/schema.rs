@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use backstay_format::DuckdbContent;
+
 use super::error::{DuckdbError, refused};
 use super::session::{On, Row, Session, Tool, identifier, literal, text};
-use super::statements;
+use super::statements::{self, Load};
 
 /// Everything that the catalog says of what is not DuckDB's own. What belongs to a macro stands in a row for each of its variants.
 const CATALOG: &str = "
     SELECT 'SCHEMA' AS kind, schema_name AS schema, NULL AS name, NULL AS of, NULL AS definition, comment FROM duckdb_schemas() WHERE NOT internal AND database_name = current_database()
-    UNION ALL SELECT 'TYPE', schema_name, type_name, NULL, logical_type, comment FROM duckdb_types() WHERE NOT internal AND database_name = current_database()
+    UNION ALL SELECT 'TYPE', schema_name, type_name, NULL, concat(logical_type, CAST(labels AS VARCHAR)), comment FROM duckdb_types() WHERE NOT internal AND database_name = current_database()
     UNION ALL SELECT 'SEQUENCE', schema_name, sequence_name, NULL, sql, comment FROM duckdb_sequences() WHERE NOT temporary AND database_name = current_database()
     UNION ALL SELECT 'TABLE', schema_name, table_name, NULL, sql, comment FROM duckdb_tables() WHERE NOT internal AND NOT temporary AND database_name = current_database()
     UNION ALL SELECT 'VIEW', schema_name, view_name, NULL, sql, comment FROM duckdb_views() WHERE NOT internal AND NOT temporary AND database_name = current_database()
@@ -19,6 +21,15 @@ const CATALOG: &str = "
         FROM duckdb_functions() WHERE NOT internal AND database_name = current_database() AND function_type IN ('macro', 'table_macro')
     UNION ALL SELECT 'COLUMN', schema_name, column_name, table_name, NULL, comment FROM duckdb_columns() WHERE comment IS NOT NULL AND database_name = current_database()
     ORDER BY ALL";
+
+/// What may be of files that are elsewhere, and what is said of it.
+const CAN_BE_LEFT_OUT: [&str; 5] = [
+    "CREATE VIEW ",
+    "CREATE MACRO ",
+    "COMMENT ON VIEW ",
+    "COMMENT ON MACRO ",
+    "COMMENT ON COLUMN ",
+];
 
 /// Something that stands in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +86,7 @@ pub(super) async fn read(session: &mut Session) -> Result<BTreeSet<Item>, Duckdb
 #[derive(Debug, Default)]
 pub(super) struct Schema {
     pub(super) statements: Vec<String>,
-    /// Views that cannot be made where their files are not.
+    /// Views and macros that cannot be made where their files are not, with what is said of them.
     pub(super) left_out: Vec<String>,
 }
 
@@ -142,25 +153,65 @@ fn comment(item: &Item) -> Option<String> {
     Some(format!("COMMENT ON {} {} IS {}", item.kind, item.qualified(), literal(comment)))
 }
 
-/// Finds the order in which the statements work, by executing them in an empty database, and compares what they make, and whether
-/// the tables take their files, which lie in the directory of temporary ones.
-pub(super) async fn prove(
-    tool: &Tool,
-    temporary: &Path,
-    waiting: Vec<String>,
+/// Returns the version of the file format, as the command line knows it.
+pub(super) async fn storage_version(session: &mut Session) -> Result<Option<String>, DuckdbError> {
+    let query = "SELECT tags['storage_version'] AS version FROM duckdb_databases() WHERE database_name = current_database()";
+    let rows = session.ask("read the version of the database's file", query).await?;
+    let version = rows.first().map(|row| text(row, "version")).unwrap_or_default();
+    // It says `v1.0.0+`, and takes `v1.0.0`.
+    let version = version.trim_end_matches('+');
+    Ok(Some(version).filter(|version| !version.is_empty()).map(str::to_owned))
+}
+
+/// Fails unless an import made everything that is in the original's catalog, but what was left out.
+pub(super) fn compare(
     catalog: &BTreeSet<Item>,
-    files: &[(&str, &Path)],
+    made: &BTreeSet<Item>,
+    content: &DuckdbContent,
+) -> Result<(), DuckdbError> {
+    let not_equal = |finding: String| Err(DuckdbError::NotEqual { finding });
+    let missing: Vec<&Item> = catalog.difference(made).collect();
+    let is_left_out = |item: &Item| ["VIEW", "MACRO", "MACRO TABLE"].contains(&item.kind.as_str());
+    let left_out: BTreeSet<(&str, &str)> = missing
+        .iter()
+        .filter(|item| is_left_out(item))
+        .map(|item| (item.schema.as_str(), item.name.as_str()))
+        .collect();
+    let is_known = |item: &Item| {
+        is_left_out(item) && !content.left_out.is_empty()
+            || left_out.contains(&(item.schema.as_str(), item.of.as_str()))
+    };
+    let wrong = missing.into_iter().find(|item| !is_known(item));
+    if let Some(item) = wrong.or_else(|| made.difference(catalog).next()) {
+        return not_equal(format!("the {} is not made again as it is", item.label()));
+    }
+    let is_creation = |statement: &&String| statement.starts_with("CREATE ");
+    if left_out.len() != content.left_out.iter().filter(is_creation).count() {
+        return not_equal("views or macros are not made again as they are".to_owned());
+    }
+    let tables = catalog.iter().filter(|item| item.is_table()).count();
+    if tables != content.tables.len() {
+        let exported = content.tables.len();
+        return not_equal(format!("it has {tables} tables, and {exported} were exported"));
+    }
+    Ok(())
+}
+
+/// Finds the order in which the statements work, by executing them in an empty database, again and again until no more of them do.
+/// The tables must then take the files of this folder, column by column.
+pub(super) async fn order(
+    tool: &Tool,
+    (folder, loads): (&Path, &[Load]),
+    waiting: Vec<String>,
 ) -> Result<Schema, DuckdbError> {
-    let mut session = tool.open(On::Memory, temporary).await?;
-    let folder = literal(&temporary.to_string_lossy());
-    let closed =
-        format!("SET allowed_directories = [{folder}]; SET enable_external_access = false");
+    let mut session = tool.open(On::Memory, folder).await?;
+    let place = literal(&folder.to_string_lossy());
+    let closed = format!("SET allowed_directories = [{place}]; SET enable_external_access = false");
     session.ask("open an empty database", &closed).await?;
-    let schema = order(&mut session, waiting).await?;
-    let made = read(&mut session).await?;
-    for (table, file) in files {
-        // A column that a file lacks would be empty after a restore; generated ones are in none.
-        let file = literal(&file.to_string_lossy());
+    let schema = try_all(&mut session, waiting).await?;
+    for Load { table, file, .. } in loads {
+        // `COPY` would leave a column empty that its file lacks. Generated columns are in none, and nothing says which those are.
+        let file = literal(&folder.join(file).to_string_lossy());
         let insert = format!("INSERT INTO {table} SELECT * FROM {file} LIMIT 0");
         let fits = session.ask("read the file of a table", &insert).await;
         fits.map_err(|error| DuckdbError::NotEqual {
@@ -168,18 +219,10 @@ pub(super) async fn prove(
         })?;
     }
     session.close().await?;
-    let is_left_out = |item: &Item| item.kind == "VIEW" && !schema.left_out.is_empty();
-    let differing = catalog.symmetric_difference(&made).filter(|item| !is_left_out(item));
-    match differing.map(Item::label).next() {
-        Some(label) => {
-            let finding = format!("the {label} is not made again as it is");
-            Err(DuckdbError::NotEqual { finding })
-        }
-        None => Ok(schema),
-    }
+    Ok(schema)
 }
 
-async fn order(session: &mut Session, mut waiting: Vec<String>) -> Result<Schema, DuckdbError> {
+async fn try_all(session: &mut Session, mut waiting: Vec<String>) -> Result<Schema, DuckdbError> {
     const ACTION: &str = "make the database again from its export";
     let mut schema = Schema::default();
     loop {
@@ -193,12 +236,14 @@ async fn order(session: &mut Session, mut waiting: Vec<String>) -> Result<Schema
             }
         }
         if failures.len() == before || failures.is_empty() {
-            let is_view = |(statement, _): &(String, _)| statement.starts_with("CREATE VIEW ");
-            let (views, others): (Vec<_>, Vec<_>) = failures.into_iter().partition(is_view);
+            let can_wait = |(statement, _): &(String, _)| {
+                CAN_BE_LEFT_OUT.iter().any(|kind| statement.starts_with(kind))
+            };
+            let (outside, others): (Vec<_>, Vec<_>) = failures.into_iter().partition(can_wait);
             if let Some((_, error)) = others.into_iter().next() {
                 return Err(error);
             }
-            schema.left_out = views.into_iter().map(|(statement, _)| statement).collect();
+            schema.left_out = outside.into_iter().map(|(statement, _)| statement).collect();
             return Ok(schema);
         }
         waiting = failures.into_iter().map(|(statement, _)| statement).collect();

@@ -15,7 +15,7 @@ use crate::source::program::{Program, ProgramError};
 
 /// The line that ends an answer; rows are JSON, and no complaint is this.
 const END: &str = "backstay: end of the answer";
-/// What DuckDB may use of the machine's memory; more goes to temporary files. Apps live beside it.
+/// What DuckDB may use of the machine's memory while it reads; more goes to temporary files. Apps live beside it.
 const MEMORY: &str = "1GB";
 /// Of a complaint, this many lines are for people; the rest shows the statement.
 const SHOWN_LINES: usize = 2;
@@ -64,8 +64,8 @@ pub(super) struct Tool {
 pub(super) enum On<'a> {
     /// A database that nobody writes to meanwhile.
     Reading(&'a Path),
-    /// A new database.
-    Making(&'a Path),
+    /// A new database, in this version of the file format.
+    Making(&'a Path, Option<&'a str>),
     /// A database that is only there while the session is.
     Memory,
 }
@@ -102,7 +102,12 @@ impl Tool {
         command.args(["-no-init", "-jsonlines"]).kill_on_drop(true);
         match on {
             On::Reading(path) => command.arg("-readonly").arg(path),
-            On::Making(path) => command.arg(path),
+            On::Making(path, storage) => {
+                if let Some(version) = storage {
+                    command.args(["-storage-version", version]);
+                }
+                command.arg(path)
+            }
             On::Memory => command.arg(":memory:"),
         };
         command.env("LC_ALL", "C").stdin(Stdio::piped());
@@ -119,12 +124,17 @@ impl Tool {
         let mut session =
             Session { program, stdin, answers: BufReader::new(answers).lines(), has_failed: false };
         let temporary = literal(&temporary.to_string_lossy());
+        // A warning would be taken for a complaint. Indexes of a new database must fit into memory, whatever that takes.
+        let limit = match on {
+            On::Making(..) => String::new(),
+            _ => format!("; SET memory_limit = '{MEMORY}'"),
+        };
         let settings = format!(
-            "SET temp_directory = {temporary}; SET memory_limit = '{MEMORY}'; SET autoinstall_known_extensions = false"
+            "SET temp_directory = {temporary}; SET enable_logging = false; SET autoinstall_known_extensions = false{limit}"
         );
         let opened = session.ask("open the database", &settings).await;
         let path = match on {
-            On::Reading(path) | On::Making(path) => path,
+            On::Reading(path) | On::Making(path, _) => path,
             On::Memory => Path::new(":memory:"),
         };
         opened.map_err(|error| self.explain(path, error))?;
@@ -155,8 +165,9 @@ impl Tool {
     ) -> Result<String, DuckdbError> {
         let mut command = self.command(On::Reading(database));
         // The last of the modes counts; nothing but the database can be read.
-        command.args(["-list", "-noheader", "-separator", "|", "-nullvalue", "", "-safe", "-c"]);
-        command.arg(query).stdin(Stdio::null());
+        command.args(["-list", "-noheader", "-separator", "|", "-nullvalue", ""]);
+        let closed = "SET enable_external_access = false; SET lock_configuration = true";
+        command.args(["-cmd", closed, "-c", query]).stdin(Stdio::null());
         let output = command.output().await.map_err(|error| unheard(&error.to_string()))?;
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() || !complaint.trim().is_empty() {
@@ -200,7 +211,12 @@ impl Session {
         statements: &str,
     ) -> Result<Vec<Row>, DuckdbError> {
         // Said by the command line and not by a query: in a transaction that failed, none works.
-        let text = format!("{statements};\n.print {END}\n");
+        // On a line of its own, whatever stands before it.
+        if statements.contains('\0') {
+            // The command line would read no further, and wait.
+            return Err(said(action, &["a name or text has a character of zero in it".to_owned()]));
+        }
+        let text = format!("{statements};\n.print \"\\n{END}\"\n");
         // Whether it took all of it, its answer tells.
         drop(self.stdin.write_all(text.as_bytes()).await);
         drop(self.stdin.flush().await);

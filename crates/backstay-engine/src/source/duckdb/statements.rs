@@ -108,6 +108,33 @@ pub(super) fn is_table(text: &str) -> bool {
     qualified(text).is_some_and(|(_, rest)| rest.is_empty())
 }
 
+/// Returns a text without what stands in quotation marks.
+fn without_quoted(text: &str) -> String {
+    let (mut rest, mut kept) = (text, String::new());
+    while let Some(at) = rest.find(['\'', '"']) {
+        kept.push_str(&rest[..at]);
+        rest = quoted(&rest[at..]).map_or("", |length| &rest[at + length..]);
+    }
+    kept + rest
+}
+
+/// Says whether a text is one pair of parentheses, with whatever in them.
+fn is_in_parentheses(text: &str) -> bool {
+    let (mut depth, bare) = (0_usize, without_quoted(text));
+    let mut closed = None;
+    for (at, byte) in bare.bytes().enumerate() {
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 && closed.is_none() {
+            closed = Some(at);
+        }
+    }
+    text.starts_with('(') && depth == 0 && closed == Some(bare.len() - 1)
+}
+
 /// Fails if a statement is of another kind than an export has.
 pub(super) fn check(statement: &str) -> Result<(), String> {
     let shown = || -> String { statement.chars().take(80).collect() };
@@ -116,9 +143,13 @@ pub(super) fn check(statement: &str) -> Result<(), String> {
     if *kind == "CREATE TABLE " {
         // A table of a query would execute it.
         let columns = qualified(&statement[kind.len()..]).map(|(_, rest)| rest.trim_start());
-        if !columns.is_some_and(|rest| rest.starts_with('(')) {
+        if !columns.is_some_and(is_in_parentheses) {
             return Err(format!("no export makes a table of a query: `{}`", shown()));
         }
+    }
+    let is_query = |text: &str| without_quoted(text).to_ascii_uppercase().contains("SELECT");
+    if *kind == "CREATE TYPE " && is_query(statement) {
+        return Err(format!("no export makes a type of a query: `{}`", shown()));
     }
     Ok(())
 }
@@ -178,6 +209,8 @@ mod tests {
             "CREATE TABLE t(a INTEGER)",
             "CREATE TABLE \"S 2\".\"odd \"\"n(;\"(a INTEGER)",
             "CREATE UNIQUE INDEX i ON t(a)",
+            "CREATE TABLE t(a VARCHAR DEFAULT(')'), CHECK((a > ')(')))",
+            "CREATE TYPE e AS ENUM('select', 'it''s')",
             "CREATE MACRO m (a) AS (a)",
             "COMMENT ON TABLE t IS 'x'",
         ] {
@@ -190,6 +223,8 @@ mod tests {
             "CREATE OR REPLACE TABLE t(a INTEGER)",
             "CREATE TABLE t AS SELECT * FROM read_text('/etc/passwd')",
             "CREATE TABLE \"t(\" AS SELECT 1",
+            "CREATE TABLE t(a) AS SELECT (1)",
+            "CREATE TYPE e AS ENUM (select 'x' from t)",
             "CREATE TEMP TABLE t(a INTEGER)",
             "INSTALL httpfs",
             ".shell reboot",

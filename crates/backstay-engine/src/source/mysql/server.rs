@@ -38,7 +38,8 @@ pub(super) async fn probe(
     let mut session = source.connection.session(cx).await?;
     let wanted = databases.of(present(&mut session).await?);
     let mut all = Probe::default();
-    all.warnings.extend(wanted.missing.iter().map(|name| format!("there is no database {name}")));
+    all.warnings
+        .extend(wanted.missing.iter().map(|one| format!("there is no database {}", one.item)));
     if wanted.databases.is_empty() {
         all.warnings.push(format!("no database that our user may see is like {databases}"));
     }

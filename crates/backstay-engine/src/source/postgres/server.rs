@@ -35,7 +35,8 @@ pub(super) async fn probe(
     let server = exchange::maintenance(cx, source, &[]).await?;
     let wanted = databases.of(present(&server).await?);
     let mut all = Probe::default();
-    all.warnings.extend(wanted.missing.iter().map(|name| format!("there is no database {name}")));
+    all.warnings
+        .extend(wanted.missing.iter().map(|one| format!("there is no database {}", one.item)));
     if wanted.databases.is_empty() {
         all.warnings.push(format!("no database is like {databases}"));
     }

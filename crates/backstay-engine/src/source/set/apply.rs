@@ -1,6 +1,6 @@
 //! Putting members of a set back: all are loaded beside before the first takes its place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +63,17 @@ impl SetTarget {
                 return Err(SourceError::NothingMatches { path: pattern.into() });
             }
         }
-        chosen.into_iter().map(|member| self.place(member, details)).collect()
+        let places = chosen.into_iter().map(|member| self.place(member, details));
+        let places: Vec<Place> = places.collect::<Result<_, _>>()?;
+        let mut known = BTreeMap::new();
+        for place in &places {
+            let path = place.path.canonicalize().unwrap_or_else(|_| place.path.clone());
+            if let Some(other) = known.insert(path, &place.name) {
+                let expected = format!("a place of its own: {other} lies there");
+                return Err(SourceError::NoMember { name: place.name.clone(), expected });
+            }
+        }
+        Ok(places)
     }
 
     fn place(&self, member: &SetMember, details: &Details) -> Result<Place, SourceError> {
@@ -154,9 +164,8 @@ impl Target for SetTarget {
             warnings.extend(one.warnings);
         }
         all.warnings.extend(warnings);
-        if self.options.to.is_none()
-            && let Ok(found) = self.source.members.find(&self.source.root)
-        {
+        if self.options.to.is_none() {
+            let found = self.source.members.find(&self.source.root);
             let is_new = |name: &&str| !names.contains(name);
             let present = found.members.iter().filter(|member| member.path.exists());
             let newer: Vec<&str> =

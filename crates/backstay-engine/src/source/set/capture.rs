@@ -11,14 +11,14 @@ use crate::source::{Capture, SourceError, databases};
 
 /// Begins to read.
 pub(super) fn begin(source: &SetSource) -> Result<Box<dyn Capture>, SourceError> {
-    let found = source.members.find(&source.root)?;
-    if found.members.is_empty() {
+    let found = source.members.find(&source.root);
+    if found.members.is_empty() && found.errors.is_empty() {
         let expected = format!("a set of databases: nothing below it is like {}", source.members);
         return Err(SourceError::NoMember { name: source.root.display().to_string(), expected });
     }
     let warnings = found.warnings();
     let names = found.members.into_iter().map(|member| member.name).collect();
-    let wanted = Wanted { databases: names, missing: Vec::new() };
+    let wanted = Wanted { databases: names, missing: found.errors };
     let mut capture =
         ServerCapture::new(Reader { source: source.clone() }, None, Vec::new(), wanted);
     warnings.into_iter().for_each(|warning| capture.warn(warning));
@@ -77,7 +77,10 @@ impl Capture for InFolder {
     async fn next_part(&mut self, cx: &Cx) -> Result<Option<PartReader>, SourceError> {
         let Some(mut part) = self.inner.next_part(cx).await? else { return Ok(None) };
         let name = format!("{}/{}", self.folder, part.spec.name);
-        part.spec.name = name.parse().expect("folders of members are parts' names");
+        part.spec.name = name.parse().map_err(|error| SourceError::NoMember {
+            name: name.clone(),
+            expected: format!("the name of a part: {error}"),
+        })?;
         Ok(Some(part))
     }
 

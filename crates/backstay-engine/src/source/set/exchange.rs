@@ -1,7 +1,7 @@
 //! Members of a set take their places: one record of many swaps, done all or taken back.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,11 @@ pub struct Swap {
 }
 
 impl Replacement {
+    /// Returns the folders beside the members.
+    pub(crate) fn besides(&self) -> impl Iterator<Item = &Path> {
+        self.members.iter().map(|(_, paths)| paths.beside.as_path())
+    }
+
     /// Returns what is replaced, for a person.
     pub fn target(&self) -> String {
         format!("{} databases below {}", self.members.len(), self.root.display())
@@ -132,15 +137,11 @@ impl Swapper for SetSwapper {
         cx: &Cx,
         known: &[swap::Replacement],
     ) -> Result<Vec<String>, EngineError> {
-        let members = known.iter().filter_map(|one| ours(one).ok()).flat_map(|set| &set.members);
-        let known: Vec<swap::Replacement> =
-            members.map(|(_, paths)| swap::Replacement::Paths(paths.clone())).collect();
-        // Where there is no such directory, nothing was left in it.
-        let found = self.source.members.find(&self.source.root).unwrap_or_default();
+        let found = self.source.members.find(&self.source.root);
         let places = found.members.into_iter().map(|member| member.path).chain(found.empty);
         let mut swept = Vec::new();
         for own in places {
-            swept.extend(PathSwapper { own }.sweep(cx, &known).await?);
+            swept.extend(PathSwapper { own }.sweep(cx, known).await?);
         }
         Ok(swept)
     }

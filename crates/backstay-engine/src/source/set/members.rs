@@ -1,10 +1,14 @@
 //! Which files below a directory are members of a set.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::source::SourceError;
+use backstay_format::ItemError;
+
 use crate::source::databases::is_like;
 
 /// Groups of members: a name and where they lie.
@@ -42,18 +46,31 @@ pub(super) struct Found {
     pub(super) members: Vec<Member>,
     /// Places that look like a member's and have none.
     pub(super) empty: Vec<PathBuf>,
-    /// Files whose names are no text.
-    pub(super) nameless: Vec<PathBuf>,
+    /// Groups in which nothing was found at all: nobody may have come yet, or a disk is not mounted.
+    pub(super) deserted: Vec<String>,
+    /// What may be a member and cannot be read as one.
+    pub(super) errors: Vec<ItemError>,
 }
 
 impl Found {
     /// Returns what a person should know of it.
     pub(super) fn warnings(&self) -> Vec<String> {
         let empty = self.empty.iter().map(|path| format!("there is no {}", path.display()));
-        let nameless = self.nameless.iter();
-        let nameless =
-            nameless.map(|path| format!("left out, since its name is no text: {}", path.display()));
-        empty.chain(nameless).collect()
+        let deserted = self.deserted.iter().map(|group| format!("there is not one of {group}"));
+        empty.chain(deserted).collect()
+    }
+
+    fn miss(&mut self, item: String, error: impl fmt::Display) {
+        self.errors.push(ItemError { item, error: error.to_string() });
+    }
+
+    /// Takes a file for a member, unless it is one already: two names for one file could not both come back.
+    fn add(&mut self, name: String, path: PathBuf, known: &mut BTreeMap<PathBuf, String>) {
+        let place = path.canonicalize().unwrap_or_else(|_| path.clone());
+        match known.insert(place, name.clone()) {
+            Some(other) => self.miss(name, format!("it is the same file as {other}")),
+            None => self.members.push(Member { name, path }),
+        }
     }
 }
 
@@ -85,13 +102,15 @@ impl Members {
     }
 
     /// Looks for members. One that is named without a `*` is listed whether it is there or not.
-    pub(super) fn find(&self, root: &Path) -> Result<Found, SourceError> {
-        let mut found = Found::default();
+    /// A group that cannot be listed is among the errors.
+    pub(super) fn find(&self, root: &Path) -> Found {
+        let (mut found, mut known) = (Found::default(), BTreeMap::new());
         for group in &self.groups {
-            group.find(root, &mut found)?;
+            group.find(root, &mut found, &mut known);
         }
         found.members.retain(|member| self.is_chosen(&member.name));
-        Ok(found)
+        found.errors.retain(|one| self.is_chosen(&one.item));
+        found
     }
 
     /// Returns where a member of this name lies, if it can be one.
@@ -105,6 +124,25 @@ impl fmt::Display for Members {
         let group = |group: &Group| format!("{} = {}", group.name, group.path.join("/"));
         f.write_str(&self.groups.iter().map(group).collect::<Vec<_>>().join(", "))
     }
+}
+
+/// What engines keep beside a database.
+const COMPANIONS: [&str; 6] =
+    ["-wal", "-shm", "-journal", ".wal", ".wal.checkpoint", ".wal.recovery"];
+
+/// Returns the names in a directory, in their order.
+fn names_in(directory: &Path) -> io::Result<Vec<OsString>> {
+    let entries = fs::read_dir(directory)?;
+    let mut names: Vec<OsString> =
+        entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Says whether there is nothing at a path: no link to nothing either.
+fn is_nothing(error: &io::Error, path: &Path) -> bool {
+    let kinds = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+    kinds.contains(&error.kind()) && path.symlink_metadata().is_err()
 }
 
 /// What stands around the `*` of a path.
@@ -144,37 +182,49 @@ impl Group {
         Some(Star { before: &self.path[..at], begin, end, behind: &self.path[at + 1..] })
     }
 
-    fn find(&self, root: &Path, found: &mut Found) -> Result<(), SourceError> {
-        let Some(Star { before, begin, end, behind }) = self.star() else {
+    fn find(&self, root: &Path, found: &mut Found, known: &mut BTreeMap<PathBuf, String>) {
+        let Some(Star { before: parents, begin, end, behind }) = self.star() else {
             let path = root.join(self.path.join("/"));
-            found.members.push(Member { name: self.name.clone(), path });
-            return Ok(());
+            return found.add(self.name.clone(), path, known);
         };
-        let directory = root.join(before.join("/"));
-        let failed = |cause| SourceError::io("list", &directory, cause);
-        let mut members = Vec::new();
-        for entry in fs::read_dir(&directory).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let Some(name) = name.to_str() else {
-                found.nameless.push(directory.join(name));
+        let directory = root.join(parents.join("/"));
+        let names = match names_in(&directory) {
+            Ok(names) => names,
+            Err(error) => {
+                let error = format!("cannot list {}: {error}", directory.display());
+                return found.miss(self.name.clone(), error);
+            }
+        };
+        let before = found.members.len() + found.errors.len();
+        for name in names {
+            let Some(text) = name.to_str() else {
+                let item = format!("{}/{}", self.name, name.as_encoded_bytes().escape_ascii());
+                found.miss(item, "its name is no text in UTF-8");
                 continue;
             };
-            let id = name.strip_prefix(begin).and_then(|rest| rest.strip_suffix(end));
-            // What begins with a dot is of us or of somebody else, never a tenant.
-            let Some(id) = id.filter(|id| !id.is_empty() && !name.starts_with('.')) else {
-                continue;
-            };
-            let path = directory.join(name).join(behind.join("/"));
-            let path = if behind.is_empty() { directory.join(name) } else { path };
-            if path.is_file() {
-                members.push(Member { name: format!("{}/{id}", self.name), path });
-            } else if !behind.is_empty() && directory.join(name).is_dir() {
-                found.empty.push(path);
+            let id = text.strip_prefix(begin).and_then(|rest| rest.strip_suffix(end));
+            let is_other =
+                text.starts_with('.') || COMPANIONS.iter().any(|one| text.ends_with(one));
+            let Some(id) = id.filter(|id| !id.is_empty() && !is_other) else { continue };
+            let pieces = [text].into_iter().chain(behind.iter().map(String::as_str));
+            let path = directory.join(pieces.collect::<PathBuf>());
+            let member = format!("{}/{id}", self.name);
+            match path.metadata() {
+                Ok(meta) if meta.is_file() => found.add(member, path, known),
+                Ok(_) if behind.is_empty() => {}
+                Ok(_) => found.miss(member, format!("{} is no file", path.display())),
+                Err(error) if is_nothing(&error, &path) => {
+                    // What is no directory is none of a tenant.
+                    if directory.join(text).is_dir() {
+                        found.empty.push(path);
+                    }
+                }
+                Err(error) => found.miss(member, format!("{}: {error}", path.display())),
             }
         }
-        members.sort_by(|one, other| one.name.cmp(&other.name));
-        found.members.extend(members);
-        Ok(())
+        if found.members.len() + found.errors.len() == before {
+            found.deserted.push(self.name.clone());
+        }
     }
 
     fn path_of(&self, root: &Path, name: &str) -> Option<PathBuf> {
@@ -228,20 +278,53 @@ mod tests {
             ("flat", "flat/f-*.db"),
         ];
         let members = members(&set).unwrap();
-        let found = members.find(root.path()).unwrap();
+        let found = members.find(root.path());
         let names: Vec<&str> = found.members.iter().map(|member| member.name.as_str()).collect();
         assert_eq!(names, ["shared", "gone", "tenants/1", "tenants/ü b", "flat/7"]);
         for member in &found.members {
             assert_eq!(members.path_of(root.path(), &member.name).as_ref(), Some(&member.path));
         }
         assert_eq!(found.empty, [root.path().join("t/no/app.db")]);
+        assert_eq!(found.errors, []);
         for name in
             ["tenants", "tenants/", "tenants/..", "tenants/a/b", "other", "shared/1", "tenants/.x"]
         {
             assert_eq!(members.path_of(root.path(), name), None, "{name}");
         }
-        let some = members.choose(["tenants/*".to_owned()]).find(root.path()).unwrap();
+        let some = members.choose(["tenants/*".to_owned()]).find(root.path());
         assert_eq!(some.members.len(), 2);
+    }
+
+    #[test]
+    fn what_may_be_a_member_and_is_none_is_an_error_and_never_nothing() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let root = tempfile::tempdir().unwrap();
+        for id in ["1", "2", "3", "4"] {
+            fs::create_dir_all(root.path().join("t").join(id)).unwrap();
+        }
+        let file = |id: &str| root.path().join("t").join(id).join("app.db");
+        fs::write(file("1"), "").unwrap();
+        fs::write(root.path().join("t/1/app.db-wal"), "").unwrap();
+        std::os::unix::fs::symlink("../1/app.db", file("2")).unwrap();
+        std::os::unix::fs::symlink("/nowhere/app.db", file("3")).unwrap();
+        fs::create_dir(file("4")).unwrap();
+        let nameless = std::ffi::OsStr::from_bytes(b"\xff");
+        fs::create_dir(root.path().join("t").join(nameless)).unwrap();
+        let set = [("gone", "none/*/app.db"), ("one", "t/1/*"), ("t", "t/*/app.db")];
+        let found = members(&set).unwrap().find(root.path());
+        let names: Vec<&str> = found.members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(names, ["one/app.db"]);
+        let errors: Vec<&str> = found.errors.iter().map(|one| one.item.as_str()).collect();
+        assert_eq!(errors, ["gone", "t/1", "t/2", "t/3", "t/4", "t/\\xff"]);
+        assert!(found.errors[1].error.contains("the same file as one/app.db"));
+    }
+
+    #[test]
+    fn group_without_anybody_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("t")).unwrap();
+        let found = members(&[("t", "t/*/app.db")]).unwrap().find(root.path());
+        assert_eq!(found.warnings(), ["there is not one of t"]);
     }
 
     #[test]

@@ -61,8 +61,10 @@ impl SetSource {
 #[async_trait]
 impl Source for SetSource {
     async fn probe(&self, cx: &Cx) -> Result<Probe, SourceError> {
-        let found = self.members.find(&self.root)?;
+        let found = self.members.find(&self.root);
         let mut all = Probe { warnings: found.warnings(), ..Probe::default() };
+        let unread = found.errors.into_iter().map(|one| format!("{}: {}", one.item, one.error));
+        all.warnings.extend(unread);
         let (mut read, mut last) = (0, None);
         for member in found.members {
             cx.check()?;

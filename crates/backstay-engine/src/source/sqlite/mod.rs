@@ -33,12 +33,7 @@ pub(crate) fn is_database(head: &[u8]) -> bool {
 
 /// Returns the paths of what SQLite may keep beside a database.
 pub(crate) fn companions(database: &Path) -> Vec<PathBuf> {
-    let with = |suffix: &&str| {
-        let mut path = database.as_os_str().to_owned();
-        path.push(suffix);
-        PathBuf::from(path)
-    };
-    COMPANIONS.iter().map(with).collect()
+    COMPANIONS.iter().map(|suffix| one_file::companion(database, suffix)).collect()
 }
 
 /// One SQLite database.
