@@ -33,6 +33,8 @@ INSERT INTO defaults (n, made) VALUES ('q', '2024-01-01');
 CREATE TABLE checked (a INTEGER CHECK (positive(a)), b INTEGER GENERATED ALWAYS AS (a * 2) VIRTUAL, c HUGEINT);
 INSERT INTO checked (a, c) VALUES (4, 170141183460469231731687303715884105727);
 CREATE TABLE parent (id INTEGER PRIMARY KEY); CREATE TABLE child (id INTEGER REFERENCES parent (id)); INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1);
+-- Named as the files of an export are.
+CREATE TABLE "0003" (i INTEGER); CREATE TABLE "0001" (i INTEGER); CREATE TABLE "0002" (i INTEGER); INSERT INTO "0001" VALUES (11); INSERT INTO "0002" VALUES (12); INSERT INTO "0003" VALUES (13);
 CREATE TABLE nothing (a INTEGER); CREATE TABLE nulls (a INTEGER); INSERT INTO nulls VALUES (NULL), (NULL);
 -- Views of others, in an order that is not that of their names.
 CREATE VIEW z_first AS SELECT d, positive(d) AS p FROM types; CREATE VIEW "S 2".second AS SELECT * FROM main.z_first; CREATE VIEW a_last AS SELECT *, 'it''s; x' AS x FROM "S 2".second;

@@ -61,22 +61,25 @@ struct Exported {
 
 /// Exports into a folder of the spool directory, in one view of the database, and proves the export by importing it.
 async fn export(tool: &Tool, database: &Path, spool: &Path) -> Result<Exported, DuckdbError> {
-    let folder = spool.join("export");
+    // Two folders: what DuckDB calls a table's file may be what we call another's.
+    let (theirs, folder) = (spool.join("exported"), spool.join("export"));
+    fs::create_dir(&folder)
+        .map_err(|error| refused(format!("cannot make {}: {error}", folder.display())))?;
     let mut session = tool.open(On::Reading(database), spool).await?;
-    begin(&mut session, &folder).await?;
+    begin(&mut session, &theirs).await?;
     let unreadable = |finding| refused(format!("the export cannot be read: {finding}"));
-    let exported = import::script(&folder, LOAD).and_then(|script| statements::loads(&script));
+    let exported = import::script(&theirs, LOAD).and_then(|script| statements::loads(&script));
     let (mut tables, mut loads) = (Vec::new(), Vec::new());
     let mut files = vec![folder.join(SCHEMA), folder.join(LOAD)];
     for (index, load) in exported.map_err(unreadable)?.iter().enumerate() {
         let name = format!("{:04}.parquet", index + 1);
-        tables.push(write_table(&mut session, load, (&folder, &name)).await?);
+        tables.push(write_table(&mut session, load, &theirs, &folder.join(&name)).await?);
         files.push(folder.join(&name));
         let format = PARQUET.to_owned();
         loads.push(Load { table: load.table.clone(), file: name, format });
     }
     let catalog = schema::read(&mut session).await?;
-    let script = import::script(&folder, SCHEMA).map_err(unreadable)?;
+    let script = import::script(&theirs, SCHEMA).map_err(unreadable)?;
     let statements = schema::statements_of(&mut session, &catalog, &script).await?;
     let storage_version = schema::storage_version(&mut session).await?;
     session.close().await?;
@@ -111,15 +114,17 @@ async fn begin(session: &mut Session, folder: &Path) -> Result<(), DuckdbError> 
     session.ask(ACTION, &export("FORMAT csv")).await.map(drop)
 }
 
-/// Gives a table's file its name, or writes it where the export's is none that holds its values. Returns what the table holds.
+/// Moves a table's file to where it is wanted, or writes it where the export's is none that holds its values. Returns what the table
+/// holds.
 async fn write_table(
     session: &mut Session,
     load: &Load,
-    (folder, name): (&Path, &str),
+    theirs: &Path,
+    file: &Path,
 ) -> Result<DuckdbTable, DuckdbError> {
     // The rest of the path is ours.
-    let exported = folder.join(Path::new(&load.file).file_name().unwrap_or_default());
-    let (table, file) = (&load.table, folder.join(name));
+    let exported = theirs.join(Path::new(&load.file).file_name().unwrap_or_default());
+    let table = &load.table;
     let is_parquet = load.format == PARQUET;
     let source = literal(&exported.to_string_lossy());
     let source = match is_parquet {
@@ -128,7 +133,7 @@ async fn write_table(
     };
     let columns = columns(session, table, &source).await?;
     let moved = if is_parquet && !columns.iter().any(Column::must_be_text) {
-        fs::rename(&exported, &file)
+        fs::rename(&exported, file)
     } else {
         let written = |column: &Column| match column.must_be_text() {
             true => format!("CAST({0} AS VARCHAR) AS {0}", identifier(&column.name)),
@@ -142,7 +147,7 @@ async fn write_table(
         session.ask("export the database", &copy).await?;
         fs::remove_file(&exported)
     };
-    moved.map_err(|error| refused(format!("cannot put {} in order: {error}", folder.display())))?;
+    moved.map_err(|error| refused(format!("cannot put {} in order: {error}", theirs.display())))?;
     let columns: Vec<String> = columns.iter().map(|column| identifier(&column.name)).collect();
     let (rows, digest) = digest(session, &columns, table).await?;
     Ok(DuckdbTable { table: table.clone(), rows, digest })
