@@ -55,11 +55,7 @@ async fn restore_over_a_left_over_log_is_not_undone_by_it() {
     let log = std::fs::read(world.path("app.db-wal")).unwrap();
     drop(crashed);
     std::fs::write(world.path("app.db-wal"), &log).unwrap();
-    let here = TargetOptions {
-        to: Some(path.clone().into()),
-        tag: "t1".to_owned(),
-        ..TargetOptions::default()
-    };
+    let here = TargetOptions { tag: "t1".to_owned(), ..TargetOptions::default() };
     let restored = world.restore(&source, &made.id, here).await.unwrap();
     assert!(!world.path("app.db-wal").exists());
     assert!(check(&path).unwrap() > 0, "the old log emptied the restored database");
