@@ -98,6 +98,12 @@ impl Cx {
         Self { cancel: Cancel::default(), ..self.clone() }
     }
 
+    /// Returns a context that somebody else hears, who may pass on what this one's listener is to hear.
+    #[must_use]
+    pub fn heard_by(&self, listener: impl FnOnce(Arc<dyn Monitor>) -> Arc<dyn Monitor>) -> Self {
+        Self { monitor: listener(self.monitor.clone()), ..self.clone() }
+    }
+
     /// Returns the handle that stops this context's work.
     pub fn cancel_handle(&self) -> Cancel {
         self.cancel.clone()

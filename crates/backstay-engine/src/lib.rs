@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+pub mod archive;
 pub mod backup;
 pub mod cx;
 pub mod drill;

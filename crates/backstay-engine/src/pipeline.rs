@@ -28,19 +28,10 @@ const MIN_BYTES_FOR_WORKERS: u64 = 4 * ZSTD_JOB_BYTES as u64;
 /// How a part is turned into stored bytes.
 #[derive(Debug)]
 pub struct Encoding {
-    /// zstd level.
-    pub level: i32,
+    /// zstd level; none leaves the bytes as they are.
+    pub level: Option<i32>,
     /// Key, place and random salt, unless the backup is not sealed.
     pub sealing: Option<(DataKey, Binding, [u8; 32])>,
-}
-
-impl Encoding {
-    /// Returns what is done, in order.
-    pub fn codecs(&self) -> Vec<Codec> {
-        let mut codecs = vec![Codec::Zstd];
-        codecs.extend(self.sealing.as_ref().map(|_| Codec::Sealed));
-        codecs
-    }
 }
 
 /// Both sides of a stream, measured.
@@ -96,19 +87,47 @@ fn encode_all(
             Sink::Sealed(SealWriter::new(out, key, binding, *salt).map_err(broken)?)
         }
     };
-    let mut zstd = zstd::stream::write::Encoder::new(sink, encoding.level).map_err(broken)?;
-    prepare_zstd(&mut zstd, part.spec.estimate_bytes).map_err(broken)?;
+    let mut packer = Packer::new(sink, encoding.level, part.spec.estimate_bytes).map_err(broken)?;
     let mut hasher = Hasher::new();
     let mut plain_bytes = 0;
     while let Some(chunk) = part.blocking_next()? {
         cx.check()?;
         hasher.update(&chunk);
         plain_bytes += chunk.len() as u64;
-        zstd.write_all(&chunk).map_err(broken)?;
+        packer.write_all(&chunk).map_err(broken)?;
         cx.event(Event::Progress { plain_bytes: chunk.len() as u64 });
     }
-    zstd.finish().and_then(Sink::finish).map_err(broken)?;
+    packer.finish().map_err(broken)?;
     Ok((plain_bytes, hasher.finish()))
+}
+
+/// What the plain bytes are written into.
+enum Packer<'a, W: Write> {
+    Zstd(Box<zstd::stream::write::Encoder<'a, Sink<W>>>),
+    AsTheyAre(Sink<W>),
+}
+
+impl<W: Write> Packer<'_, W> {
+    fn new(sink: Sink<W>, level: Option<i32>, estimate: Option<u64>) -> io::Result<Self> {
+        let Some(level) = level else { return Ok(Self::AsTheyAre(sink)) };
+        let mut zstd = zstd::stream::write::Encoder::new(sink, level)?;
+        prepare_zstd(&mut zstd, estimate)?;
+        Ok(Self::Zstd(Box::new(zstd)))
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Zstd(zstd) => zstd.write_all(bytes),
+            Self::AsTheyAre(sink) => sink.write_all(bytes),
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Zstd(zstd) => zstd.finish()?.finish(),
+            Self::AsTheyAre(sink) => sink.finish(),
+        }
+    }
 }
 
 fn prepare_zstd<W: Write>(
@@ -179,7 +198,11 @@ fn decode_all(
     } else {
         Box::new(&mut measured)
     };
-    let mut plain = zstd::stream::read::Decoder::new(opened).map_err(broken)?;
+    let mut plain: Box<dyn Read + '_> = if expected.codecs.contains(&Codec::Zstd) {
+        Box::new(zstd::stream::read::Decoder::new(opened).map_err(broken)?)
+    } else {
+        opened
+    };
     let mut hasher = Hasher::new();
     let mut plain_bytes = 0;
     let mut chunk = vec![0; CHUNK_BYTES];

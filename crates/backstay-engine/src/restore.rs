@@ -267,7 +267,7 @@ async fn load_parts(
         while applied == Applied::Again {
             let (plain, measuring) = vault.read_part(cx, &plan.manifest, &plan.details, index)?;
             let result = target.apply(cx, plain).await;
-            (applied, _) = settle(&plan.manifest, result, measuring).await?;
+            (applied, _) = settle(&plan.manifest.backup, result, measuring).await?;
         }
     }
     Ok(cx.check()?)

@@ -1,6 +1,6 @@
 //! Proving that a backup can be restored: every byte is read, authenticated and compared.
 
-use backstay_format::Manifest;
+use backstay_format::BackupId;
 
 use crate::cx::Cx;
 use crate::error::EngineError;
@@ -33,7 +33,7 @@ pub async fn verify(cx: &Cx, vault: &Vault, place: &BackupPlace) -> Result<Verif
         });
         let (plain, measuring) = vault.read_part(cx, &manifest, &details, index)?;
         let drained = drain(plain).await;
-        let ((), measured) = settle(&manifest, drained, measuring).await?;
+        let ((), measured) = settle(&manifest.backup, drained, measuring).await?;
         verified.parts += 1;
         verified.plain_bytes += measured.plain_bytes;
         verified.stored_bytes += measured.stored_bytes;
@@ -48,13 +48,13 @@ async fn drain(mut plain: PartReader) -> Result<(), SourceError> {
 
 /// Waits for both ends of a part that is read: the decoder knows best what is wrong with its bytes.
 pub(crate) async fn settle<T>(
-    manifest: &Manifest,
+    backup: &BackupId,
     taken: Result<T, SourceError>,
     measuring: Measuring,
 ) -> Result<(T, pipeline::Measured), EngineError> {
     let measured = pipeline::join("decoder", measuring).await.map_err(|error| match error {
         EngineError::Part(PartError::Refused { part, finding }) => {
-            EngineError::DamagedPart { backup: manifest.backup.clone(), part, finding }
+            EngineError::DamagedPart { backup: backup.clone(), part, finding }
         }
         other => other,
     });

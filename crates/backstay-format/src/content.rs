@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::PartName;
+use crate::archived::ArchivedRows;
 use crate::file_databases::{DuckdbContent, SetContent, SqliteContent};
 
 /// What the parts of a backup hold.
@@ -32,6 +33,8 @@ pub enum Content {
     Set(SetContent),
     /// What programs of the user's wrote.
     Command(CommandContent),
+    /// Rows of a retention archive: never in a backup.
+    Archived(Box<ArchivedRows>),
 }
 
 impl Content {
@@ -52,7 +55,8 @@ impl Content {
             | Self::Redis(_)
             | Self::Duckdb(_)
             | Self::Set(_)
-            | Self::Command(_) => {}
+            | Self::Command(_)
+            | Self::Archived(_) => {}
             Self::Postgres(database) => forget(&mut database.roles),
             Self::PostgresServer(server) => {
                 forget(&mut server.roles);

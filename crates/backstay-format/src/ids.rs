@@ -89,7 +89,7 @@ text_name! {
 text_name! {
     /// The name of a part: `database.dump`, `files.tar`, `tenants/5c66/app.db`.
     PartName, "part name",
-    "1 to 200 characters in segments of A-Z, a-z, 0-9, '-', '_', '.', separated by '/', none empty or of dots only",
+    "1 to 200 characters in segments of A-Z, a-z, 0-9, '-', '_', '.', '=', separated by '/', none empty or of dots only",
     is_part_name
 }
 
@@ -158,7 +158,7 @@ fn is_slug(text: &str) -> bool {
 }
 
 fn is_part_name(text: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'=');
     !text.is_empty()
         && text.len() <= 200
         && text.split('/').all(|segment| {

@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+mod archived;
 mod closing;
 mod content;
 mod envelope;
@@ -21,6 +22,7 @@ pub mod retention;
 mod sha;
 mod slot;
 
+pub use archived::{ArchivedColumn, ArchivedFile, ArchivedRows};
 pub use content::{
     CommandContent, Content, DatabaseGrant, DatabaseProperties, DatabaseRole, DatabaseSetting,
     FilesContent, LargeValue, Membership, MysqlContent, MysqlProperties, MysqlServerContent,
@@ -40,8 +42,8 @@ pub use manifest::{
     Codec, Details, DetailsSection, Encryption, ItemError, Manifest, MediaType, Part, Status,
     StoredPart, Trigger,
 };
-pub use marks::{Hold, MarkError, VaultFile};
-pub use names::{BackupFile, ObjectName, ParsedName};
+pub use marks::{DeletedMark, Hold, MarkError, VaultFile};
+pub use names::{ARCHIVES, BackupFile, ObjectName, ParsedName};
 pub use sha::{Hasher, Sha256};
 pub use slot::{SlotError, SlotFile};
 

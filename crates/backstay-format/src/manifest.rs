@@ -148,6 +148,9 @@ pub enum MediaType {
     /// An export of a DuckDB database: a tar of `schema.sql`, `load.sql` and Parquet files.
     #[serde(rename = "application/vnd.duckdb.export")]
     DuckdbExport,
+    /// Rows of a retention archive: a Parquet file.
+    #[serde(rename = "application/vnd.apache.parquet")]
+    Parquet,
     /// What a program of the user's writes.
     #[serde(rename = "application/octet-stream")]
     Output,
@@ -168,9 +171,15 @@ impl MediaType {
             Self::PostgresDump => "dump",
             Self::MysqlDump | Self::Sql => "sql",
             Self::RedisDump => "rdb",
+            Self::Parquet => "parquet",
             Self::Text => "txt",
             Self::Output => "bin",
         }
+    }
+
+    /// Says whether it is compressed as it is: doing that once more would only cost, and keep others from reading it.
+    pub fn is_compressed(self) -> bool {
+        self == Self::Parquet
     }
 }
 

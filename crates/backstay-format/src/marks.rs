@@ -29,6 +29,20 @@ pub struct Hold {
     pub since: Timestamp,
 }
 
+/// The mark that all rows of a segment were tried to be deleted from the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeletedMark {
+    /// Version of the format; 1.
+    pub format: u32,
+    /// When the last batch was done.
+    pub at: Timestamp,
+    /// How many rows were deleted since the work was begun for the last time.
+    pub deleted: u64,
+    /// How many stayed since they are not as they were archived.
+    pub changed: u64,
+}
+
 /// Why such a file could not be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MarkError {
@@ -59,6 +73,18 @@ impl VaultFile {
 }
 
 impl Hold {
+    /// Turns the file into bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a file's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MarkError> {
+        decode(bytes)
+    }
+}
+
+impl DeletedMark {
     /// Turns the file into bytes.
     pub fn encode(&self) -> Vec<u8> {
         encode(self)

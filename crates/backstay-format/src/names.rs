@@ -11,10 +11,13 @@ pub struct ObjectName(String);
 
 /// The first path segment of key slots; no organisation may have this name.
 const KEYS: &str = "keys";
+/// The folder of the vault of retention archives, below that of the backups; no organisation may have this name.
+pub const ARCHIVES: &str = "archives";
 const VAULT: &str = "vault.json";
 const INDEX: &str = "index.json";
 const MANIFEST: &str = "manifest.json";
 const HOLD: &str = "hold.json";
+const DELETED: &str = "deleted.json";
 
 impl ObjectName {
     /// The object that makes a prefix a vault.
@@ -43,6 +46,7 @@ impl ObjectName {
         match file {
             BackupFile::Manifest => Self(format!("{folder}{MANIFEST}")),
             BackupFile::Hold => Self(format!("{folder}{HOLD}")),
+            BackupFile::Deleted => Self(format!("{folder}{DELETED}")),
             BackupFile::Object(name) => Self(format!("{folder}{name}")),
         }
     }
@@ -71,6 +75,8 @@ pub enum BackupFile {
     Manifest,
     /// The mark that keeps a backup from being forgotten.
     Hold,
+    /// The mark that the rows of a segment of an archive are out of their table.
+    Deleted,
     /// Anything else: what the manifest names.
     Object(PartName),
 }
@@ -128,6 +134,7 @@ impl ParsedName {
         let file = match file {
             MANIFEST => BackupFile::Manifest,
             HOLD => BackupFile::Hold,
+            DELETED => BackupFile::Deleted,
             other => BackupFile::Object(other.parse().ok()?),
         };
         Some(Self::Backup { organisation, source, backup: backup.parse().ok()?, file })
@@ -135,16 +142,16 @@ impl ParsedName {
 }
 
 impl PartName {
-    /// Returns whether a part may have this name: not that of the manifest or of a hold.
+    /// Returns whether a part may have this name: not that of the manifest or of a mark.
     pub fn is_free_for_parts(&self) -> bool {
-        !matches!(self.as_str(), MANIFEST | HOLD)
+        !matches!(self.as_str(), MANIFEST | HOLD | DELETED)
     }
 }
 
 impl Slug {
     /// Returns whether an organisation may have this name.
     pub fn is_free_for_organisations(&self) -> bool {
-        self.as_str() != KEYS && self.as_str() != VAULT
+        ![KEYS, ARCHIVES, VAULT].contains(&self.as_str())
     }
 }
 

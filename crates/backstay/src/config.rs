@@ -1,6 +1,7 @@
 //! `backstay.toml`, from text to checked values. Whatever is wrong is said with file, line, field, what was found and what
 //! is expected; nothing is made before all of it is right.
 
+mod archive;
 mod command;
 mod mysql;
 mod overrides;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use backstay_format::Slug;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use archive::ArchiveConfig;
 pub(crate) use source::{SourceConfig, SourceKind};
 pub(crate) use storage::{CredentialConfig, StorageConfig, StorageKind, parse_location};
 
@@ -48,6 +50,7 @@ pub(crate) struct Config {
     pub(crate) organisation: Slug,
     pub(crate) storages: BTreeMap<String, StorageConfig>,
     pub(crate) sources: BTreeMap<String, SourceConfig>,
+    pub(crate) archives: BTreeMap<String, ArchiveConfig>,
     /// What a person should know though it is legal.
     pub(crate) warnings: Vec<String>,
 }
@@ -148,7 +151,7 @@ impl Config {
                         faults.add(
                             "organisation",
                             name.span(),
-                            "expected a name of a-z, 0-9, '-', '_', '.', other than `keys`",
+                            "expected a name of a-z, 0-9, '-', '_', '.', other than `keys` and `archives`",
                         );
                         None
                     },
@@ -170,13 +173,21 @@ impl Config {
             let checked = source::check(name, raw_source, (env, &known), &mut faults.below(field));
             sources.extend(checked.map(|source| (name.clone(), source)));
         }
+        let known: Vec<&str> = raw.storages.keys().map(String::as_str).collect();
+        let mut archives = BTreeMap::new();
+        for (name, raw) in &raw.archives {
+            let field = format!("archives.{name}");
+            let checked =
+                archive::check(name, raw, (env, &known, &sources), &mut faults.below(field));
+            archives.extend(checked.map(|archive| (name.clone(), archive)));
+        }
         for storage in storages.values() {
             storage.warn(&mut warnings);
         }
         for source in sources.values() {
             source.warn(&mut warnings);
         }
-        Some(Self { organisation: organisation?, storages, sources, warnings })
+        Some(Self { organisation: organisation?, storages, sources, archives, warnings })
     }
 }
 

@@ -269,12 +269,16 @@ impl Installation {
         Ok(self.catalog.setting(&tested_name(&storage.name)).await?)
     }
 
-    /// Opens the vault at a storage for reading.
-    pub(crate) async fn vault(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
-        // Reading needs no create and no upload check: an untested storage is read with all caution.
+    /// Opens a storage for reading, which needs no create and no upload check: an untested one is read with all caution.
+    pub(crate) async fn store_for_reading(&self, storage: &StorageConfig) -> anyhow::Result<Store> {
         let spec = self.store_spec(storage).await?;
         let profile = self.tested(storage).await?.and_then(|tested| tested.profile);
-        let store = Store::open(&spec, profile.unwrap_or_else(|| spec.documented_profile()))?;
+        Ok(Store::open(&spec, profile.unwrap_or_else(|| spec.documented_profile()))?)
+    }
+
+    /// Opens the vault at a storage for reading.
+    pub(crate) async fn vault(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
+        let store = self.store_for_reading(storage).await?;
         let keyring = self.keyring().await?;
         Ok(Vault::open(&self.cx, store, Arc::new(keyring)).await?)
     }
@@ -292,7 +296,7 @@ impl Installation {
         Ok(kept.unwrap_or_else(|| Keyring::new(RecoveryKey::new(random()))))
     }
 
-    async fn keyring_with_key(&self) -> anyhow::Result<Keyring> {
+    pub(crate) async fn keyring_with_key(&self) -> anyhow::Result<Keyring> {
         if let Some(keyring) = self.catalog.keyring().await? {
             return Ok(keyring);
         }
@@ -330,16 +334,16 @@ impl Installation {
         }
     }
 
-    /// Does work on a source while no other process works on it.
+    /// Does work on a source, or on what else has a name of its own, while no other process works on it.
     pub(crate) async fn under_lease<T>(
         &self,
-        source: &Slug,
+        source: &str,
         work: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
         let me = Holder::this_process(&host());
-        let lease = self.catalog.lease(source.as_str(), &me, self.cx.now()).await?;
+        let lease = self.catalog.lease(source, &me, self.cx.now()).await?;
         let guard = LeaseGuard::keep(self.catalog.clone(), lease, self.cx.clone());
-        let abandoned = self.catalog.fail_abandoned_jobs(source.as_str(), &me, self.cx.now()).await;
+        let abandoned = self.catalog.fail_abandoned_jobs(source, &me, self.cx.now()).await;
         let done = match abandoned {
             Ok(()) => work.await,
             Err(error) => Err(error.into()),

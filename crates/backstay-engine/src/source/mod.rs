@@ -20,6 +20,7 @@ mod said;
 pub mod set;
 mod several;
 pub mod sqlite;
+pub mod table;
 mod tls;
 pub mod tunnel;
 mod tunnelled;
@@ -40,6 +41,7 @@ pub use cause::Cause;
 pub use connection::{Connection, Tls, TlsMode};
 pub use databases::{Databases, NoDatabases};
 pub use program::ProgramError;
+pub use table::{Table, TableSpec};
 
 /// Opens one consistent view of the data.
 #[async_trait]
@@ -71,6 +73,12 @@ pub trait Source: Send + Sync {
 
     /// Returns what puts loaded data of this source into its place.
     fn swapper(&self) -> Box<dyn Swapper>;
+
+    /// Opens one of its tables, for a retention archive, with a view of its own.
+    async fn table(&self, _cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {
+        let finding = format!("{} is no table of a database that this source is", spec.table);
+        Err(SourceError::Table { finding })
+    }
 }
 
 /// One consistent view of the data as named parts.
@@ -319,6 +327,12 @@ pub enum SourceError {
     /// What a program of the user's did does not count.
     #[error(transparent)]
     Command(#[from] command::CommandError),
+    /// A table's rows cannot be archived or put back.
+    #[error("{finding}")]
+    Table {
+        /// What stands against it, and what to do.
+        finding: String,
+    },
     /// Something with a PostgreSQL server failed.
     #[error("{0}")]
     Postgres(postgres::PostgresError),

@@ -83,11 +83,18 @@ impl Store {
     }
 
     pub(super) async fn log_begun(&self, object: &str, upload: &str) -> Result<(), StoreError> {
-        self.log.begun(object, upload).await.map_err(|error| self.unlogged(object, &error))
+        let begun = self.log.begun(&self.below_prefix(object), upload).await;
+        begun.map_err(|error| self.unlogged(object, &error))
     }
 
     pub(super) async fn log_ended(&self, object: &str, upload: &str) -> Result<(), StoreError> {
-        self.log.ended(object, upload).await.map_err(|error| self.unlogged(object, &error))
+        let ended = self.log.ended(&self.below_prefix(object), upload).await;
+        ended.map_err(|error| self.unlogged(object, &error))
+    }
+
+    /// What an object is called in the log, whose reader knows no folder.
+    fn below_prefix(&self, object: &str) -> String {
+        format!("{}{object}", self.folder)
     }
 
     fn unlogged(&self, object: &str, error: &UploadLogError) -> StoreError {

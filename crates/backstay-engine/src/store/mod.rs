@@ -46,6 +46,8 @@ const READ_ATTEMPTS: u32 = 4;
 pub struct Store {
     backend: Arc<dyn ObjectStore>,
     prefix: String,
+    /// A folder below the prefix, with its closing slash, or nothing.
+    folder: String,
     location: String,
     profile: Profile,
     unfinished: Unfinished,
@@ -77,12 +79,23 @@ impl Store {
         Self {
             backend,
             prefix: prefix.to_owned(),
+            folder: String::new(),
             location: location.to_owned(),
             profile,
             unfinished: Unfinished::Hidden,
             log: Arc::new(NoLog),
             pages: None,
             clock: StorageClock::default(),
+        }
+    }
+
+    /// Returns a store of what lies in a folder of this one.
+    #[must_use]
+    pub fn below(&self, folder: &str) -> Self {
+        Self {
+            folder: format!("{}{folder}/", self.folder),
+            location: format!("{}/{folder}", self.location),
+            ..self.clone()
         }
     }
 
@@ -398,7 +411,7 @@ impl Store {
     }
 
     fn path(&self, name: &str) -> Result<Path, StoreError> {
-        let full = format!("{}/{}", self.prefix, name);
+        let full = format!("{}/{}{}", self.prefix, self.folder, name);
         let full = full.trim_matches('/');
         if full.split('/').any(|segment| segment == "..") {
             return Err(self.error(StoreErrorKind::BadName, "use", name, None));
@@ -406,14 +419,15 @@ impl Store {
         Path::parse(full).map_err(|_| self.error(StoreErrorKind::BadName, "use", name, None))
     }
 
-    /// Returns the name below the prefix, or `None` for what lies elsewhere.
+    /// Returns the name below the prefix and the folder, or `None` for what lies elsewhere.
     fn name(&self, path: &Path) -> Option<String> {
         let full: &str = path.as_ref();
         let prefix = self.prefix.trim_matches('/');
-        if prefix.is_empty() {
-            return Some(full.to_owned());
-        }
-        full.strip_prefix(prefix)?.strip_prefix('/').map(str::to_owned)
+        let below = match prefix.is_empty() {
+            true => full,
+            false => full.strip_prefix(prefix)?.strip_prefix('/')?,
+        };
+        below.strip_prefix(&self.folder).map(str::to_owned)
     }
 }
 

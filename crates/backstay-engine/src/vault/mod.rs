@@ -10,8 +10,9 @@ mod writer;
 use std::sync::Arc;
 
 use backstay_format::{
-    BackupFile, BackupId, Details, FORMAT_VERSION, Hold, KeyId, Keyring, MAX_MANIFEST_BYTES,
-    Manifest, ManifestFile, ObjectName, SlotFile, Slug, StoredPart, VaultFile, VaultId,
+    BackupFile, BackupId, DeletedMark, Details, FORMAT_VERSION, Hold, KeyId, Keyring,
+    MAX_MANIFEST_BYTES, Manifest, ManifestFile, ObjectName, SlotFile, Slug, StoredPart, VaultFile,
+    VaultId,
 };
 use bytes::Bytes;
 use rand::RngCore as _;
@@ -220,6 +221,31 @@ impl Vault {
         Ok(Some(reason))
     }
 
+    /// Writes down that the rows of a segment of an archive are out of their table.
+    pub async fn mark_deleted(
+        &self,
+        cx: &Cx,
+        place: &BackupPlace,
+        mark: &DeletedMark,
+    ) -> Result<(), EngineError> {
+        let name = place.file(&BackupFile::Deleted);
+        Ok(self.store.put(cx, name.as_str(), mark.encode().into()).await?)
+    }
+
+    /// Returns the mark of a segment of an archive, if its rows are out of their table. One that cannot be read does not
+    /// count: trying to delete once more does no harm.
+    pub async fn deleted_mark(
+        &self,
+        cx: &Cx,
+        place: &BackupPlace,
+    ) -> Result<Option<DeletedMark>, EngineError> {
+        let name = place.file(&BackupFile::Deleted);
+        match self.store.get(cx, name.as_str(), MAX_SMALL_OBJECT_BYTES).await {
+            Err(error) if error.kind() == StoreErrorKind::NotFound => Ok(None),
+            bytes => Ok(DeletedMark::decode(&bytes?).ok()),
+        }
+    }
+
     /// Removes a backup: out of the index, then the manifest, then all else. A held one is refused.
     ///
     /// Stopped in between, it is either still listed and whole, or leaves objects that no manifest names, for prune.
@@ -233,6 +259,23 @@ impl Vault {
         .await?;
         self.store.delete(cx, place.file(&BackupFile::Manifest).as_str()).await?;
         for object in self.store.list(cx, &place.folder()).await? {
+            self.store.delete(cx, &object.name).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what lies in a folder that has no manifest. Nobody may be writing there.
+    pub(crate) async fn remove_unfinished(
+        &self,
+        cx: &Cx,
+        place: &BackupPlace,
+    ) -> Result<(), EngineError> {
+        let objects = self.store.list(cx, &place.folder()).await?;
+        let manifest = place.file(&BackupFile::Manifest);
+        if objects.iter().any(|object| object.name == manifest.as_str()) {
+            return Ok(());
+        }
+        for object in objects {
             self.store.delete(cx, &object.name).await?;
         }
         Ok(())

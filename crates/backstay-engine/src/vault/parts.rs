@@ -1,6 +1,6 @@
 //! Reading parts back: many ranged requests ahead, one authenticated stream out.
 
-use backstay_format::{BackupFile, Binding, Details, Manifest, Part, StoredPart};
+use backstay_format::{BackupFile, Binding, Details, Manifest, Part, Sha256, StoredPart};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{BackupPlace, Vault};
@@ -25,33 +25,6 @@ impl Vault {
         details: &Details,
         index: usize,
     ) -> Result<(PartReader, Measuring), EngineError> {
-        let (part, expected) = self.expected(manifest, details, index)?;
-        let stored = self.read_stored(cx, manifest, &part);
-        Ok(pipeline::decode(cx, stored, self.keyring(), expected))
-    }
-
-    /// Opens a part as it lies in the vault; nothing is proven but its length.
-    pub fn read_stored(&self, cx: &Cx, manifest: &Manifest, part: &Part) -> PartReader {
-        let StoredPart::Whole { object, stored_bytes, .. } = part.stored.clone();
-        let spec = PartSpec {
-            name: part.name.clone(),
-            media_type: part.media_type,
-            estimate_bytes: Some(part.plain_bytes),
-        };
-        let (writer, reader) = part_pipe(spec);
-        let name = place_of(manifest).file(&BackupFile::Object(object)).to_string();
-        let (store, cx) = (self.store.clone(), cx.clone());
-        // Ends by itself when the reader goes away, and tells the reader how it ended.
-        drop(tokio::spawn(async move { fetch(&cx, &store, (&name, stored_bytes), writer).await }));
-        reader
-    }
-
-    fn expected(
-        &self,
-        manifest: &Manifest,
-        details: &Details,
-        index: usize,
-    ) -> Result<(Part, Expected), EngineError> {
         let damaged = |finding: &str| EngineError::DamagedPart {
             backup: manifest.backup.clone(),
             part: "manifest".parse().expect("a legal part name"),
@@ -65,6 +38,17 @@ impl Vault {
             .plain_sha256
             .get(index)
             .ok_or_else(|| damaged("a digest of a part's plain bytes is missing"))?;
+        Ok(self.open_part(cx, &place_of(manifest), part, plain_sha256))
+    }
+
+    /// Opens a part as its description says, wherever that comes from.
+    pub(super) fn open_part(
+        &self,
+        cx: &Cx,
+        place: &BackupPlace,
+        part: &Part,
+        plain_sha256: Sha256,
+    ) -> (PartReader, Measuring) {
         let StoredPart::Whole { object, stored_bytes, stored_sha256 } = &part.stored;
         let measured = Measured {
             plain_bytes: part.plain_bytes,
@@ -72,8 +56,30 @@ impl Vault {
             stored_bytes: *stored_bytes,
             stored_sha256: *stored_sha256,
         };
-        let binding = Binding::part(&self.id, &manifest.backup, object);
-        Ok((part.clone(), Expected { codecs: part.codecs.clone(), binding, measured }))
+        let binding = Binding::part(&self.id, &place.backup, object);
+        let expected = Expected { codecs: part.codecs.clone(), binding, measured };
+        let stored = self.stored(cx, place, part);
+        pipeline::decode(cx, stored, self.keyring(), expected)
+    }
+
+    /// Opens a part as it lies in the vault; nothing is proven but its length.
+    pub fn read_stored(&self, cx: &Cx, manifest: &Manifest, part: &Part) -> PartReader {
+        self.stored(cx, &place_of(manifest), part)
+    }
+
+    fn stored(&self, cx: &Cx, place: &BackupPlace, part: &Part) -> PartReader {
+        let StoredPart::Whole { object, stored_bytes, .. } = part.stored.clone();
+        let spec = PartSpec {
+            name: part.name.clone(),
+            media_type: part.media_type,
+            estimate_bytes: Some(part.plain_bytes),
+        };
+        let (writer, reader) = part_pipe(spec);
+        let name = place.file(&BackupFile::Object(object)).to_string();
+        let (store, cx) = (self.store.clone(), cx.clone());
+        // Ends by itself when the reader goes away, and tells the reader how it ended.
+        drop(tokio::spawn(async move { fetch(&cx, &store, (&name, stored_bytes), writer).await }));
+        reader
     }
 }
 

@@ -1,8 +1,8 @@
 //! Writing a backup: parts first, the manifest last.
 
 use backstay_format::{
-    BackupFile, BackupId, Binding, Details, DetailsSection, Encryption, FORMAT_VERSION, IndexEntry,
-    Manifest, Part, PartName, Slug, Status, StoredPart, Trigger, encode_manifest,
+    BackupFile, BackupId, Binding, Codec, Details, DetailsSection, Encryption, FORMAT_VERSION,
+    IndexEntry, Manifest, Part, PartName, Slug, Status, StoredPart, Trigger, encode_manifest,
 };
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
 use crate::part::{CaptureReport, PartReader};
-use crate::pipeline::{self, Encoding};
+use crate::pipeline::{self, Encoding, Measuring};
 
 /// What is known of a backup before it is read.
 #[derive(Debug, Clone)]
@@ -117,14 +117,17 @@ impl BackupWriter {
             part: spec.name.to_string(),
             estimate_bytes: spec.estimate_bytes,
         });
-        let mut encoding = Encoding { level: self.draft.compression_level, sealing: None };
-        let sealed = matches!(self.encryption, Encryption::Sealed { .. });
-        let object = object_name(&spec.name, sealed);
-        if sealed {
+        let level = (!spec.media_type.is_compressed()).then_some(self.draft.compression_level);
+        let mut codecs = Vec::from_iter(level.map(|_| Codec::Zstd));
+        if let Encryption::Sealed { .. } = self.encryption {
+            codecs.push(Codec::Sealed);
+        }
+        let object = object_name(&spec.name, &codecs);
+        let mut encoding = Encoding { level, sealing: None };
+        if codecs.contains(&Codec::Sealed) {
             let binding = Binding::part(&self.vault.id, &self.place.backup, &object);
             encoding.sealing = Some((self.vault.keyring.newest()?.key.clone(), binding, random()));
         }
-        let codecs = encoding.codecs();
         let (stored, measuring) = pipeline::encode(cx, part, encoding);
         let name = self.place.file(&BackupFile::Object(object.clone())).to_string();
         let uploaded = self.upload(cx, &name, stored, spec.estimate_bytes).await;
@@ -154,6 +157,16 @@ impl BackupWriter {
             },
         });
         Ok(())
+    }
+
+    /// Opens the part that was written last, as any later reader would.
+    pub fn read_back(&self, cx: &Cx) -> Result<(PartReader, Measuring), EngineError> {
+        let (part, plain_sha256) = self
+            .parts
+            .last()
+            .zip(self.details.plain_sha256.last())
+            .ok_or(EngineError::ReaderGone)?;
+        Ok(self.vault.open_part(cx, &self.place, part, *plain_sha256))
     }
 
     async fn upload(
@@ -272,7 +285,7 @@ async fn add_to_index(cx: &Cx, vault: &Vault, place: &BackupPlace, entry: &Index
 }
 
 /// Says by suffixes what was done to a part, outermost last.
-fn object_name(part: &PartName, sealed: bool) -> PartName {
-    let suffix = if sealed { ".zst.bks" } else { ".zst" };
-    format!("{part}{suffix}").parse().expect("suffixes of a checked name keep it legal")
+fn object_name(part: &PartName, codecs: &[Codec]) -> PartName {
+    let suffixes: String = codecs.iter().map(|codec| format!(".{}", codec.suffix())).collect();
+    format!("{part}{suffixes}").parse().expect("suffixes of a checked name keep it legal")
 }

@@ -42,7 +42,7 @@ pub(super) async fn backup_all(
     let (mut made, mut only_error) = (Vec::new(), None);
     for source in &sources {
         let leased = backup_one(app, source, trigger, &args);
-        let error = match app.under_lease(&source.name, leased).await {
+        let error = match app.under_lease(source.name.as_str(), leased).await {
             Ok(mut one) => {
                 if one.entry.status == Status::Incomplete {
                     exit = exit.and(Exit::Incomplete);

@@ -6,7 +6,9 @@ use backstay_engine::source::command::Output;
 use serde_json::{Value, json};
 
 use crate::cli::{ConfigCommand, Global};
-use crate::config::{Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig};
+use crate::config::{
+    ArchiveConfig, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig,
+};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{config_path, environment, read_additions};
 use crate::render;
@@ -33,7 +35,13 @@ pub(super) async fn config(global: &Global, command: ConfigCommand) -> anyhow::R
             let file =
                 path.map_or_else(|| "what was added".to_owned(), |path| path.display().to_string());
             let (storages, sources) = (config.storages.len(), config.sources.len());
-            render::print(&format!("{file} is good: {storages} storages, {sources} sources"))?;
+            let archives = match config.archives.len() {
+                0 => String::new(),
+                archives => format!(", {archives} archives"),
+            };
+            render::print(&format!(
+                "{file} is good: {storages} storages, {sources} sources{archives}"
+            ))?;
         }
     }
     Ok(Exit::Done)
@@ -51,7 +59,32 @@ fn shown(config: &Config) -> Value {
         .values()
         .map(|source| (source.name.to_string(), source_json(source)))
         .collect();
-    json!({"organisation": config.organisation, "storages": storages, "sources": sources})
+    let archives: serde_json::Map<String, Value> = config
+        .archives
+        .values()
+        .map(|archive| (archive.name.to_string(), archive_json(archive)))
+        .collect();
+    json!({
+        "organisation": config.organisation,
+        "storages": storages,
+        "sources": sources,
+        "archives": archives,
+    })
+}
+
+fn archive_json(archive: &ArchiveConfig) -> Value {
+    json!({
+        "source": archive.source,
+        "table": archive.table.table,
+        "column": archive.table.column,
+        "older_than_seconds": archive.older_than.as_secs(),
+        "partition": archive.partition.key(),
+        "storage": archive.storage,
+        "encryption": if archive.sealed { "sealed" } else { "none" },
+        "delete": archive.delete,
+        "as_text": archive.table.as_text,
+        "keep_seconds": archive.keep.map(|keep| keep.as_secs()),
+    })
 }
 
 fn storage_json(storage: &StorageConfig) -> Value {

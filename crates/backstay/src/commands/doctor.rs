@@ -42,6 +42,9 @@ pub(super) async fn doctor(app: &Installation, json: bool) -> anyhow::Result<Exi
     for source in app.config.sources.values() {
         findings.push(source_finding(app, source).await);
     }
+    for text in super::archives::backups_off(app).await? {
+        findings.push(finding("archives", Err(text)));
+    }
     for swap in app.catalog.swaps(None).await? {
         let (what, until) = (format!("restore of {}", swap.source), swap.undo_until);
         let result = match swap.state {

@@ -49,7 +49,7 @@ pub(super) async fn drill_source(
         app.end_job(&job, state, error, Some(backup.to_string())).await;
         drilled
     });
-    let drilled = app.under_lease(&source.name, drilling).await?;
+    let drilled = app.under_lease(source.name.as_str(), drilling).await?;
     let passed = failed_checks(&drilled).is_none();
     if json {
         render::print_json(&as_json(&source, &backup, &drilled))?;

@@ -124,7 +124,7 @@ pub(super) async fn delete(app: &Installation, id: &str, yes: bool) -> anyhow::R
         let vault = app.vault_for_writing(storage).await?;
         Ok(vault.remove(&app.cx, &app.place(&entry.source, entry.id.clone())).await?)
     });
-    app.under_lease(&entry.source, removal).await?;
+    app.under_lease(entry.source.as_str(), removal).await?;
     render::print(&format!("{} is deleted", entry.id))?;
     Ok(Exit::Done)
 }

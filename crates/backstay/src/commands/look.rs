@@ -58,6 +58,10 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
             trouble.unwrap_or_default(),
         ]);
     }
+    let off = super::archives::backups_off(app).await?;
+    for warning in &off {
+        render::say(&format!("warning: {warning}"));
+    }
     if json {
         render::print_json(&values.into())?;
     } else if rows.is_empty() {

@@ -1,6 +1,7 @@
 //! One file for each group of commands; here is which is which.
 
 mod add;
+mod archives;
 mod backup;
 mod config;
 mod doctor;
@@ -90,6 +91,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
             retention::forget(app, source.as_deref(), dry_run, json).await
         }
         Command::Prune { dry_run } => retention::prune(app, dry_run, json).await,
+        Command::Archives(command) => archives::archives(app, command, json).await,
         Command::Keys(command) => keys::keys(app, command, json).await,
         Command::Quickstart
         | Command::Init { .. }

@@ -38,6 +38,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         organisation: organisation.clone(),
         storages: Default::default(),
         sources: Default::default(),
+        archives: Default::default(),
         warnings: Vec::new(),
     };
     let additions = Additions::default();

@@ -71,7 +71,7 @@ pub(super) async fn restore(
         app.end_job(&job, state, done.as_ref().err(), Some(backup)).await;
         done
     };
-    let done = app.under_lease(&source.name, restoring).await?;
+    let done = app.under_lease(source.name.as_str(), restoring).await?;
     for warning in &done.report.warnings {
         render::say(&format!("warning: {warning}"));
     }

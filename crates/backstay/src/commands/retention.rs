@@ -34,7 +34,7 @@ pub(super) async fn forget(
         let plan = if dry_run {
             forgetting.await?
         } else {
-            app.under_lease(&config.name, forgetting).await?
+            app.under_lease(config.name.as_str(), forgetting).await?
         };
         for verdict in plan.verdicts {
             let done = match (verdict.keep, dry_run) {

@@ -66,7 +66,7 @@ impl Journal for CatalogJournal {
 /// Puts back what the newest restore replaced. The restored data is kept beside until confirmed.
 pub(super) async fn undo(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
     let source = app.source(&newest(app, source, |_| true).await?.source).await?;
-    app.under_lease(&source.name, undo_leased(app, &source)).await
+    app.under_lease(source.name.as_str(), undo_leased(app, &source)).await
 }
 
 async fn undo_leased(app: &Installation, source: &SourceConfig) -> anyhow::Result<Exit> {
@@ -110,7 +110,7 @@ pub(super) async fn confirm(app: &Installation, source: Option<&str>) -> anyhow:
         let record = newest(app, Some(source.name.as_str()), |_| true).await?;
         let_go(app, &record).await
     });
-    let gone = app.under_lease(&source.name, confirmed).await?;
+    let gone = app.under_lease(source.name.as_str(), confirmed).await?;
     render::print(&format!("confirmed; {gone} is gone"))?;
     Ok(Exit::Done)
 }

@@ -9,9 +9,10 @@ const PREFIX: &str = "BACKSTAY_";
 /// What stands between the names of tables and fields; a name's own characters that a variable cannot hold become `_`.
 const SEPARATOR: &str = "__";
 /// Tables of named things.
-const TABLES: [&str; 2] = ["storages", "sources"];
+const TABLES: [&str; 3] = ["storages", "sources", "archives"];
 /// Fields that are no text; lists and tables show it by themselves.
-const NO_TEXT: [&str; 5] = ["use_ssl", "one_file_system", "compression_level", "port", "retries"];
+const NO_TEXT: [&str; 6] =
+    ["use_ssl", "one_file_system", "compression_level", "port", "retries", "delete"];
 
 /// Puts the values of all variables that name a setting into the table.
 pub(super) fn apply<'a>(table: &mut DeTable<'a>, env: &'a Environment) -> Result<(), Vec<Fault>> {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeTable;
 
+use super::archive::RawArchive;
 use super::{Env, Fault, overrides};
 
 /// A configuration. The comments of the fields are the descriptions in the JSON schema.
@@ -27,6 +28,9 @@ pub(super) struct RawConfig {
     /// What is backed up, by name.
     #[serde(default)]
     pub(super) sources: BTreeMap<String, RawSource>,
+    /// Old rows of tables that go to Parquet files, by name. Not backups.
+    #[serde(default)]
+    pub(super) archives: BTreeMap<String, RawArchive>,
 }
 
 /// A place for backups.

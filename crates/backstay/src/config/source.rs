@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::Env;
+use super::archive::one_of;
 use super::command::{self, CommandConfig};
 use super::mysql::{self, MysqlConfig};
 use super::postgres::{self, PostgresConfig};
@@ -110,6 +111,16 @@ impl SourceKind {
             "redis" => RedisConfig::of_location(origin).ok().map(Box::new).map(Self::Redis),
             "command" => Some(Self::Command(Box::new(CommandConfig::of_location(origin)))),
             _ => None,
+        }
+    }
+
+    /// Says whether it is one database with tables whose rows can be archived.
+    pub(crate) fn has_tables(&self) -> bool {
+        match self {
+            Self::Sqlite { .. } | Self::Duckdb { .. } => true,
+            Self::Postgres(postgres) => postgres.databases.is_none(),
+            Self::Mysql(mysql) => mysql.databases.is_none(),
+            Self::Files(_) | Self::Set(_) | Self::Redis(_) | Self::Command(_) => false,
         }
     }
 
@@ -223,15 +234,7 @@ pub(super) fn check(
         name.parse().map_err(|error| faults.add("", raw.kind.span(), format!("{error}"))).ok();
     let kind = check_kind(raw, env, faults);
     let storage = raw.storage.get_ref().clone();
-    if !storages.contains(&storage.as_str()) {
-        let known =
-            if storages.is_empty() { "there is none".to_owned() } else { storages.join(", ") };
-        faults.add(
-            "storage",
-            raw.storage.span(),
-            format!("found `{storage}`, expected one of the storages: {known}"),
-        );
-    }
+    one_of("storage", &raw.storage, storages, "the storages", faults);
     let sealed = match raw.encryption.as_ref().map(|e| (e.get_ref().as_str(), e.span())) {
         None | Some(("sealed", _)) => true,
         Some(("none", _)) => false,
@@ -458,7 +461,11 @@ fn check_hook(name: &str, raw: &Spanned<RawHook>, faults: &mut Faults<'_>) -> Op
     Some(Hook { argv: hook.run.clone(), timeout: timeout? })
 }
 
-fn duration(name: &str, text: &Spanned<String>, faults: &mut Faults<'_>) -> Option<SignedDuration> {
+pub(super) fn duration(
+    name: &str,
+    text: &Spanned<String>,
+    faults: &mut Faults<'_>,
+) -> Option<SignedDuration> {
     // Days are not of one length everywhere; here they are 24 hours.
     let days = text.get_ref().strip_suffix('d').and_then(|days| days.trim().parse::<i64>().ok());
     let parsed = days

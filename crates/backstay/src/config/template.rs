@@ -91,4 +91,18 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # storage = "bucket"
 # encryption = "sealed"                # "none" leaves standard files that anybody can read
 # undo_for = "7d"                      # how long a restore can be undone
+
+# --- Old rows that go to files ----------------------------------------------------------------------------------
+#
+# Retention archives are not backups: without a backup of the database, everything else in it is unprotected.
+#
+# [archives.events]
+# source = "shop-db"                   # one database of postgres, mysql, sqlite or duckdb
+# table = "public.events"
+# column = "created_at"                # a timestamp, a date, or a number with column_unit = "s", "ms" or "us"
+# older_than = "90d"
+# partition = "month"                  # or "day"
+# storage = "bucket"
+# delete = false                       # true: out of the table once they are archived and read back
+# keep = "3650d"                       # for ever if left out
 "#;

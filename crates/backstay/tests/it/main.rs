@@ -6,6 +6,7 @@
     reason = "tests stop where they cannot go on, and wait with a deadline"
 )]
 
+mod archives;
 mod backups;
 mod commands;
 mod configure;

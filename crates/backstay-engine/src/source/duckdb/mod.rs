@@ -8,6 +8,7 @@ mod rows;
 mod schema;
 mod session;
 mod statements;
+mod table;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::one_file::{self, existing};
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
+use super::{Capture, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions};
 use crate::cx::Cx;
 use crate::replace::PathSwapper;
 use crate::spool::Spool;
@@ -103,5 +104,11 @@ impl Source for DuckdbSource {
 
     fn swapper(&self) -> Box<dyn Swapper> {
         Box::new(PathSwapper { own: self.path.clone() })
+    }
+
+    async fn table(&self, cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {
+        existing(&self.path)?;
+        let tool = self.tool().await?;
+        Ok(Box::new(table::DuckdbTable::open(cx, self, tool, spec).await?))
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Tool {
 pub(super) enum On<'a> {
     /// A database that nobody writes to meanwhile.
     Reading(&'a Path),
+    /// A database that is written to, and that nobody else may have open.
+    Changing(&'a Path),
     /// A new database, in this version of the file format.
     Making(&'a Path, Option<&'a str>),
     /// A database that is only there while the session is.
@@ -102,6 +104,7 @@ impl Tool {
         command.args(["-no-init", "-jsonlines"]).kill_on_drop(true);
         match on {
             On::Reading(path) => command.arg("-readonly").arg(path),
+            On::Changing(path) => command.arg(path),
             On::Making(path, storage) => {
                 if let Some(version) = storage {
                     command.args(["-storage-version", version]);
@@ -116,7 +119,7 @@ impl Tool {
 
     /// Opens a database; temporary files go to this directory.
     pub(super) async fn open(&self, on: On<'_>, temporary: &Path) -> Result<Session, DuckdbError> {
-        if let On::Reading(path) = on {
+        if let On::Reading(path) | On::Changing(path) = on {
             self.check_begin(path)?;
         }
         let (mut program, answers) = Program::start_talking("duckdb", self.command(on))?;
@@ -134,7 +137,7 @@ impl Tool {
         );
         let opened = session.ask("open the database", &settings).await;
         let path = match on {
-            On::Reading(path) | On::Making(path, _) => path,
+            On::Reading(path) | On::Changing(path) | On::Making(path, _) => path,
             On::Memory => Path::new(":memory:"),
         };
         opened.map_err(|error| self.explain(path, error))?;

@@ -14,6 +14,7 @@ mod names;
 mod objects;
 mod scan;
 mod server;
+mod table;
 mod tools;
 
 use std::ffi::OsString;
@@ -23,7 +24,9 @@ use async_trait::async_trait;
 
 use super::connection::Connection;
 use super::databases::Databases;
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, tunnelled};
+use super::{
+    Capture, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions, tunnelled,
+};
 use crate::cx::Cx;
 use crate::swap;
 
@@ -139,5 +142,16 @@ impl Source for MysqlSource {
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
         tunnelled::swapper(&self.connection, exchange::TableSwapper::new(self))
+    }
+
+    async fn table(&self, cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {
+        if let Some(databases) = &self.databases {
+            let finding = format!(
+                "a table is of one database, and this source is of {databases}; make a source of that database"
+            );
+            return Err(SourceError::Table { finding });
+        }
+        let opened = Box::pin(table::MysqlTable::open(cx, &self.connection, spec));
+        Ok(Box::new(cx.run(opened).await??))
     }
 }

@@ -16,6 +16,8 @@ mod member;
 mod names;
 mod selection;
 mod server;
+mod table;
+mod table_value;
 mod tools;
 mod watch;
 
@@ -30,7 +32,9 @@ use connection::PostgresConnection as _;
 
 use super::connection::Connection;
 use super::databases::Databases;
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, tunnelled};
+use super::{
+    Capture, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions, tunnelled,
+};
 use crate::cx::Cx;
 use crate::swap;
 
@@ -167,5 +171,16 @@ impl Source for PostgresSource {
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
         tunnelled::swapper(&self.connection, exchange::DatabaseSwapper::new(self))
+    }
+
+    async fn table(&self, cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {
+        if let Some(databases) = &self.databases {
+            let finding = format!(
+                "a table is of one database, and this source is of {databases}; make a source of that database"
+            );
+            return Err(SourceError::Table { finding });
+        }
+        let opened = Box::pin(table::PostgresTable::open(cx, &self.connection, spec));
+        Ok(Box::new(cx.run(opened).await??))
     }
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 pub(crate) mod snapshot;
+mod table;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,7 +13,9 @@ use async_trait::async_trait;
 use backstay_format::{Content, MediaType, SqliteContent};
 
 use super::one_file::{self, existing};
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
+use super::{
+    Capture, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions, fixed_part,
+};
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartError, PartReader, PartWriter, part_pipe};
 use crate::replace::PathSwapper;
@@ -104,6 +107,13 @@ impl Source for SqliteSource {
 
     fn swapper(&self) -> Box<dyn Swapper> {
         Box::new(PathSwapper { own: self.path.clone() })
+    }
+
+    async fn table(&self, _cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {
+        existing(&self.path)?;
+        let (path, spec) = (self.path.clone(), spec.clone());
+        blocking(move || Ok(Box::new(table::SqliteTable::open(&path, &spec)?) as Box<dyn Table>))
+            .await
     }
 }
 

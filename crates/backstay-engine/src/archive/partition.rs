@@ -1,0 +1,82 @@
+//! How rows are divided into files.
+
+use std::collections::BTreeMap;
+
+use crate::source::table::{DayRows, Span, date_text, days_of};
+
+const DAY: i64 = 86_400_000_000;
+
+/// How rows are divided into files, by their time in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partition {
+    /// `day=2026-01-03`.
+    Day,
+    /// `month=2026-01`.
+    Month,
+}
+
+impl Partition {
+    /// Returns the name of the partition in the files' paths.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
+
+    /// Returns the partition that a time is in.
+    pub(super) fn of(self, micros: i64) -> String {
+        let (date, is_bc) = date_text(micros.div_euclid(DAY));
+        let era = if is_bc { "-" } else { "" };
+        match self {
+            Self::Day => format!("{era}{date}"),
+            Self::Month => format!("{era}{}", date.rsplit_once('-').map_or("", |(month, _)| month)),
+        }
+    }
+
+    /// Returns the span of the partition that a day is in.
+    pub(super) fn span(self, day: i64) -> Span {
+        match self {
+            Self::Day => (day, day.saturating_add(DAY)),
+            Self::Month => {
+                let (date, is_bc) = date_text(day.div_euclid(DAY));
+                let mut parts = date.split('-').filter_map(|part| part.parse::<i64>().ok());
+                let (year, month) = (parts.next().unwrap_or(1970), parts.next().unwrap_or(1));
+                let year = if is_bc { 1 - year } else { year };
+                let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+                let at = |(year, month)| days_of(year, month, 1).saturating_mul(DAY);
+                (at((year, month)), at(next))
+            }
+        }
+    }
+
+    /// Adds up the rows of days by partition.
+    pub(super) fn rows(self, days: &[DayRows]) -> BTreeMap<String, u64> {
+        let mut rows = BTreeMap::new();
+        for (day, count) in days {
+            *rows.entry(self.of(*day)).or_default() += count;
+        }
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_in_the_partition_whose_span_holds_it() {
+        for micros in [0_i64, -1, 1_772_323_199_999_999, 1_772_323_200_000_000] {
+            let day = micros - micros.rem_euclid(DAY);
+            for partition in [Partition::Day, Partition::Month] {
+                let (from, before) = partition.span(day);
+                assert!(from <= micros && micros < before);
+                assert_eq!(partition.of(from), partition.of(micros));
+                assert_eq!(partition.of(before - 1), partition.of(micros));
+                assert_ne!(partition.of(before), partition.of(micros));
+            }
+        }
+        assert_eq!(Partition::Day.of(-1), "1969-12-31");
+        assert_eq!(Partition::Month.of(-1), "1969-12");
+    }
+}

@@ -1,0 +1,73 @@
+//! Removing what an archive does not need: leftovers of killed runs, and rows that were kept long enough.
+
+use backstay_format::{BackupId, ParsedName};
+
+use super::ArchiveSpec;
+use super::known::segments;
+use crate::cx::Cx;
+use crate::error::EngineError;
+use crate::forget;
+use crate::vault::{BackupPlace, Vault};
+
+/// What pruning would remove, or removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrunedArchive {
+    /// Segments whose newest row was kept long enough, with their rows.
+    pub expired: Vec<(BackupId, u64)>,
+    /// Objects that no segment names, with their sizes.
+    pub objects: Vec<(String, u64)>,
+}
+
+/// Works out what is to be removed.
+pub async fn plan_prune(
+    cx: &Cx,
+    vault: &Vault,
+    spec: &ArchiveSpec,
+) -> Result<PrunedArchive, EngineError> {
+    let mut plan = PrunedArchive::default();
+    if let Some(oldest) = spec.keep.and_then(|keep| cx.now().checked_sub(keep).ok()) {
+        for segment in segments(cx, vault, &spec.organisation, &spec.name).await? {
+            if segment.content.files.iter().all(|file| file.newest < oldest) {
+                plan.expired.push((segment.place.backup.clone(), segment.content.rows()));
+            }
+        }
+    }
+    let orphans = forget::plan_prune(cx, vault, &spec.organisation).await?;
+    let is_ours = |name: &str| match ParsedName::parse(name) {
+        ParsedName::Backup { source, .. } => source == spec.name,
+        _ => false,
+    };
+    plan.objects = orphans.objects.into_iter().filter(|(name, _)| is_ours(name)).collect();
+    Ok(plan)
+}
+
+/// Removes what the plan says.
+pub async fn prune(
+    cx: &Cx,
+    vault: &Vault,
+    spec: &ArchiveSpec,
+    plan: &PrunedArchive,
+) -> Result<(), EngineError> {
+    for (segment, _) in &plan.expired {
+        cx.check()?;
+        vault.remove(cx, &place(spec, segment)).await?;
+    }
+    for (name, _) in &plan.objects {
+        cx.check()?;
+        vault.delete_orphan(cx, name).await?;
+    }
+    Ok(())
+}
+
+/// Removes what lies in a segment's folder if it has no manifest: whoever wrote it is gone.
+pub async fn sweep(cx: &Cx, vault: &Vault, place: &BackupPlace) -> Result<(), EngineError> {
+    vault.remove_unfinished(cx, place).await
+}
+
+fn place(spec: &ArchiveSpec, segment: &BackupId) -> BackupPlace {
+    BackupPlace {
+        organisation: spec.organisation.clone(),
+        source: spec.name.clone(),
+        backup: segment.clone(),
+    }
+}

@@ -1,0 +1,544 @@
+//! A table of a MySQL or MariaDB database, for retention archives.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::extension::{Json, Uuid};
+use arrow_schema::{DataType, Field, TimeUnit};
+use arrow_select::filter::filter_record_batch;
+use async_trait::async_trait;
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Row};
+
+use super::connection::MysqlConnection as _;
+use super::describe::{rows, text};
+use super::error::statement;
+use super::names::{identifier, literal, qualified};
+use crate::cx::Cx;
+use crate::source::SourceError;
+use crate::source::connection::Connection;
+use crate::source::table::{
+    BATCH_ROWS, Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
+    TableSpec, Value, bound, choose_key, date_text, day_bound, days_of, keys_list, refused,
+    rows_list, rows_pipe, time_text,
+};
+
+/// Rows that one statement inserts: it is parsed as a whole, and must fit into a packet.
+const ROWS_PER_STATEMENT: usize = 200;
+/// The most digits that a decimal of 128 bits can have.
+const MAX_DIGITS: u64 = 38;
+
+/// A table, seen in one snapshot until its rows were read.
+pub(super) struct MysqlTable {
+    connection: Connection,
+    shape: Arc<Shape>,
+    kinds: Arc<Vec<Kind>>,
+    kept: Kept,
+    column: String,
+    keeps_transactions: bool,
+    names: (String, String),
+    view: Option<Conn>,
+    changing: Option<Conn>,
+    is_in_transaction: bool,
+}
+
+impl MysqlTable {
+    pub(super) async fn open(
+        cx: &Cx,
+        connection: &Connection,
+        spec: &TableSpec,
+    ) -> Result<Self, SourceError> {
+        let mut view = connection.session(cx).await?;
+        let begin = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+        for begin in begin.split("; ") {
+            view.query_drop(begin).await.map_err(statement("begin to read"))?;
+        }
+        let version = super::describe::version(&mut view).await?;
+        let found = format!(
+            "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} AND TABLE_TYPE LIKE '%BASE TABLE'",
+            literal(&connection.database),
+            literal(&spec.table)
+        );
+        let found = rows(&mut view, &found, "look for the table").await?;
+        let found = found.first().ok_or_else(|| {
+            refused(format!("database {} has no table {}", connection.database, spec.table))
+        })?;
+        let (table, engine) = (text(found, 0), text(found, 1));
+        let names = (connection.database.clone(), table.clone());
+        let (columns, kinds): (Vec<TableColumn>, Vec<Kind>) =
+            columns(&mut view, &names, spec).await?.into_iter().unzip();
+        let time = columns.iter().position(|column| *column.field.name() == spec.column);
+        let time =
+            time.ok_or_else(|| refused(format!("table {table} has no column {}", spec.column)))?;
+        let kept = kept(&columns[time], &kinds[time], spec)?;
+        let key = choose_key(&table, keys(&mut view, &names).await?)?;
+        let shape =
+            Shape { engine: version.engine(), table: qualified(&names.0, &names.1), columns, key };
+        Ok(Self {
+            connection: connection.clone(),
+            shape: Arc::new(shape),
+            kinds: Arc::new(kinds),
+            kept,
+            column: identifier(&spec.column),
+            keeps_transactions: engine.eq_ignore_ascii_case("innodb"),
+            names,
+            view: Some(view),
+            changing: None,
+            is_in_transaction: false,
+        })
+    }
+
+    /// Returns the time of a row in microseconds; null for a date that is none.
+    fn micros(&self) -> String {
+        let column = &self.column;
+        match self.kept {
+            Kept::Number(unit) => format!("CAST({column} * {} AS SIGNED)", unit.micros()),
+            _ => format!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', {column})"),
+        }
+    }
+
+    fn within(&self, (from, before): Span) -> String {
+        let column = &self.column;
+        let at = |micros: i64| match self.kept {
+            Kept::Number(unit) => bound(micros, unit).to_string(),
+            Kept::Date => format!("'{}'", date_text(day_bound(micros)).0),
+            _ => format!("'{}'", time_text(micros).0),
+        };
+        let from =
+            if from == i64::MIN { String::new() } else { format!("{column} >= {} AND ", at(from)) };
+        format!("({from}{column} < {} AND {} IS NOT NULL)", at(before), self.micros())
+    }
+
+    fn select(&self, tail: &str) -> String {
+        let columns = self.shape.columns.iter().zip(self.kinds.iter()).map(|(column, kind)| {
+            let name = identifier(column.field.name());
+            match kind {
+                Kind::Cast => format!("CAST({name} AS CHAR)"),
+                Kind::Bits => format!("CAST({name} + 0 AS UNSIGNED)"),
+                Kind::Uuid => format!("UNHEX(REPLACE(CAST({name} AS CHAR), '-', ''))"),
+                _ => name,
+            }
+        });
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        format!("SELECT {columns}, {} FROM {} {tail}", self.micros(), self.shape.table)
+    }
+
+    fn key_names(&self) -> String {
+        self.shape.key.iter().map(|key| identifier(key)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn with_keys(&self, keys: &RecordBatch) -> Result<String, SourceError> {
+        let list = keys_list(Dialect::Mysql, keys, &self.shape.columns, &self.shape.key)?;
+        Ok(format!("WHERE ({}) IN ({list})", self.key_names()))
+    }
+
+    async fn begin(&mut self, cx: &Cx) -> Result<(), SourceError> {
+        self.view = None;
+        if self.changing.is_none() {
+            self.changing = Some(self.connection.session(cx).await?);
+        }
+        if !self.is_in_transaction {
+            // A value that does not fit is an error, never a shorter one; a date that is none may be put back.
+            let strict = "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES,ALLOW_INVALID_DATES'";
+            self.run("set up a session", strict).await?;
+            self.run("begin a transaction", "START TRANSACTION").await?;
+            self.is_in_transaction = true;
+        }
+        Ok(())
+    }
+
+    fn changing(&mut self) -> Result<&mut Conn, SourceError> {
+        self.changing.as_mut().ok_or_else(|| refused("no transaction was begun".to_owned()))
+    }
+
+    /// Executes a statement; returns how many rows it changed.
+    async fn run(&mut self, action: &'static str, query: &str) -> Result<u64, SourceError> {
+        let session = self.changing()?;
+        session.query_drop(query).await.map_err(statement(action))?;
+        Ok(session.affected_rows())
+    }
+
+    async fn commit(&mut self) -> Result<(), SourceError> {
+        self.is_in_transaction = false;
+        self.run("make the changes lasting", "COMMIT").await.map(drop)
+    }
+
+    /// Leaves the rows whose keys are not in the table. `INSERT IGNORE` would let go of more than these.
+    async fn missing(&mut self, cx: &Cx, rows: &RecordBatch) -> Result<RecordBatch, SourceError> {
+        let there = self.lock(cx, rows).await?;
+        let keys = |batch: &RecordBatch| -> Result<Vec<String>, SourceError> {
+            (0..batch.num_rows())
+                .map(|row| {
+                    keys_list(
+                        Dialect::Mysql,
+                        &batch.slice(row, 1),
+                        &self.shape.columns,
+                        &self.shape.key,
+                    )
+                })
+                .collect()
+        };
+        let there: HashSet<String> = keys(&there)?.into_iter().collect();
+        let is_missing: Vec<bool> = keys(rows)?.iter().map(|key| !there.contains(key)).collect();
+        let missing = filter_record_batch(rows, &BooleanArray::from(is_missing));
+        missing.map_err(|error| refused(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Table for MysqlTable {
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    async fn obstacles(&mut self, _cx: &Cx) -> Result<Vec<String>, SourceError> {
+        let mut found = Vec::new();
+        if !self.keeps_transactions {
+            found.push("the table knows no transactions, so that a row could be changed between a look at it and its deletion".to_owned());
+        }
+        let (database, table) = &self.names;
+        let query = format!(
+            "SELECT CONSTRAINT_NAME, TABLE_NAME, DELETE_RULE FROM information_schema.REFERENTIAL_CONSTRAINTS
+             WHERE UNIQUE_CONSTRAINT_SCHEMA = {} AND REFERENCED_TABLE_NAME = {} AND DELETE_RULE NOT IN ('RESTRICT', 'NO ACTION')",
+            literal(database),
+            literal(table)
+        );
+        let Some(view) = self.view.as_mut() else { return Err(given_up()) };
+        for row in rows(view, &query, "look for references").await? {
+            found.push(format!(
+                "the foreign key {} changes rows of {} with them (ON DELETE {})",
+                text(&row, 0),
+                text(&row, 1),
+                text(&row, 2)
+            ));
+        }
+        Ok(found)
+    }
+
+    async fn days(&mut self, cx: &Cx, before: i64) -> Result<(Vec<DayRows>, u64), SourceError> {
+        let (micros, within) = (self.micros(), self.within((i64::MIN, before)));
+        let table = &self.shape.table;
+        let days = format!(
+            "SELECT CAST(FLOOR({micros} / 86400000000) AS SIGNED), COUNT(*) FROM {table} WHERE {within} GROUP BY 1"
+        );
+        let unreadable = format!("SELECT COUNT(*) FROM {table} WHERE {micros} IS NULL");
+        let Some(view) = self.view.as_mut() else { return Err(given_up()) };
+        let rows_of_days: Result<Vec<(i64, u64)>, _> = cx.run(view.query(days)).await?;
+        let rows_of_days = rows_of_days.map_err(statement("count rows"))?;
+        let unreadable: Result<Option<u64>, _> = cx.run(view.query_first(unreadable)).await?;
+        let unreadable = unreadable.map_err(statement("count rows"))?;
+        let days =
+            rows_of_days.into_iter().map(|(day, rows)| (day.saturating_mul(86_400_000_000), rows));
+        Ok((days.collect(), unreadable.unwrap_or(0)))
+    }
+
+    async fn read(&mut self, _cx: &Cx, spans: &[Span]) -> Result<Rows, SourceError> {
+        let Some(mut view) = self.view.take() else { return Err(given_up()) };
+        let within: Vec<String> = spans.iter().map(|span| self.within(*span)).collect();
+        let order = format!("ORDER BY {}, {}", self.column, self.key_names());
+        let query = self.select(&format!("WHERE {} {order}", within.join(" OR ")));
+        let (sender, rows) = rows_pipe();
+        let (shape, kinds) = (self.shape.clone(), self.kinds.clone());
+        // Ends by itself when the reader goes away.
+        drop(tokio::spawn(async move {
+            let last =
+                read_rows(&mut view, query, (&shape, &kinds), Some(&sender)).await.map(|_| None);
+            drop(sender.send(last).await);
+        }));
+        Ok(rows)
+    }
+
+    async fn lock(&mut self, cx: &Cx, keys: &RecordBatch) -> Result<RecordBatch, SourceError> {
+        self.begin(cx).await?;
+        let query = self.select(&format!("{} FOR UPDATE", self.with_keys(keys)?));
+        let (shape, kinds) = (self.shape.clone(), self.kinds.clone());
+        cx.run(read_rows(self.changing()?, query, (&shape, &kinds), None)).await?
+    }
+
+    async fn delete(&mut self, cx: &Cx, keys: &RecordBatch) -> Result<(), SourceError> {
+        let rows = keys.num_rows() as u64;
+        if rows > 0 {
+            let delete = format!("DELETE FROM {} {}", self.shape.table, self.with_keys(keys)?);
+            let gone = cx.run(self.run("delete archived rows", &delete)).await??;
+            if gone != rows {
+                self.is_in_transaction = false;
+                self.run("take the deletion back", "ROLLBACK").await?;
+                return Err(refused(format!(
+                    "{gone} rows would have been deleted instead of {rows}; nothing was"
+                )));
+            }
+        }
+        self.commit().await
+    }
+
+    async fn insert(&mut self, cx: &Cx, rows: &RecordBatch) -> Result<u64, SourceError> {
+        self.begin(cx).await?;
+        let shape = self.shape.clone();
+        let columns = shape.written(rows)?;
+        let names: Vec<String> =
+            columns.iter().map(|column| identifier(column.field.name())).collect();
+        let missing = self.missing(cx, rows).await?;
+        let mut inserted = 0;
+        for from in (0..missing.num_rows()).step_by(ROWS_PER_STATEMENT) {
+            let piece = missing.slice(from, ROWS_PER_STATEMENT.min(missing.num_rows() - from));
+            let list = rows_list(Dialect::Mysql, &piece, columns.iter().copied())?;
+            let insert =
+                format!("INSERT INTO {} ({}) VALUES {list}", shape.table, names.join(", "));
+            inserted += cx.run(self.run("insert rows", &insert)).await??;
+        }
+        Ok(inserted)
+    }
+
+    async fn end(&mut self, cx: &Cx) -> Result<(), SourceError> {
+        self.begin(cx).await?;
+        self.commit().await
+    }
+}
+
+fn given_up() -> SourceError {
+    refused("the view of the table was given up".to_owned())
+}
+
+/// What the values of a column are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Int,
+    /// All of 64 bits.
+    Unsigned,
+    Bits,
+    Float,
+    Double,
+    Decimal(u8, i8),
+    Text,
+    Json,
+    Bytes,
+    Date,
+    Timestamp {
+        has_zone: bool,
+    },
+    Uuid,
+    /// The server's text for a type that nothing else can hold.
+    Cast,
+}
+
+impl Kind {
+    fn of(kind: &str, declared: &str, (precision, scale): (u64, u64)) -> Self {
+        match kind {
+            "bigint" if declared.contains("unsigned") => Self::Unsigned,
+            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "year" => Self::Int,
+            "bit" => Self::Bits,
+            "float" => Self::Float,
+            "double" => Self::Double,
+            "decimal" if precision <= MAX_DIGITS => {
+                match (u8::try_from(precision), i8::try_from(scale)) {
+                    (Ok(precision), Ok(scale)) => Self::Decimal(precision, scale),
+                    _ => Self::Cast,
+                }
+            }
+            "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum"
+            | "set" => Self::Text,
+            "json" => Self::Json,
+            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Self::Bytes,
+            "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
+            | "multipolygon" | "geometrycollection" | "geomcollection" => Self::Bytes,
+            "date" => Self::Date,
+            "datetime" => Self::Timestamp { has_zone: false },
+            "timestamp" => Self::Timestamp { has_zone: true },
+            "uuid" => Self::Uuid,
+            _ => Self::Cast,
+        }
+    }
+
+    fn field(self, name: &str) -> Field {
+        let field = |kind| Field::new(name, kind, true);
+        match self {
+            Self::Int => field(DataType::Int64),
+            Self::Unsigned | Self::Bits => field(DataType::UInt64),
+            Self::Float => field(DataType::Float32),
+            Self::Double => field(DataType::Float64),
+            Self::Decimal(precision, scale) => field(DataType::Decimal128(precision, scale)),
+            Self::Text | Self::Cast => field(DataType::Utf8),
+            Self::Json => field(DataType::Utf8).with_extension_type(Json::default()),
+            Self::Bytes => field(DataType::Binary),
+            Self::Date => field(DataType::Date32),
+            Self::Timestamp { has_zone } => {
+                let zone = has_zone.then(|| Arc::from("UTC"));
+                field(DataType::Timestamp(TimeUnit::Microsecond, zone))
+            }
+            Self::Uuid => field(DataType::FixedSizeBinary(16)).with_extension_type(Uuid),
+        }
+    }
+}
+
+async fn columns(
+    view: &mut Conn,
+    (database, table): &(String, String),
+    spec: &TableSpec,
+) -> Result<Vec<(TableColumn, Kind)>, SourceError> {
+    let query = format!(
+        "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, COALESCE(NUMERIC_PRECISION, 0), COALESCE(NUMERIC_SCALE, 0), COALESCE(GENERATION_EXPRESSION, '') <> ''
+         FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} ORDER BY ORDINAL_POSITION",
+        literal(database),
+        literal(table)
+    );
+    let rows = rows(view, &query, "read the columns").await?;
+    let column = |row: &Row| {
+        let (name, declared) = (text(row, 0), text(row, 2));
+        let number = |column| text(row, column).parse().unwrap_or(0);
+        let kind = match spec.as_text.contains(&name) {
+            true => Kind::Cast,
+            false => Kind::of(&text(row, 1), &declared, (number(3), number(4))),
+        };
+        (
+            TableColumn { declared, field: kind.field(&name), is_generated: text(row, 5) == "1" },
+            kind,
+        )
+    };
+    Ok(rows.iter().map(column).collect())
+}
+
+/// Returns the keys that a table has, the primary one first.
+async fn keys(
+    view: &mut Conn,
+    (database, table): &(String, String),
+) -> Result<Vec<Vec<String>>, SourceError> {
+    let query = format!(
+        "SELECT INDEX_NAME, COLUMN_NAME, NULLABLE, SUB_PART FROM information_schema.STATISTICS
+         WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} AND NON_UNIQUE = 0 ORDER BY INDEX_NAME <> 'PRIMARY', INDEX_NAME, SEQ_IN_INDEX",
+        literal(database),
+        literal(table)
+    );
+    let mut keys: Vec<(String, Vec<String>, bool)> = Vec::new();
+    for row in rows(view, &query, "read the keys").await? {
+        let index = text(&row, 0);
+        // Part of a column is not enough to find a row by.
+        let is_sure =
+            text(&row, 2) != "YES" && text(&row, 3).is_empty() && !text(&row, 1).is_empty();
+        match keys.last_mut() {
+            Some((last, columns, all_sure)) if *last == index => {
+                columns.push(text(&row, 1));
+                *all_sure &= is_sure;
+            }
+            _ => keys.push((index, vec![text(&row, 1)], is_sure)),
+        }
+    }
+    Ok(keys.into_iter().filter(|(_, _, is_sure)| *is_sure).map(|(_, columns, _)| columns).collect())
+}
+
+fn kept(column: &TableColumn, kind: &Kind, spec: &TableSpec) -> Result<Kept, SourceError> {
+    let wrong = |advice: &str| {
+        refused(format!("column {} is of type {}, {advice}", column.field.name(), column.declared))
+    };
+    match (kind, spec.unit) {
+        (Kind::Timestamp { .. }, None) => Ok(Kept::Local),
+        (Kind::Date, None) => Ok(Kept::Date),
+        (Kind::Int | Kind::Unsigned, Some(unit)) => Ok(Kept::Number(unit)),
+        (Kind::Int | Kind::Unsigned, None) => {
+            Err(wrong("so say with column_unit whether it counts s, ms or us since 1970"))
+        }
+        (_, Some(_)) => Err(wrong("which is no whole number, so leave out column_unit")),
+        _ => Err(wrong(
+            "which is no time: expected a timestamp, a datetime, a date, or a whole number with column_unit",
+        )),
+    }
+}
+
+/// Reads the rows of a query; in batches to somebody, or all at once.
+async fn read_rows(
+    session: &mut Conn,
+    query: String,
+    (shape, kinds): (&Shape, &[Kind]),
+    sender: Option<&RowsSender>,
+) -> Result<RecordBatch, SourceError> {
+    let mut builder = Builder::new(shape.schema_with_time())?;
+    // By the protocol of prepared statements: values come as what they are, and not as texts.
+    let mut found = session.exec_iter(query, ()).await.map_err(statement("read rows"))?;
+    while let Some(row) = found.next().await.map_err(statement("read rows"))? {
+        push(&mut builder, &row, (shape, kinds))?;
+        if builder.rows() == BATCH_ROWS
+            && let Some(sender) = sender
+        {
+            let sent = sender.send(Ok(Some(builder.batch()?))).await;
+            sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))?;
+        }
+    }
+    found.drop_result().await.map_err(statement("read rows"))?;
+    let rest = builder.batch()?;
+    if let Some(sender) = sender
+        && rest.num_rows() > 0
+    {
+        let sent = sender.send(Ok(Some(rest.clone()))).await;
+        sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))?;
+    }
+    Ok(rest)
+}
+
+fn push(
+    builder: &mut Builder,
+    row: &Row,
+    (shape, kinds): (&Shape, &[Kind]),
+) -> Result<(), SourceError> {
+    let of = |i: usize, kind: Kind, name: &str| {
+        let found = row.as_ref(i).unwrap_or(&mysql_async::Value::NULL);
+        value(kind, found).map_err(|finding| {
+            refused(format!(
+                "column {name} holds {finding}; name it in as_text to archive its values as texts"
+            ))
+        })
+    };
+    let values = shape.columns.iter().zip(kinds).enumerate();
+    let values = values.map(|(i, (column, kind))| of(i, *kind, column.field.name()));
+    builder.push(values.chain([of(kinds.len(), Kind::Int, "")]))
+}
+
+/// Reads a value. Fails with what it is, where the column cannot hold it.
+fn value(kind: Kind, value: &mysql_async::Value) -> Result<Value<'_>, String> {
+    use mysql_async::Value as Found;
+    let odd = || "a value that its type does not have".to_owned();
+    Ok(match (value, kind) {
+        (Found::NULL, _) => Value::Null,
+        (Found::Int(number), Kind::Int | Kind::Unsigned | Kind::Bits) => Value::Int(*number),
+        (Found::UInt(number), Kind::Unsigned | Kind::Bits) => Value::Unsigned(*number),
+        (Found::UInt(number), Kind::Int) => Value::Int(i64::try_from(*number).map_err(|_| odd())?),
+        (Found::Float(number), Kind::Float) => Value::Float(*number),
+        (Found::Double(number), Kind::Double) => Value::Double(*number),
+        (Found::Bytes(bytes), Kind::Decimal(_, scale)) => Value::Decimal(
+            std::str::from_utf8(bytes)
+                .ok()
+                .and_then(|text| decimal(text, scale))
+                .ok_or_else(odd)?,
+        ),
+        (Found::Bytes(bytes), Kind::Text | Kind::Json | Kind::Cast) => Value::Text(
+            std::str::from_utf8(bytes).map_err(|_| "a text that is not UTF-8".to_owned())?,
+        ),
+        (Found::Bytes(bytes), Kind::Bytes | Kind::Uuid) => Value::Bytes(bytes),
+        (
+            Found::Date(year, month, day, hour, minute, second, micros),
+            Kind::Date | Kind::Timestamp { .. },
+        ) => {
+            if *month == 0 || *day == 0 {
+                return Err("a date that is none".to_owned());
+            }
+            let days = days_of((*year).into(), (*month).into(), (*day).into());
+            if kind == Kind::Date {
+                return Ok(Value::Int(days));
+            }
+            let seconds = (days * 24 + i64::from(*hour)) * 3600
+                + i64::from(*minute) * 60
+                + i64::from(*second);
+            Value::Int(seconds * 1_000_000 + i64::from(*micros))
+        }
+        _ => return Err(odd()),
+    })
+}
+
+/// Reads a decimal in units of its scale.
+fn decimal(text: &str, scale: i8) -> Option<i128> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let scale = usize::try_from(scale).ok()?;
+    if part.len() > scale {
+        return None;
+    }
+    format!("{whole}{part}{}", "0".repeat(scale - part.len())).parse().ok()
+}

@@ -1,0 +1,79 @@
+//! Rows as Parquet files, written and read.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use super::{Rows, RowsSender, refused, rows_pipe};
+use crate::source::SourceError;
+
+/// Rows of a row group: what a reader takes at a time, and what a writer holds.
+const GROUP_ROWS: usize = 128 * 1024;
+
+/// Writes rows as a Parquet file.
+pub(crate) fn write_parquet(
+    schema: &SchemaRef,
+    level: i32,
+    batches: &[RecordBatch],
+    out: impl Write + Send,
+) -> Result<(), ParquetError> {
+    let properties = WriterProperties::builder()
+        .set_created_by(concat!("backstay ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(level)?))
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .build();
+    let mut parquet = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
+    for batch in batches {
+        parquet.write(batch)?;
+    }
+    parquet.close().map(drop)
+}
+
+/// Begins to read the rows of a Parquet file, so many at a time. The file must be there until they are read.
+pub(crate) fn read_parquet(path: &Path, batch_rows: usize) -> Rows {
+    let (sender, rows) = rows_pipe();
+    let path = path.to_owned();
+    // Ends by itself when the reader goes away.
+    drop(tokio::task::spawn_blocking(move || {
+        let last = send_parquet(&path, batch_rows, &sender).map(|()| None);
+        drop(sender.blocking_send(last));
+    }));
+    rows
+}
+
+/// Sends the rows of a Parquet file, without saying that they are all.
+pub(crate) fn send_parquet(
+    path: &Path,
+    batch_rows: usize,
+    sender: &RowsSender,
+) -> Result<(), SourceError> {
+    let bad = |error: ParquetError| {
+        refused(format!("a file of rows is no Parquet file that we can read: {error}"))
+    };
+    let file = File::open(path).map_err(|cause| SourceError::io("open", path, cause))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(bad)?;
+    for batch in builder.with_batch_size(batch_rows).build().map_err(bad)? {
+        let batch = batch.map_err(|error| bad(error.into()))?;
+        if sender.blocking_send(Ok(Some(batch))).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Returns what the columns of a Parquet file are.
+pub(crate) fn parquet_schema(path: &Path) -> Result<SchemaRef, SourceError> {
+    let bad = |error: ParquetError| {
+        refused(format!("a file of rows is no Parquet file that we can read: {error}"))
+    };
+    let file = File::open(path).map_err(|cause| SourceError::io("open", path, cause))?;
+    Ok(ParquetRecordBatchReaderBuilder::try_new(file).map_err(bad)?.schema().clone())
+}
