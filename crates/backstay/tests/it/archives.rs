@@ -168,8 +168,8 @@ fn archive_is_never_a_backup_and_without_one_it_is_said_loudly() {
     assert!(doctor.contains("FAIL  archives: BACKUPS ARE OFF for db"), "{doctor}");
     assert_eq!(shell.json(&["backups"]), serde_json::json!([]));
     assert_eq!(shell.json(&["verify", "--all"]), serde_json::json!([]));
-    let error = shell.complains(1, &["restore", "db", "--yes"]);
-    assert!(error.contains("no complete backup") || error.contains("no vault"), "{error}");
+    let error = shell.complains(10, &["restore", "db", "--yes"]);
+    assert!(error.contains("no vault"), "{error}");
     shell.ends(0, &["prune"]);
     assert_eq!(
         shell.json(&["archives", "list"])[0]["rows"],
@@ -495,7 +495,7 @@ fn rows_of_duckdb_go_out_of_the_table_and_come_back_equal() {
            b BLOB, bit BIT, m mood, f FLOAT, t TIME, ns TIMESTAMP_NS, arr INTEGER[3], j JSON, g BIGINT GENERATED ALWAYS AS (id + 1), un UNION(n INTEGER, t VARCHAR), tt TIMETZ, PRIMARY KEY (id, part));
          INSERT INTO events (id, part, created_at, h, i, u, d, l, s, mp, b, bit, m, f, t, ns, arr, j, un, tt)
            SELECT k, 'p''' || k % 3, now() - INTERVAL 2 DAY - k * INTERVAL 15 MINUTE, 170141183460469231731687303715884105727 - k, k * INTERVAL '1 month 3 days', uuid(), k * 1.00001, [k, NULL], {'a': k, 'b': ['x', NULL]}, MAP {'a': k}, encode('ü' || k), '0101', CASE WHEN k % 2 = 0 THEN 'good' ELSE 'bad' END, CASE k % 3 WHEN 0 THEN 'nan' ELSE k / 3 END,
-             TIME '23:59:59.999999', TIMESTAMP_NS '2020-01-01 00:00:00.123456789', [k, k, NULL], '{\"k\": 1}', CASE WHEN k % 2 = 0 THEN k::UNION(n INTEGER, t VARCHAR) ELSE 'text'::UNION(n INTEGER, t VARCHAR) END, '12:00:00+05:30' FROM range(9600) r(k);
+             TIME '23:59:59.999999', TIMESTAMP_NS '2020-01-01 00:00:00.123456789', [k, k, NULL], '{\"k\": 1}', CASE WHEN k % 2 = 0 THEN k::INTEGER::UNION(n INTEGER, t VARCHAR) ELSE 'text'::UNION(n INTEGER, t VARCHAR) END, '12:00:00+05:30' FROM range(9600) r(k);
          INSERT INTO events (id, part, created_at) SELECT 20000 + k, '', now() FROM range(5) r(k)",
         "delete = true\nencryption = 'none'",
     );
@@ -540,7 +540,7 @@ fn rows_of_mariadb_go_out_of_the_table_and_come_back_equal() {
     );
     assert_eq!(
         seen,
-        "{\"n\":9600,\"d\":9600,\"least\":18446744073709542016,\"t\":\"DECIMAL(38,10)\",\"long\":true}"
+        "{\"n\":9600,\"d\":9600,\"least\":\"18446744073709542016\",\"t\":\"DECIMAL(38,10)\",\"long\":true}"
     );
     let restored = shell.json(&["archives", "restore", "events", "--yes"]);
     assert_eq!(restored["inserted"], OLD_ROWS);

@@ -20,7 +20,7 @@ use crate::source::SourceError;
 use crate::source::connection::Connection;
 use crate::source::table::{
     BATCH_ROWS, Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
-    TableSpec, Value, bound, choose_key, date_text, day_bound, days_of, keys_list, refused,
+    TableSpec, Value, bound, choose_key, date_text, day_bound, days_of, key_conditions, refused,
     rows_list, rows_pipe, time_text,
 };
 
@@ -128,9 +128,14 @@ impl MysqlTable {
         self.shape.key.iter().map(|key| identifier(key)).collect::<Vec<_>>().join(", ")
     }
 
+    /// Writes the keys as conditions: comparing rows with lists of rows, these servers miss some where numbers are beyond 63
+    /// bits.
+    fn keys(&self, rows: &RecordBatch) -> Result<Vec<String>, SourceError> {
+        key_conditions(Dialect::Mysql, rows, &self.shape.columns, &self.shape.key, identifier)
+    }
+
     fn with_keys(&self, keys: &RecordBatch) -> Result<String, SourceError> {
-        let list = keys_list(Dialect::Mysql, keys, &self.shape.columns, &self.shape.key)?;
-        Ok(format!("WHERE ({}) IN ({list})", self.key_names()))
+        Ok(format!("WHERE {}", self.keys(keys)?.join(" OR ")))
     }
 
     async fn begin(&mut self, cx: &Cx) -> Result<(), SourceError> {
@@ -167,20 +172,9 @@ impl MysqlTable {
     /// Leaves the rows whose keys are not in the table. `INSERT IGNORE` would let go of more than these.
     async fn missing(&mut self, cx: &Cx, rows: &RecordBatch) -> Result<RecordBatch, SourceError> {
         let there = self.lock(cx, rows).await?;
-        let keys = |batch: &RecordBatch| -> Result<Vec<String>, SourceError> {
-            (0..batch.num_rows())
-                .map(|row| {
-                    keys_list(
-                        Dialect::Mysql,
-                        &batch.slice(row, 1),
-                        &self.shape.columns,
-                        &self.shape.key,
-                    )
-                })
-                .collect()
-        };
-        let there: HashSet<String> = keys(&there)?.into_iter().collect();
-        let is_missing: Vec<bool> = keys(rows)?.iter().map(|key| !there.contains(key)).collect();
+        let there: HashSet<String> = self.keys(&there)?.into_iter().collect();
+        let is_missing: Vec<bool> =
+            self.keys(rows)?.iter().map(|key| !there.contains(key)).collect();
         let missing = filter_record_batch(rows, &BooleanArray::from(is_missing));
         missing.map_err(|error| refused(error.to_string()))
     }

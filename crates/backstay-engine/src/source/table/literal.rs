@@ -57,8 +57,34 @@ pub(crate) fn keys_list(
     columns: &[TableColumn],
     key: &[String],
 ) -> Result<String, SourceError> {
-    let of = |name: &String| columns.iter().find(move |column| column.field.name() == name);
-    rows_list(dialect, batch, key.iter().filter_map(of))
+    rows_list(dialect, batch, key_columns(columns, key))
+}
+
+/// Writes the key of each row as a condition.
+pub(crate) fn key_conditions(
+    dialect: Dialect,
+    batch: &RecordBatch,
+    columns: &[TableColumn],
+    key: &[String],
+    identifier: fn(&str) -> String,
+) -> Result<Vec<String>, SourceError> {
+    let condition = |row: usize| {
+        let row = batch.slice(row, 1);
+        let equal = key_columns(columns, key).map(|column| {
+            let value = rows_list(dialect, &row, [column])?;
+            Ok(format!("{} = {value}", identifier(column.field.name())))
+        });
+        let equal: Vec<String> = equal.collect::<Result<_, SourceError>>()?;
+        Ok(format!("({})", equal.join(" AND ")))
+    };
+    (0..batch.num_rows()).map(condition).collect()
+}
+
+fn key_columns<'a>(
+    columns: &'a [TableColumn],
+    key: &'a [String],
+) -> impl Iterator<Item = &'a TableColumn> + Clone {
+    key.iter().filter_map(|name| columns.iter().find(|column| column.field.name() == name))
 }
 
 /// Writes a value that is kept as SQL writes it, after a look at it: what comes from a storage could be anything.

@@ -22,7 +22,7 @@ use super::SourceError;
 use crate::cx::Cx;
 
 pub(crate) use build::{Builder, Value};
-pub(crate) use literal::{Dialect, as_literals, keys_list, rows_list, sql_literal};
+pub(crate) use literal::{Dialect, as_literals, key_conditions, keys_list, rows_list, sql_literal};
 pub(crate) use parquet::{parquet_schema, read_parquet, send_parquet, write_parquet};
 pub use time::Unit;
 pub(crate) use time::{Kept, bound, date_text, day_bound, days_of, time_text};
