@@ -1,5 +1,6 @@
 //! Comparisons with what a user would do instead, side by side in one run.
 
+pub(crate) mod archives;
 pub(crate) mod course;
 mod database;
 pub(crate) mod files;
@@ -62,6 +63,22 @@ fn s3_environment(command: &mut Command, server: &Server, prefix: &str, scratch:
     command.env("RCLONE_CONFIG_BENCH_ACCESS_KEY_ID", KEY_ID);
     command.env("RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY", SECRET);
     command.env("RCLONE_CONFIG_BENCH_FORCE_PATH_STYLE", "true").env("RCLONE_LOG_LEVEL", "ERROR");
+}
+
+/// Returns the size of all files below a directory.
+fn mib_below(directory: &Path) -> anyhow::Result<f64> {
+    let mut waiting = vec![directory.to_owned()];
+    let mut bytes = 0;
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            for entry in std::fs::read_dir(&path)? {
+                waiting.push(entry?.path());
+            }
+        } else {
+            bytes += path.metadata()?.len();
+        }
+    }
+    Ok(bytes as f64 / f64::from(1 << 20))
 }
 
 fn print_head() {

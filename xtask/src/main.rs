@@ -46,6 +46,8 @@ enum Bench {
     Postgres(bench::course::Options),
     /// A MariaDB database, to a real S3 server and into a new database; needs restic
     Mysql(bench::course::Options),
+    /// Old rows of a table to Parquet files in a directory, beside DuckDB's COPY
+    Archives(bench::archives::Options),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,8 @@ fn main() -> ExitCode {
             .and_then(|tools| bench::course::run::<Postgres>(&options, &root(), &tools)),
         Task::Bench(Bench::Mysql(options)) => tools::install(&root())
             .and_then(|tools| bench::course::run::<Mysql>(&options, &root(), &tools)),
+        Task::Bench(Bench::Archives(options)) => tools::install(&root())
+            .and_then(|tools| bench::archives::run(&options, &root(), &tools)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use super::mib_below;
 use anyhow::{Context as _, ensure};
 
 pub(crate) const KEY_ID: &str = "bench-key";
@@ -54,18 +55,7 @@ impl Server {
 
     /// Returns how much lies below a prefix.
     pub(crate) fn stored_mib(&self, prefix: &str) -> anyhow::Result<f64> {
-        let mut waiting = vec![self.bucket.join(prefix)];
-        let mut bytes = 0;
-        while let Some(path) = waiting.pop() {
-            if path.is_dir() {
-                for entry in std::fs::read_dir(&path)? {
-                    waiting.push(entry?.path());
-                }
-            } else {
-                bytes += path.metadata()?.len();
-            }
-        }
-        Ok(bytes as f64 / f64::from(1 << 20))
+        mib_below(&self.bucket.join(prefix))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
 use crate::source::table::{Table, next_batch, refused};
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, TableSpec};
 use crate::vault::Vault;
 
 /// Rows of one transaction: an app waits for no more than these.
@@ -29,14 +29,14 @@ pub(super) async fn delete_archived(
     report: &mut ArchiveReport,
 ) -> Result<(), EngineError> {
     let mut table: Option<Box<dyn Table>> = None;
-    for segment in &known.segments {
-        let is_put_back = known.put_back.contains(&segment.place.backup);
-        if !is_put_back && vault.deleted_mark(cx, &segment.place).await?.is_some() {
+    let table_spec = known.table_spec(spec);
+    for segment in &mut known.segments {
+        if segment.deleted.is_some() && !known.put_back.contains(&segment.place.backup) {
             continue;
         }
         let table = match &mut table {
             Some(table) => table,
-            none => none.insert(open(cx, source, known, spec).await?),
+            none => none.insert(open(cx, source, &table_spec).await?),
         };
         cx.event(Event::Step {
             what: format!("deleting the rows of segment {}", segment.place.backup),
@@ -47,6 +47,7 @@ pub(super) async fn delete_archived(
         vault.mark_deleted(cx, &segment.place, &mark).await?;
         report.deleted += mark.deleted;
         report.changed += mark.changed;
+        segment.deleted = Some(mark);
     }
     known.put_back.clear();
     match table {
@@ -58,10 +59,9 @@ pub(super) async fn delete_archived(
 async fn open(
     cx: &Cx,
     source: &dyn Source,
-    known: &Known,
-    spec: &ArchiveSpec,
+    spec: &TableSpec,
 ) -> Result<Box<dyn Table>, SourceError> {
-    let mut table = source.table(cx, &known.table_spec(spec)).await?;
+    let mut table = source.table(cx, spec).await?;
     let obstacles = table.obstacles(cx).await?;
     if obstacles.is_empty() {
         return Ok(table);

@@ -24,7 +24,7 @@ pub(super) struct Digester {
 impl Digester {
     pub(super) fn new(schema: &Schema) -> Result<Self, SourceError> {
         let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
-        let converter = RowConverter::new(fields.collect()).map_err(unusable)?;
+        let converter = RowConverter::new(fields.collect()).map_err(|error| unusable(&error))?;
         Ok(Self { schema: Arc::new(schema.clone()), converter })
     }
 
@@ -44,7 +44,7 @@ impl Digester {
     }
 
     fn digests(&self, columns: &[ArrayRef]) -> Result<Vec<RowDigest>, SourceError> {
-        let rows = self.converter.convert_columns(columns).map_err(unusable)?;
+        let rows = self.converter.convert_columns(columns).map_err(|error| unusable(&error))?;
         Ok(rows.iter().map(|row| digest(row.as_ref())).collect())
     }
 
@@ -104,6 +104,6 @@ pub(super) fn text(sum: RowDigest) -> String {
     format!("{sum:032x}")
 }
 
-fn unusable(error: arrow_schema::ArrowError) -> SourceError {
+fn unusable(error: &arrow_schema::ArrowError) -> SourceError {
     refused(format!("rows cannot be compared: {error}"))
 }

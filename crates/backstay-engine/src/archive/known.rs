@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use backstay_format::{
-    ArchivedColumn, ArchivedRows, BackupId, Content, Details, Encryption, Manifest, Slug,
+    ArchivedColumn, ArchivedRows, BackupId, Content, DeletedMark, Details, Encryption, Manifest,
+    Slug,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
@@ -32,6 +33,8 @@ pub struct Segment {
     pub details: Details,
     /// What it holds.
     pub content: ArchivedRows,
+    /// Whether its rows are out of their table.
+    pub deleted: Option<DeletedMark>,
 }
 
 impl Segment {
@@ -89,7 +92,8 @@ async fn read(
     if content.files.len() != manifest.parts.len() {
         return Err(foreign());
     }
-    Ok(Segment { place, manifest, details, content })
+    let deleted = vault.deleted_mark(cx, &place).await?;
+    Ok(Segment { place, manifest, details, content, deleted })
 }
 
 /// The segments of an archive, and which of them wait for their rows to be deleted.
@@ -182,7 +186,7 @@ impl Known {
         for column in &now {
             match find(before, &column.name) {
                 None => {
-                    changes.push(format!("column {} ({}) is new", column.name, column.declared))
+                    changes.push(format!("column {} ({}) is new", column.name, column.declared));
                 }
                 Some(was) if was.declared != column.declared || was.stored != column.stored => {
                     changes.push(format!(
@@ -190,7 +194,7 @@ impl Known {
                         column.name,
                         described(&was),
                         described(column)
-                    ))
+                    ));
                 }
                 Some(_) => {}
             }

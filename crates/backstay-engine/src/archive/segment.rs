@@ -75,7 +75,7 @@ pub(super) async fn write(
     writer.commit(cx, captured).await?;
     let manifest = vault.manifest(cx, &place).await?;
     let details = vault.details(&manifest)?;
-    Ok(Segment { place, manifest, details, content })
+    Ok(Segment { place, manifest, details, content, deleted: None })
 }
 
 async fn write_files(

@@ -1,6 +1,6 @@
 //! Retention archives: rows are in the table, in the archive, or on their way, and never lost or doubled (H1-H3, H13, H19).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use backstay_testkit::duckdb;
@@ -20,7 +20,7 @@ const SQLITE: &str = "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TE
         CAST(char(i % 100, 0, 1) AS BLOB), CASE i % 7 WHEN 0 THEN i WHEN 1 THEN i / 3.0 WHEN 2 THEN 'x''; DROP TABLE other; --' WHEN 3 THEN NULL WHEN 4 THEN x'00ff' WHEN 5 THEN 1e300 * 1e300 ELSE '7' || char(0) || '8' END FROM n;
     INSERT INTO events (id, created_at, note) VALUES (20001, datetime('now'), 'young'), (20002, datetime('now', '-1 hour'), 'young'), (20003, NULL, 'no time'), (20004, 'soon', 'no time'), (20005, 'now', 'no time');";
 
-fn sqlite(database: &Path) -> Connection {
+pub(crate) fn sqlite(database: &Path) -> Connection {
     let connection = Connection::open(database).unwrap();
     connection.busy_timeout(Duration::from_secs(60)).unwrap();
     connection
@@ -39,7 +39,7 @@ fn sqlite_rows(database: &Path, table: &str, condition: &str) -> Vec<String> {
 }
 
 /// A machine with a table in a SQLite database whose old rows are archived.
-fn with_sqlite(more: &str) -> Shell {
+pub(crate) fn with_sqlite(more: &str) -> Shell {
     let shell = Shell::bare();
     sqlite(&shell.path("app.db")).execute_batch(SQLITE).unwrap();
     let source = format!("kind = 'sqlite'\npath = '{}'", shell.path("app.db").display());
@@ -56,7 +56,7 @@ fn configure(shell: &Shell, source: &str, table: &str, more: &str) {
 }
 
 /// What DuckDB says of the files as they lie.
-fn read_by_duckdb(shell: &Shell, select: &str) -> String {
+pub(crate) fn read_by_duckdb(shell: &Shell, select: &str) -> String {
     let files = shell.path("storage/backstay/archives/default/events/*/*/*.parquet");
     let query = format!(
         "SELECT {select} FROM read_parquet('{}', hive_partitioning = true, union_by_name = true)",
@@ -248,7 +248,7 @@ fn table_that_changes_its_columns_goes_on_being_archived() {
     );
 }
 
-fn sqlite_rows_of(database: &Path, query: &str) -> String {
+pub(crate) fn sqlite_rows_of(database: &Path, query: &str) -> String {
     let value: rusqlite::types::Value =
         sqlite(database).query_row(query, [], |row| row.get(0)).unwrap();
     match value {
@@ -366,7 +366,7 @@ const POSTGRES: &str = "CREATE TYPE mood AS ENUM ('good', 'it''s bad'); CREATE D
     FROM generate_series(0, 9599) k;
     INSERT INTO \"Ev ents\" (created_at, t) SELECT now(), 'young' FROM generate_series(1, 5)";
 
-fn with_postgres(server: &PostgresServer, table: &str, more: &str) -> Shell {
+pub(crate) fn with_postgres(server: &PostgresServer, table: &str, more: &str) -> Shell {
     let shell = Shell::bare();
     let source = format!(
         "kind = 'postgres'\nurl = '{}'\nprograms = '{}'",
@@ -436,7 +436,7 @@ fn values_that_no_parquet_type_holds_are_told_and_pass_as_text() {
         let line = config.lines().find(|line| line.starts_with("as_text"));
         match line {
             None => {
-                shell.edit_config("delete = true", &format!("as_text = ['{name}']\ndelete = true"))
+                shell.edit_config("delete = true", &format!("as_text = ['{name}']\ndelete = true"));
             }
             Some(line) => shell.edit_config(line, &line.replace(']', &format!(", '{name}']"))),
         }
@@ -551,99 +551,4 @@ fn rows_of_mariadb_go_out_of_the_table_and_come_back_equal() {
     let error = shell.complains(1, &["archives", "run", "events"]);
     assert!(error.contains("ON DELETE SET NULL"), "{error}");
     assert_eq!(server.sql("shop", "SELECT count(*) FROM events"), (OLD_ROWS + 5).to_string());
-}
-
-/// How many rows the runs that are killed have; a few seconds' worth, or what somebody asks for.
-fn many() -> i64 {
-    std::env::var("BACKSTAY_ARCHIVE_ROWS")
-        .ok()
-        .and_then(|rows| rows.parse().ok())
-        .unwrap_or(150_000)
-}
-
-/// Kills run after run, each at another moment, and looks after each that no row is lost; then lets one end.
-fn kill_runs(shell: &Shell, left: impl Fn() -> i64) {
-    let started = std::time::Instant::now();
-    let kills = std::env::var("BACKSTAY_ARCHIVE_KILLS")
-        .ok()
-        .and_then(|kills| kills.parse().ok())
-        .unwrap_or(12_u32);
-    let mut after = Duration::from_millis(60);
-    for kill in 0..kills {
-        let mut run = shell.command(&["archives", "run", "events", "--quiet"]).spawn().unwrap();
-        let until = std::time::Instant::now() + after;
-        let ended = loop {
-            match run.try_wait().unwrap() {
-                Some(status) => break Some(status),
-                None if std::time::Instant::now() > until => break None,
-                None => std::thread::sleep(Duration::from_millis(5)),
-            }
-        };
-        if ended.is_some() {
-            break;
-        }
-        run.kill().unwrap();
-        run.wait().unwrap();
-        let archived = shell.json(&["archives", "list", "events"]);
-        let archived: i64 = archived
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|segment| segment["rows"].as_i64().unwrap())
-            .sum();
-        let in_table = left();
-        assert!(
-            archived + in_table >= many(),
-            "after kill {kill}: {archived} archived, {in_table} in the table"
-        );
-        assert!(archived <= many(), "after kill {kill}: {archived} archived");
-        after = after.mul_f64(1.25).max(Duration::from_millis(60 + u64::from(kill) * 37));
-    }
-    shell.ends(0, &["archives", "run", "events", "--quiet"]);
-    assert_eq!(left(), 0);
-    shell.ends(0, &["archives", "verify"]);
-    eprintln!("{} rows, killed {kills} times at most, in {:?}", many(), started.elapsed());
-    // With what the killed runs left gone, anybody's reader sees each row once.
-    let seen = read_by_duckdb(
-        shell,
-        "count(*) AS n, count(DISTINCT id) AS d, sum(id) AS s, sum(length(note)) AS l",
-    );
-    let (rows, length) = (many(), many() * 40);
-    assert_eq!(
-        seen,
-        format!(
-            "{{\"n\":{rows},\"d\":{rows},\"s\":\"{}\",\"l\":\"{length}\"}}",
-            rows * (rows - 1) / 2
-        )
-    );
-}
-
-#[test]
-fn heavy_runs_that_are_killed_again_and_again_lose_no_row_of_sqlite_and_double_none() {
-    let shell = with_sqlite("delete = true\nencryption = 'none'");
-    let database: PathBuf = shell.path("app.db");
-    sqlite(&database)
-        .execute_batch(&format!(
-            "DROP TABLE events; PRAGMA journal_mode = wal; CREATE TABLE events (id INTEGER PRIMARY KEY, created_at INTEGER, note TEXT);
-             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {} - 1) INSERT INTO events SELECT i, 1700000000 + i, printf('%040d', i) FROM n;
-             CREATE INDEX by_time ON events (created_at)",
-            many()
-        ))
-        .unwrap();
-    shell.edit_config("column = 'created_at'", "column = 'created_at'\ncolumn_unit = 's'");
-    kill_runs(&shell, || sqlite_rows_of(&database, "SELECT count(*) FROM events").parse().unwrap());
-}
-
-#[test]
-fn heavy_runs_that_are_killed_again_and_again_lose_no_row_of_postgres_and_double_none() {
-    let server = PostgresServer::start();
-    server.sql("postgres", "CREATE DATABASE shop");
-    server.sql("shop", &format!(
-        "CREATE TABLE events (id bigint PRIMARY KEY, created_at timestamptz, note text);
-         INSERT INTO events SELECT i, timestamptz '2023-11-14 22:13:20+00' + i * interval '1 second', lpad(i::text, 40, '0') FROM generate_series(0, {} - 1) i;
-         CREATE INDEX ON events (created_at); ANALYZE events",
-        many()
-    ));
-    let shell = with_postgres(&server, "events", "delete = true\nencryption = 'none'");
-    kill_runs(&shell, || server.sql("shop", "SELECT count(*) FROM events").parse().unwrap());
 }

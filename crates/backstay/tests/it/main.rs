@@ -7,6 +7,7 @@
 )]
 
 mod archives;
+mod archives_kills;
 mod backups;
 mod commands;
 mod configure;

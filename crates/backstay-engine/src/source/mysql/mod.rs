@@ -15,6 +15,7 @@ mod objects;
 mod scan;
 mod server;
 mod table;
+mod table_value;
 mod tools;
 
 use std::ffi::OsString;

@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::{BooleanArray, RecordBatch};
-use arrow_schema::extension::{Json, Uuid};
-use arrow_schema::{DataType, Field, TimeUnit};
 use arrow_select::filter::filter_record_batch;
 use async_trait::async_trait;
 use mysql_async::prelude::Queryable as _;
@@ -15,19 +13,15 @@ use super::connection::MysqlConnection as _;
 use super::describe::{rows, text};
 use super::error::statement;
 use super::names::{identifier, literal, qualified};
+use super::table_value::{Kind, value};
 use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::connection::Connection;
 use crate::source::table::{
-    BATCH_ROWS, Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
-    TableSpec, Value, bound, choose_key, date_text, day_bound, days_of, key_conditions, refused,
-    rows_list, rows_pipe, time_text,
+    Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn, TableSpec,
+    bound, choose_key, date_text, day_bound, key_conditions, pieces, refused, rows_list, rows_pipe,
+    time_text,
 };
-
-/// Rows that one statement inserts: it is parsed as a whole, and must fit into a packet.
-const ROWS_PER_STATEMENT: usize = 200;
-/// The most digits that a decimal of 128 bits can have.
-const MAX_DIGITS: u64 = 38;
 
 /// A table, seen in one snapshot until its rows were read.
 pub(super) struct MysqlTable {
@@ -274,9 +268,8 @@ impl Table for MysqlTable {
             columns.iter().map(|column| identifier(column.field.name())).collect();
         let missing = self.missing(cx, rows).await?;
         let mut inserted = 0;
-        for from in (0..missing.num_rows()).step_by(ROWS_PER_STATEMENT) {
-            let piece = missing.slice(from, ROWS_PER_STATEMENT.min(missing.num_rows() - from));
-            let list = rows_list(Dialect::Mysql, &piece, columns.iter().copied())?;
+        for piece in pieces(&missing) {
+            let list = rows_list(Dialect::Mysql, &piece, &columns)?;
             let insert =
                 format!("INSERT INTO {} ({}) VALUES {list}", shape.table, names.join(", "));
             inserted += cx.run(self.run("insert rows", &insert)).await??;
@@ -292,77 +285,6 @@ impl Table for MysqlTable {
 
 fn given_up() -> SourceError {
     refused("the view of the table was given up".to_owned())
-}
-
-/// What the values of a column are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Int,
-    /// All of 64 bits.
-    Unsigned,
-    Bits,
-    Float,
-    Double,
-    Decimal(u8, i8),
-    Text,
-    Json,
-    Bytes,
-    Date,
-    Timestamp {
-        has_zone: bool,
-    },
-    Uuid,
-    /// The server's text for a type that nothing else can hold.
-    Cast,
-}
-
-impl Kind {
-    fn of(kind: &str, declared: &str, (precision, scale): (u64, u64)) -> Self {
-        match kind {
-            "bigint" if declared.contains("unsigned") => Self::Unsigned,
-            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "year" => Self::Int,
-            "bit" => Self::Bits,
-            "float" => Self::Float,
-            "double" => Self::Double,
-            "decimal" if precision <= MAX_DIGITS => {
-                match (u8::try_from(precision), i8::try_from(scale)) {
-                    (Ok(precision), Ok(scale)) => Self::Decimal(precision, scale),
-                    _ => Self::Cast,
-                }
-            }
-            "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum"
-            | "set" => Self::Text,
-            "json" => Self::Json,
-            "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Self::Bytes,
-            "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
-            | "multipolygon" | "geometrycollection" | "geomcollection" => Self::Bytes,
-            "date" => Self::Date,
-            "datetime" => Self::Timestamp { has_zone: false },
-            "timestamp" => Self::Timestamp { has_zone: true },
-            "uuid" => Self::Uuid,
-            _ => Self::Cast,
-        }
-    }
-
-    fn field(self, name: &str) -> Field {
-        let field = |kind| Field::new(name, kind, true);
-        match self {
-            Self::Int => field(DataType::Int64),
-            Self::Unsigned | Self::Bits => field(DataType::UInt64),
-            Self::Float => field(DataType::Float32),
-            Self::Double => field(DataType::Float64),
-            Self::Decimal(precision, scale) => field(DataType::Decimal128(precision, scale)),
-            Self::Text | Self::Cast => field(DataType::Utf8),
-            Self::Json => field(DataType::Utf8).with_extension_type(Json::default()),
-            Self::Bytes => field(DataType::Binary),
-            Self::Date => field(DataType::Date32),
-            Self::Timestamp { has_zone } => {
-                let zone = has_zone.then(|| Arc::from("UTC"));
-                field(DataType::Timestamp(TimeUnit::Microsecond, zone))
-            }
-            Self::Uuid => field(DataType::FixedSizeBinary(16)).with_extension_type(Uuid),
-        }
-    }
 }
 
 async fn columns(
@@ -450,7 +372,7 @@ async fn read_rows(
     let mut found = session.exec_iter(query, ()).await.map_err(statement("read rows"))?;
     while let Some(row) = found.next().await.map_err(statement("read rows"))? {
         push(&mut builder, &row, (shape, kinds))?;
-        if builder.rows() == BATCH_ROWS
+        if builder.is_full()
             && let Some(sender) = sender
         {
             let sent = sender.send(Ok(Some(builder.batch()?))).await;
@@ -484,55 +406,4 @@ fn push(
     let values = shape.columns.iter().zip(kinds).enumerate();
     let values = values.map(|(i, (column, kind))| of(i, *kind, column.field.name()));
     builder.push(values.chain([of(kinds.len(), Kind::Int, "")]))
-}
-
-/// Reads a value. Fails with what it is, where the column cannot hold it.
-fn value(kind: Kind, value: &mysql_async::Value) -> Result<Value<'_>, String> {
-    use mysql_async::Value as Found;
-    let odd = || "a value that its type does not have".to_owned();
-    Ok(match (value, kind) {
-        (Found::NULL, _) => Value::Null,
-        (Found::Int(number), Kind::Int | Kind::Unsigned | Kind::Bits) => Value::Int(*number),
-        (Found::UInt(number), Kind::Unsigned | Kind::Bits) => Value::Unsigned(*number),
-        (Found::UInt(number), Kind::Int) => Value::Int(i64::try_from(*number).map_err(|_| odd())?),
-        (Found::Float(number), Kind::Float) => Value::Float(*number),
-        (Found::Double(number), Kind::Double) => Value::Double(*number),
-        (Found::Bytes(bytes), Kind::Decimal(_, scale)) => Value::Decimal(
-            std::str::from_utf8(bytes)
-                .ok()
-                .and_then(|text| decimal(text, scale))
-                .ok_or_else(odd)?,
-        ),
-        (Found::Bytes(bytes), Kind::Text | Kind::Json | Kind::Cast) => Value::Text(
-            std::str::from_utf8(bytes).map_err(|_| "a text that is not UTF-8".to_owned())?,
-        ),
-        (Found::Bytes(bytes), Kind::Bytes | Kind::Uuid) => Value::Bytes(bytes),
-        (
-            Found::Date(year, month, day, hour, minute, second, micros),
-            Kind::Date | Kind::Timestamp { .. },
-        ) => {
-            if *month == 0 || *day == 0 {
-                return Err("a date that is none".to_owned());
-            }
-            let days = days_of((*year).into(), (*month).into(), (*day).into());
-            if kind == Kind::Date {
-                return Ok(Value::Int(days));
-            }
-            let seconds = (days * 24 + i64::from(*hour)) * 3600
-                + i64::from(*minute) * 60
-                + i64::from(*second);
-            Value::Int(seconds * 1_000_000 + i64::from(*micros))
-        }
-        _ => return Err(odd()),
-    })
-}
-
-/// Reads a decimal in units of its scale.
-fn decimal(text: &str, scale: i8) -> Option<i128> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let scale = usize::try_from(scale).ok()?;
-    if part.len() > scale {
-        return None;
-    }
-    format!("{whole}{part}{}", "0".repeat(scale - part.len())).parse().ok()
 }

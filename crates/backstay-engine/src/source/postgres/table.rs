@@ -19,14 +19,14 @@ use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::connection::Connection;
 use crate::source::table::{
-    BATCH_ROWS, Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
-    TableSpec, Value, bound, choose_key, date_text, day_bound, keys_list, refused, rows_list,
+    Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn, TableSpec,
+    Value, bound, choose_key, date_text, day_bound, keys_list, pieces, refused, rows_list,
     rows_pipe, time_text,
 };
 
-/// Texts mean the same in every session; no statement waits for ever; rows that a policy hides are an error, not a gap.
+/// Texts mean the same in every session; no statement waits for ever for somebody else; rows that a policy hides are an error, not a gap.
 const SETUP: &str = "SET search_path = pg_catalog; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
-    SET extra_float_digits = 1; SET bytea_output = 'hex'; SET row_security = off; SET standard_conforming_strings = on; SET statement_timeout = 0";
+    SET extra_float_digits = 1; SET bytea_output = 'hex'; SET row_security = off; SET standard_conforming_strings = on; SET statement_timeout = 0; SET lock_timeout = '30s'";
 
 /// A table, seen in one snapshot until its rows were read.
 pub(super) struct PostgresTable {
@@ -283,9 +283,8 @@ impl Table for PostgresTable {
         let key: Vec<String> = self.shape.key.iter().map(|key| identifier(key)).collect();
         self.find_names(NamesIn::TheAppsSchemas).await?;
         let mut inserted = 0;
-        for from in (0..rows.num_rows()).step_by(ROWS_PER_STATEMENT) {
-            let piece = rows.slice(from, ROWS_PER_STATEMENT.min(rows.num_rows() - from));
-            let list = rows_list(Dialect::Postgres, &piece, columns.iter().copied())?;
+        for piece in pieces(rows) {
+            let list = rows_list(Dialect::Postgres, &piece, &columns)?;
             // Identity columns get back what they had. Only a key that is there already lets a row be.
             let insert = format!(
                 "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES {list} ON CONFLICT ({}) DO NOTHING",
@@ -312,9 +311,6 @@ enum NamesIn {
     /// Triggers of the app's find what they mean.
     TheAppsSchemas,
 }
-
-/// Rows that one statement inserts: it is parsed as a whole.
-const ROWS_PER_STATEMENT: usize = 500;
 
 fn given_up() -> SourceError {
     refused("the view of the table was given up".to_owned())
@@ -428,7 +424,7 @@ async fn copy_out(
     pin_mut!(rows);
     while let Some(row) = rows.try_next().await.map_err(statement("read rows"))? {
         push(&mut builder, &row, (shape, kinds))?;
-        if builder.rows() == BATCH_ROWS
+        if builder.is_full()
             && let Some(sender) = sender
         {
             let sent = sender.send(Ok(Some(builder.batch()?))).await;

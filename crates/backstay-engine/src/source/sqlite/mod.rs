@@ -3,6 +3,7 @@
 mod apply;
 pub(crate) mod snapshot;
 mod table;
+mod table_columns;
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -3,7 +3,6 @@
 //! SQLite types values, not columns: what a column becomes follows from what its old rows hold. Where that is of several
 //! kinds, each value is kept as SQL writes it.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,19 +15,17 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::snapshot::explain;
+use super::table_columns::{columns, declared_columns, keys, references};
 use super::{blocking, engine};
 use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::table::{
-    BATCH_ROWS, Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
-    TableSpec, Value, bound, choose_key, is_literal, keys_list, literal_field, refused, rows_list,
-    rows_pipe, sql_literal,
+    Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableSpec, Value, bound,
+    choose_key, is_literal, keys_list, pieces, refused, rows_list, rows_pipe, sql_literal,
 };
 
 /// How long an app may keep the database to itself before we give way.
 const BUSY: Duration = Duration::from_secs(30);
-/// Rows that one statement inserts: it is parsed as a whole.
-const ROWS_PER_STATEMENT: usize = 500;
 const DAY_MICROS: i64 = 86_400_000_000;
 
 /// A table, seen in one read transaction until its rows were read.
@@ -43,7 +40,7 @@ pub(super) struct SqliteTable {
     changing: Option<Arc<Mutex<Connection>>>,
 }
 
-fn identifier(name: &str) -> String {
+pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -270,9 +267,8 @@ impl Table for SqliteTable {
         let names: Vec<String> =
             columns.iter().map(|column| identifier(column.field.name())).collect();
         let mut statements = Vec::new();
-        for from in (0..rows.num_rows()).step_by(ROWS_PER_STATEMENT) {
-            let piece = rows.slice(from, ROWS_PER_STATEMENT.min(rows.num_rows() - from));
-            let list = rows_list(Dialect::Sqlite, &piece, columns.iter().copied())?;
+        for piece in pieces(rows) {
+            let list = rows_list(Dialect::Sqlite, &piece, &columns)?;
             // Only a key that is there already lets a row be; anything else that is wrong with it is an error.
             statements.push(format!(
                 "INSERT INTO {} ({}) VALUES {list} ON CONFLICT ({}) DO NOTHING",
@@ -306,183 +302,6 @@ fn given_up() -> SourceError {
     refused("the view of the table was given up".to_owned())
 }
 
-/// Returns what a deletion of rows would do to other tables.
-fn references(view: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
-    let mut found = view.prepare(
-        "SELECT s.name, f.on_delete FROM sqlite_schema s JOIN pragma_foreign_key_list(s.name) f
-         WHERE s.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE AND f.on_delete NOT IN ('NO ACTION', 'RESTRICT')",
-    )?;
-    let obstacle = |row: &Row<'_>| {
-        let (table, action): (String, String) = (row.get(0)?, row.get(1)?);
-        Ok(format!("rows of {table} refer to them, with ON DELETE {action}"))
-    };
-    found.query_map([table], obstacle)?.collect()
-}
-
-struct Declared {
-    name: String,
-    kind: String,
-    is_generated: bool,
-    /// From 1; 0 where it is not in the primary key.
-    in_key: i64,
-    is_not_null: bool,
-}
-
-fn declared_columns(view: &Connection, table: &str) -> rusqlite::Result<Vec<Declared>> {
-    let mut columns = view.prepare(
-        "SELECT name, type, hidden, pk, \"notnull\" FROM pragma_table_xinfo(?1) WHERE hidden <> 1",
-    )?;
-    let column = |row: &Row<'_>| {
-        Ok(Declared {
-            name: row.get(0)?,
-            kind: row.get(1)?,
-            is_generated: row.get::<_, i64>(2)? > 1,
-            in_key: row.get(3)?,
-            is_not_null: row.get(4)?,
-        })
-    };
-    columns.query_map([table], column)?.collect()
-}
-
-/// Returns the keys that a table has, the primary one first.
-fn keys(
-    view: &Connection,
-    table: &str,
-    columns: &[Declared],
-) -> rusqlite::Result<Vec<Vec<String>>> {
-    let mut primary: Vec<&Declared> = columns.iter().filter(|column| column.in_key > 0).collect();
-    primary.sort_by_key(|column| column.in_key);
-    let mut found = vec![primary.iter().map(|column| column.name.clone()).collect()];
-    let mut indexes = view.prepare(
-        "SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND NOT partial ORDER BY seq DESC",
-    )?;
-    let indexes: Vec<String> =
-        indexes.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    for index in indexes {
-        let mut parts = view.prepare("SELECT name FROM pragma_index_info(?1) ORDER BY seqno")?;
-        let parts: Vec<Option<String>> =
-            parts.query_map([&index], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-        let is_sure =
-            |name: &String| columns.iter().any(|column| column.name == *name && column.is_not_null);
-        // An expression has no name.
-        if let Some(parts) = parts.into_iter().collect::<Option<Vec<String>>>()
-            && parts.iter().all(is_sure)
-        {
-            found.push(parts);
-        }
-    }
-    Ok(found)
-}
-
-/// Works out what each column becomes, by the kinds of values that the table holds.
-fn columns(
-    view: &Connection,
-    table: &str,
-    declared: &[Declared],
-    spec: &TableSpec,
-) -> rusqlite::Result<Vec<TableColumn>> {
-    let kinds = declared.iter().map(|column| {
-        let kind = format!("nullif(typeof({}), 'null')", identifier(&column.name));
-        let is = |word: &str| format!("max({kind} = '{word}')");
-        [is("integer"), is("real"), is("text"), is("blob")].join(", ")
-    });
-    let query =
-        format!("SELECT {} FROM {}", kinds.collect::<Vec<_>>().join(", "), identifier(table));
-    let held = view.query_row(&query, [], |row| {
-        (0..declared.len() * 4)
-            .map(|i| Ok(row.get::<_, Option<bool>>(i)?.unwrap_or(false)))
-            .collect::<rusqlite::Result<Vec<bool>>>()
-    })?;
-    let earlier: HashMap<&str, &str> =
-        spec.earlier.iter().map(|column| (column.name.as_str(), column.stored.as_str())).collect();
-    let columns = declared.iter().zip(held.chunks(4)).map(|(column, held)| {
-        let before = earlier.get(column.name.as_str()).copied();
-        let field = stored_as(&column.name, &column.kind, held, before);
-        TableColumn { declared: column.kind.clone(), field, is_generated: column.is_generated }
-    });
-    Ok(columns.collect())
-}
-
-/// The kinds of values that a column holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Held {
-    Nothing,
-    Whole,
-    Fractions,
-    Text,
-    Blobs,
-    Mixed,
-}
-
-impl Held {
-    fn of(held: &[bool]) -> Self {
-        match held {
-            [false, false, false, false] => Self::Nothing,
-            [true, false, false, false] => Self::Whole,
-            [false, true, false, false] => Self::Fractions,
-            [false, false, true, false] => Self::Text,
-            [false, false, false, true] => Self::Blobs,
-            [true, true, false, false] => Self::Whole.and(Self::Fractions, true),
-            _ => Self::Mixed,
-        }
-    }
-
-    /// Returns what an earlier segment has.
-    fn stored(stored: &str) -> Self {
-        match stored {
-            "Int64" => Self::Whole,
-            "Float64" => Self::Fractions,
-            "Utf8" => Self::Text,
-            "Binary" => Self::Blobs,
-            _ => Self::Mixed,
-        }
-    }
-
-    /// Returns what holds both. A column of numbers makes whole ones of what is whole by itself, whatever it is given.
-    fn and(self, other: Self, is_of_numbers: bool) -> Self {
-        match (self, other) {
-            (Self::Nothing, held) | (held, Self::Nothing) => held,
-            (held, other) if held == other => held,
-            (Self::Whole, Self::Fractions) | (Self::Fractions, Self::Whole) if is_of_numbers => {
-                Self::Fractions
-            }
-            _ => Self::Mixed,
-        }
-    }
-}
-
-/// Chooses what holds all values of a column, and what earlier segments have of it: a column is never stored more narrowly
-/// than before, or rows that are archived could not be told any more.
-fn stored_as(name: &str, declared: &str, held: &[bool], earlier: Option<&str>) -> Field {
-    let word = declared.to_ascii_uppercase();
-    let has = |words: &[&str]| words.iter().any(|part| word.contains(part));
-    // How SQLite itself reads a declared type.
-    let by_name = match () {
-        () if has(&["INT"]) => Held::Whole,
-        () if has(&["CHAR", "CLOB", "TEXT"]) => Held::Text,
-        () if word.is_empty() || has(&["BLOB"]) => Held::Blobs,
-        () if has(&["REAL", "FLOA", "DOUB"]) => Held::Fractions,
-        () => Held::Whole,
-    };
-    let is_of_numbers = matches!(by_name, Held::Whole | Held::Fractions);
-    let mut held = match held {
-        [true, true, false, false] if !is_of_numbers => Held::Mixed,
-        held => Held::of(held),
-    };
-    held = held.and(earlier.map_or(Held::Nothing, Held::stored), is_of_numbers);
-    if held == Held::Nothing {
-        held = by_name;
-    }
-    let kind = match held {
-        Held::Whole => DataType::Int64,
-        Held::Fractions => DataType::Float64,
-        Held::Text => DataType::Utf8,
-        Held::Blobs | Held::Nothing => DataType::Binary,
-        Held::Mixed => return literal_field(name),
-    };
-    Field::new(name, kind, true)
-}
-
 fn send_rows(
     cx: &Cx,
     view: &Connection,
@@ -497,7 +316,7 @@ fn send_rows(
         sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))
     };
     each_row(view, (query, path), shape, &mut builder, &mut |builder| {
-        if builder.rows() == BATCH_ROWS { send(builder) } else { Ok(()) }
+        if builder.is_full() { send(builder) } else { Ok(()) }
     })?;
     send(&mut builder)
 }

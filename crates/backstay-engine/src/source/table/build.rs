@@ -13,7 +13,7 @@ use arrow_array::{ArrayRef, ListArray, RecordBatch};
 use arrow_buffer::{BooleanBufferBuilder, NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 
-use super::refused;
+use super::{BATCH_BYTES, BATCH_ROWS, refused};
 use crate::source::SourceError;
 
 /// A value of a row. Dates are days, times and timestamps microseconds, both since 1970 or midnight.
@@ -32,23 +32,36 @@ pub(crate) enum Value<'a> {
     List(Vec<Value<'a>>),
 }
 
+impl Value<'_> {
+    /// Returns roughly what it takes in memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::List(values) => values.iter().map(Self::bytes).sum(),
+            _ => size_of::<i64>(),
+        }
+    }
+}
+
 /// Gathers values of the columns of a schema.
 pub(crate) struct Builder {
     schema: SchemaRef,
     columns: Vec<Column>,
     rows: usize,
+    bytes: usize,
 }
 
 impl Builder {
     /// Fails if a column is of a type that no value here can be put into.
     pub(crate) fn new(schema: SchemaRef) -> Result<Self, SourceError> {
         let columns = schema.fields().iter().map(|field| Column::new(field));
-        Ok(Self { columns: columns.collect::<Result<_, _>>()?, schema, rows: 0 })
+        Ok(Self { columns: columns.collect::<Result<_, _>>()?, schema, rows: 0, bytes: 0 })
     }
 
-    /// Returns how many rows were gathered.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
+    /// Says whether what was gathered is a batch: few rows, if they are large.
+    pub(crate) fn is_full(&self) -> bool {
+        self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
 
     /// Adds a row: its values in the order of the columns.
@@ -59,6 +72,7 @@ impl Builder {
         let mut values = values.into_iter();
         for (column, field) in self.columns.iter_mut().zip(self.schema.fields()) {
             let value = values.next().unwrap_or(Ok(Value::Null))?;
+            self.bytes += value.bytes();
             column.push(&value).map_err(|finding| {
                 refused(format!(
                     "column {} holds {finding}, which is not {}",
@@ -73,7 +87,7 @@ impl Builder {
 
     /// Returns the rows so far, and begins anew.
     pub(crate) fn batch(&mut self) -> Result<RecordBatch, SourceError> {
-        self.rows = 0;
+        (self.rows, self.bytes) = (0, 0);
         let columns = self.columns.iter_mut().map(Column::finish).collect();
         RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|error| refused(format!("rows do not fit their columns: {error}")))

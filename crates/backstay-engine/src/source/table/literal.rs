@@ -22,15 +22,15 @@ pub(crate) enum Dialect {
 }
 
 /// Writes the rows of a batch as `(…), (…)`: of each, the columns that are given, in their order.
-pub(crate) fn rows_list<'a>(
+pub(crate) fn rows_list(
     dialect: Dialect,
     batch: &RecordBatch,
-    columns: impl IntoIterator<Item = &'a TableColumn> + Clone,
+    columns: &[&TableColumn],
 ) -> Result<String, SourceError> {
     let mut out = String::new();
     for row in 0..batch.num_rows() {
         out.push_str(if row == 0 { "(" } else { ", (" });
-        for (i, column) in columns.clone().into_iter().enumerate() {
+        for (i, column) in columns.iter().enumerate() {
             if i > 0 {
                 out.push_str(", ");
             }
@@ -57,7 +57,7 @@ pub(crate) fn keys_list(
     columns: &[TableColumn],
     key: &[String],
 ) -> Result<String, SourceError> {
-    rows_list(dialect, batch, key_columns(columns, key))
+    rows_list(dialect, batch, &key_columns(columns, key))
 }
 
 /// Writes the key of each row as a condition.
@@ -68,10 +68,11 @@ pub(crate) fn key_conditions(
     key: &[String],
     identifier: fn(&str) -> String,
 ) -> Result<Vec<String>, SourceError> {
+    let key = key_columns(columns, key);
     let condition = |row: usize| {
         let row = batch.slice(row, 1);
-        let equal = key_columns(columns, key).map(|column| {
-            let value = rows_list(dialect, &row, [column])?;
+        let equal = key.iter().map(|column| {
+            let value = rows_list(dialect, &row, &[column])?;
             Ok(format!("{} = {value}", identifier(column.field.name())))
         });
         let equal: Vec<String> = equal.collect::<Result<_, SourceError>>()?;
@@ -80,11 +81,9 @@ pub(crate) fn key_conditions(
     (0..batch.num_rows()).map(condition).collect()
 }
 
-fn key_columns<'a>(
-    columns: &'a [TableColumn],
-    key: &'a [String],
-) -> impl Iterator<Item = &'a TableColumn> + Clone {
-    key.iter().filter_map(|name| columns.iter().find(|column| column.field.name() == name))
+fn key_columns<'a>(columns: &'a [TableColumn], key: &[String]) -> Vec<&'a TableColumn> {
+    let of = |name| columns.iter().find(|column| column.field.name() == name);
+    key.iter().filter_map(of).collect()
 }
 
 /// Writes a value that is kept as SQL writes it, after a look at it: what comes from a storage could be anything.

@@ -29,8 +29,14 @@ pub(crate) use time::{Kept, bound, date_text, day_bound, days_of, time_text};
 
 /// The last column of a batch that is read: microseconds since 1970 in UTC, as Int64.
 pub const AT: &str = "backstay.at";
-/// Rows of a batch.
+/// Rows of a batch, at most.
 pub const BATCH_ROWS: usize = 8192;
+/// Bytes of a batch, but for its last row.
+const BATCH_BYTES: usize = 4 << 20;
+/// Bytes of the rows that one statement inserts: it is parsed as a whole, and must fit into a packet.
+const STATEMENT_BYTES: usize = 1 << 20;
+/// Rows that one statement inserts, at most.
+const STATEMENT_ROWS: usize = 500;
 /// Batches that wait between a database and the archive.
 const BATCHES_AHEAD: usize = 2;
 
@@ -201,6 +207,14 @@ pub fn is_literal(field: &Field) -> bool {
 /// Returns the word for what a column's values are in the files.
 pub fn stored_word(field: &Field) -> String {
     if is_literal(field) { "literal".to_owned() } else { field.data_type().to_string() }
+}
+
+/// Divides rows into pieces that a statement can insert.
+pub(crate) fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
+    let row_bytes = rows.get_array_memory_size() / rows.num_rows().max(1);
+    let length = (STATEMENT_BYTES / row_bytes.max(1)).clamp(1, STATEMENT_ROWS);
+    let starts = (0..rows.num_rows()).step_by(length);
+    starts.map(|from| rows.slice(from, length.min(rows.num_rows() - from))).collect()
 }
 
 /// Something about the table stands against it.

@@ -10,9 +10,10 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::properties::WriterProperties;
 
-use super::{Rows, RowsSender, refused, rows_pipe};
+use super::{BATCH_BYTES, Rows, RowsSender, refused, rows_pipe};
 use crate::source::SourceError;
 
 /// Rows of a row group: what a reader takes at a time, and what a writer holds.
@@ -37,7 +38,7 @@ pub(crate) fn write_parquet(
     parquet.close().map(drop)
 }
 
-/// Begins to read the rows of a Parquet file, so many at a time. The file must be there until they are read.
+/// Begins to read the rows of a Parquet file, so many at a time, or fewer if they are large. The file must be there until they are read.
 pub(crate) fn read_parquet(path: &Path, batch_rows: usize) -> Rows {
     let (sender, rows) = rows_pipe();
     let path = path.to_owned();
@@ -60,7 +61,11 @@ pub(crate) fn send_parquet(
     };
     let file = File::open(path).map_err(|cause| SourceError::io("open", path, cause))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(bad)?;
-    for batch in builder.with_batch_size(batch_rows).build().map_err(bad)? {
+    let groups = builder.metadata().row_groups();
+    let row_bytes = |group: &RowGroupMetaData| group.total_byte_size() / group.num_rows().max(1);
+    let largest = groups.iter().map(row_bytes).max().and_then(|bytes| usize::try_from(bytes).ok());
+    let rows = (BATCH_BYTES / largest.unwrap_or(1).max(1)).clamp(1, batch_rows);
+    for batch in builder.with_batch_size(rows).build().map_err(bad)? {
         let batch = batch.map_err(|error| bad(error.into()))?;
         if sender.blocking_send(Ok(Some(batch))).is_err() {
             return Ok(());

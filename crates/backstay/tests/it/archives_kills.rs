@@ -1,0 +1,110 @@
+//! Runs of retention archives that are killed at any moment: no row is lost, none is doubled (H13).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backstay_testkit::postgres::PostgresServer;
+
+use crate::archives::{read_by_duckdb, sqlite, sqlite_rows_of, with_postgres, with_sqlite};
+use crate::shell::Shell;
+
+/// How many rows the runs that are killed have; a few seconds' worth, or what somebody asks for.
+fn many() -> i64 {
+    std::env::var("BACKSTAY_ARCHIVE_ROWS")
+        .ok()
+        .and_then(|rows| rows.parse().ok())
+        .unwrap_or(150_000)
+}
+
+/// Kills run after run, each at another moment, and looks after each that no row is lost; then lets one end.
+fn kill_runs(shell: &Shell, left: impl Fn() -> i64) {
+    let kills = std::env::var("BACKSTAY_ARCHIVE_KILLS")
+        .ok()
+        .and_then(|kills| kills.parse().ok())
+        .unwrap_or(12_u32);
+    let mut killed = 0;
+    for kill in 0..kills {
+        // Here and there over the whole of a run.
+        let longest = 300.0 + many() as f64 * 0.0004;
+        let after =
+            Duration::from_secs_f64(f64::from(kill * 7919 % 101) / 101.0 * longest / 1000.0);
+        let mut run = shell.command(&["archives", "run", "events", "--quiet"]).spawn().unwrap();
+        let until = std::time::Instant::now() + after;
+        let ended = loop {
+            match run.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if std::time::Instant::now() > until => break None,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        if ended.is_some() {
+            break;
+        }
+        run.kill().unwrap();
+        run.wait().unwrap();
+        killed += 1;
+        let archived = shell.json(&["archives", "list", "events"]);
+        let archived: i64 = archived
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|segment| segment["rows"].as_i64().unwrap())
+            .sum();
+        let in_table = left();
+        assert!(
+            archived + in_table >= many(),
+            "after kill {kill}: {archived} archived, {in_table} in the table"
+        );
+        assert!(archived <= many(), "after kill {kill}: {archived} archived");
+    }
+    assert!(
+        killed > kills / 4,
+        "only {killed} of {kills} runs were killed: more rows make them longer"
+    );
+    shell.ends(0, &["archives", "run", "events", "--quiet"]);
+    assert_eq!(left(), 0);
+    shell.ends(0, &["archives", "verify"]);
+    // With what the killed runs left gone, anybody's reader sees each row once.
+    let seen = read_by_duckdb(
+        shell,
+        "count(*) AS n, count(DISTINCT id) AS d, sum(id) AS s, sum(length(note)) AS l",
+    );
+    let (rows, length) = (many(), many() * 40);
+    assert_eq!(
+        seen,
+        format!(
+            "{{\"n\":{rows},\"d\":{rows},\"s\":\"{}\",\"l\":\"{length}\"}}",
+            rows * (rows - 1) / 2
+        )
+    );
+}
+
+#[test]
+fn heavy_runs_that_are_killed_again_and_again_lose_no_row_of_sqlite_and_double_none() {
+    let shell = with_sqlite("delete = true\nencryption = 'none'");
+    let database: PathBuf = shell.path("app.db");
+    sqlite(&database)
+        .execute_batch(&format!(
+            "DROP TABLE events; PRAGMA journal_mode = wal; CREATE TABLE events (id INTEGER PRIMARY KEY, created_at INTEGER, note TEXT);
+             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {} - 1) INSERT INTO events SELECT i, 1700000000 + i, printf('%040d', i) FROM n;
+             CREATE INDEX by_time ON events (created_at)",
+            many()
+        ))
+        .unwrap();
+    shell.edit_config("column = 'created_at'", "column = 'created_at'\ncolumn_unit = 's'");
+    kill_runs(&shell, || sqlite_rows_of(&database, "SELECT count(*) FROM events").parse().unwrap());
+}
+
+#[test]
+fn heavy_runs_that_are_killed_again_and_again_lose_no_row_of_postgres_and_double_none() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql("shop", &format!(
+        "CREATE TABLE events (id bigint PRIMARY KEY, created_at timestamptz, note text);
+         INSERT INTO events SELECT i, timestamptz '2023-11-14 22:13:20+00' + i * interval '1 second', lpad(i::text, 40, '0') FROM generate_series(0, {} - 1) i;
+         CREATE INDEX ON events (created_at); ANALYZE events",
+        many()
+    ));
+    let shell = with_postgres(&server, "events", "delete = true\nencryption = 'none'");
+    kill_runs(&shell, || server.sql("shop", "SELECT count(*) FROM events").parse().unwrap());
+}
