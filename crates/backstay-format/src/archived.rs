@@ -54,6 +54,8 @@ pub struct ArchivedFile {
     pub oldest: Timestamp,
     /// The time of its newest row.
     pub newest: Timestamp,
+    /// The sum of its rows' times of day, in microseconds, as a decimal number.
+    pub times: String,
     /// The sum of the digests of its rows, as 32 hexadecimal digits.
     pub digest: String,
 }

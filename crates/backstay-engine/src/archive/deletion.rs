@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::Int64Type;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use backstay_format::{DeletedMark, FORMAT_VERSION};
@@ -12,44 +14,54 @@ use super::{ArchiveReport, ArchiveSpec};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::source::table::{Table, next_batch, refused};
-use crate::source::{Source, SourceError, TableSpec};
+use crate::source::table::{AT, Table, next_batch, refused};
+use crate::source::{Source, SourceError};
 use crate::vault::Vault;
 
 /// Rows of one transaction: an app waits for no more than these.
 const ROWS_AT_ONCE: usize = 2000;
 
-/// Deletes the rows of all segments that wait for it.
+/// Which segments are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those of whose rows no other segment can hold a newer version.
+    Newest,
+    All,
+}
+
+/// Deletes the rows of all segments that wait for it, and that are old enough by the configuration as it is now.
 pub(super) async fn delete_archived(
     cx: &Cx,
     source: &dyn Source,
-    vault: &Vault,
-    spec: &ArchiveSpec,
+    (vault, spec, which): (&Vault, &ArchiveSpec, Which),
     known: &mut Known,
     report: &mut ArchiveReport,
 ) -> Result<(), EngineError> {
     let mut table: Option<Box<dyn Table>> = None;
-    let table_spec = known.table_spec(spec);
-    for segment in &mut known.segments {
-        if segment.deleted.is_some() && !known.put_back.contains(&segment.place.backup) {
+    for index in 0..known.segments.len() {
+        let segment = &known.segments[index];
+        let waits = segment.deleted.is_none() || known.put_back.contains(&segment.place.backup);
+        if !waits || which == Which::Newest && !known.is_newest(index) {
             continue;
         }
         let table = match &mut table {
             Some(table) => table,
-            none => none.insert(open(cx, source, &table_spec).await?),
+            none => none.insert(open(cx, source, known, spec).await?),
         };
         cx.event(Event::Step {
             what: format!("deleting the rows of segment {}", segment.place.backup),
         });
         let mut mark = DeletedMark { format: FORMAT_VERSION, at: cx.now(), deleted: 0, changed: 0 };
-        delete_segment(cx, table.as_mut(), (vault, spec), segment, &mut mark).await?;
-        mark.at = cx.now();
-        vault.mark_deleted(cx, &segment.place, &mark).await?;
+        let before = report.before.as_microsecond();
+        let deleted =
+            delete_segment(cx, table.as_mut(), (vault, spec, before), segment, &mut mark).await;
         report.deleted += mark.deleted;
         report.changed += mark.changed;
-        segment.deleted = Some(mark);
+        deleted?;
+        mark.at = cx.now();
+        vault.mark_deleted(cx, &segment.place, &mark).await?;
+        known.segments[index].deleted = Some(mark);
     }
-    known.put_back.clear();
     match table {
         Some(table) => Ok(table.close(cx).await?),
         None => Ok(()),
@@ -59,9 +71,11 @@ pub(super) async fn delete_archived(
 async fn open(
     cx: &Cx,
     source: &dyn Source,
-    spec: &TableSpec,
+    known: &Known,
+    spec: &ArchiveSpec,
 ) -> Result<Box<dyn Table>, SourceError> {
-    let mut table = source.table(cx, spec).await?;
+    let mut table = source.table(cx, &known.table_spec(spec)).await?;
+    known.check(spec, table.shape())?;
     let obstacles = table.obstacles(cx).await?;
     if obstacles.is_empty() {
         return Ok(table);
@@ -76,7 +90,7 @@ async fn open(
 async fn delete_segment(
     cx: &Cx,
     table: &mut dyn Table,
-    (vault, spec): (&Vault, &ArchiveSpec),
+    (vault, spec, before): (&Vault, &ArchiveSpec, i64),
     segment: &Segment,
     mark: &mut DeletedMark,
 ) -> Result<(), EngineError> {
@@ -95,15 +109,24 @@ async fn delete_segment(
             };
             let archived: HashSet<_> = digests.into_iter().collect();
             let now = table.lock(cx, &batch).await?;
-            let same =
-                digester.rows(&now)?.iter().map(|digest| archived.contains(digest)).collect();
-            let gone = only(&now, same)?;
-            mark.changed += (now.num_rows() - gone.num_rows()) as u64;
+            let digests = digester.rows(&now)?;
+            let is_same: Vec<bool> =
+                digests.iter().map(|digest| archived.contains(digest)).collect();
+            mark.changed += is_same.iter().filter(|same| !**same).count() as u64;
+            let is_old = times(&now)?.into_iter().map(|at| at < before);
+            let chosen = is_same.iter().zip(is_old).map(|(same, old)| *same && old);
+            let gone = only(&now, chosen.collect())?;
             table.delete(cx, &gone).await?;
             mark.deleted += gone.num_rows() as u64;
         }
     }
     Ok(())
+}
+
+/// Returns the times of rows that were just read.
+fn times(batch: &RecordBatch) -> Result<Vec<i64>, SourceError> {
+    let at = batch.column_by_name(AT).ok_or_else(|| refused("rows have no time".to_owned()))?;
+    Ok(at.as_primitive::<Int64Type>().values().to_vec())
 }
 
 fn only(batch: &RecordBatch, chosen: Vec<bool>) -> Result<RecordBatch, SourceError> {

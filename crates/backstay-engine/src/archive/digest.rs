@@ -28,6 +28,12 @@ impl Digester {
         Ok(Self { schema: Arc::new(schema.clone()), converter })
     }
 
+    /// The same for some of the columns only.
+    pub(super) fn of_columns(schema: &Schema, names: &[String]) -> Result<Self, SourceError> {
+        let chosen = names.iter().filter_map(|name| schema.field_with_name(name).ok().cloned());
+        Self::new(&Schema::new(chosen.collect::<Vec<_>>()))
+    }
+
     /// Returns the digests of rows that have the columns of the schema; others may stand beside them.
     pub(super) fn rows(&self, batch: &RecordBatch) -> Result<Vec<RowDigest>, SourceError> {
         let columns =

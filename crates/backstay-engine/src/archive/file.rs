@@ -71,16 +71,21 @@ impl Fetched {
         read_parquet(&self.path, batch_rows)
     }
 
-    /// Returns the digests of all rows, each of those that an earlier segment can be compared by.
+    /// Returns of each row its digest, where it can be compared, and that of its key.
     pub(super) async fn digests(
         &self,
         cx: &Cx,
-        digester: &Digester,
-    ) -> Result<Vec<RowDigest>, SourceError> {
+        (digester, keys): &(Digester, Digester),
+    ) -> Result<Vec<(Option<RowDigest>, RowDigest)>, SourceError> {
         let mut digests = Vec::new();
         let mut rows = self.rows(BATCH_ROWS);
         while let Some(batch) = next_batch(cx, &mut rows).await? {
-            digests.extend(digester.earlier_rows(&batch)?.unwrap_or_default());
+            // A key that it lacks is the key of nothing.
+            let Some(keys) = keys.earlier_rows(&batch)? else { continue };
+            match digester.earlier_rows(&batch)? {
+                Some(rows) => digests.extend(rows.into_iter().map(Some).zip(keys)),
+                None => digests.extend(keys.into_iter().map(|key| (None, key))),
+            }
         }
         Ok(digests)
     }

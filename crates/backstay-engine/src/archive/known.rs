@@ -9,12 +9,14 @@ use backstay_format::{
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::ArchiveSpec;
-use super::digest::Digester;
+use super::digest::{Digester, RowDigest};
 use super::file::{self, Fetched};
+use super::partition::Tally;
 use super::slice::Slice;
 use crate::cx::Cx;
 use crate::error::EngineError;
-use crate::source::table::{DayRows, Shape, Span, TableSpec, stored_word};
+use crate::source::SourceError;
+use crate::source::table::{DayRows, Shape, Span, TableSpec, refused, stored_word};
 use crate::vault::{BackupPlace, Vault};
 
 /// Manifests read at a time.
@@ -131,14 +133,18 @@ impl Known {
         TableSpec { earlier: earlier.into_values().collect(), ..spec.table.clone() }
     }
 
-    /// Counts the archived rows of a partition.
-    pub(super) fn rows_of(&self, partition: &str) -> u64 {
+    /// Adds up the archived rows of a partition.
+    pub(super) fn tally(&self, partition: &str) -> Tally {
+        let mut tally = Tally::default();
         let files = self.segments.iter().flat_map(|segment| &segment.content.files);
-        files.filter(|file| file.partition == partition).map(|file| file.rows).sum()
+        for file in files.filter(|file| file.partition == partition) {
+            tally.add(file.rows, file.times.parse().unwrap_or(0));
+        }
+        tally
     }
 
-    /// Returns what of a table is to be read. Where rows are deleted, all that is there; else the partitions that have not
-    /// as many rows in the archive as in the table.
+    /// Returns what of a table is to be read. Where rows are deleted, all that is there; else the partitions whose rows in the
+    /// archive are not, by number and times, those in the table.
     pub(super) fn spans(
         &self,
         cx: &Cx,
@@ -146,21 +152,22 @@ impl Known {
         days: &[DayRows],
         before: i64,
     ) -> Vec<Span> {
-        let oldest_kept = spec.keep.and_then(|keep| cx.now().checked_sub(keep).ok());
+        let oldest_kept =
+            spec.keep.filter(|_| !spec.delete).and_then(|keep| cx.now().checked_sub(keep).ok());
         let oldest_kept = oldest_kept.map_or(i64::MIN, |oldest| oldest.as_microsecond());
         let in_table = spec.partition.rows(days);
         let mut spans: Vec<Span> = Vec::new();
-        let mut days: Vec<i64> = days.iter().map(|(day, _)| *day).collect();
+        let mut days: Vec<i64> = days.iter().map(|day| day.day).collect();
         days.sort_unstable();
         for day in days {
             let name = spec.partition.of(day);
-            if !spec.delete && in_table.get(&name) == Some(&self.rows_of(&name)) {
+            if !spec.delete && in_table.get(&name) == Some(&self.tally(&name)) {
                 continue;
             }
             let (from, until) = spec.partition.span(day);
-            let until = until.min(before);
-            if !spec.delete && until <= oldest_kept {
-                // It was archived and let go, or would be.
+            // What would be let go by the next prune is not archived again.
+            let (from, until) = (from.max(oldest_kept), until.min(before));
+            if from >= until {
                 continue;
             }
             match spans.last_mut() {
@@ -214,35 +221,69 @@ impl Known {
         changes
     }
 
-    /// Leaves of a slice the rows that are in no segment as they are now.
+    /// Leaves of a slice the rows that the archive does not hold as they are now: of a row that it holds several times, the
+    /// newest counts, since that is what a restore gives back.
     pub(super) async fn without_archived(
         &mut self,
         cx: &Cx,
         vault: &Vault,
         spec: &ArchiveSpec,
-        slice: Slice,
+        (slice, key): (Slice, &[String]),
     ) -> Result<Slice, EngineError> {
         let Some(first) = slice.pieces.first() else { return Ok(slice) };
         let (oldest, newest) = slice.range();
-        let digester = Digester::new(first.batch.schema_ref())?;
+        let schema = first.batch.schema();
+        let digesters = (Digester::new(&schema)?, Digester::of_columns(&schema, key)?);
         let mut left = slice;
-        for segment in &self.segments {
+        // Keys that a newer segment has: what an older one holds of them does not count.
+        let mut seen: HashSet<RowDigest> = HashSet::new();
+        for segment in self.segments.iter().rev() {
             for (index, file) in segment.content.files.iter().enumerate() {
                 let span = (file.oldest.as_microsecond(), file.newest.as_microsecond());
                 if span.1 < oldest || span.0 > newest || left.is_empty() {
                     continue;
                 }
                 let fetched = segment.fetch(cx, vault, spec, index).await?;
-                let archived: HashSet<_> =
-                    fetched.digests(cx, &digester).await?.into_iter().collect();
-                let rows = left.rows();
+                let rows = fetched.digests(cx, &digesters).await?;
+                let newest = rows.iter().filter(|(_, key)| !seen.contains(key));
+                let archived: HashSet<RowDigest> = newest.filter_map(|(row, _)| *row).collect();
+                seen.extend(rows.iter().map(|(_, key)| *key));
+                let before = left.rows();
                 left = left.without(|digest| archived.contains(&digest))?;
-                if left.rows() < rows {
+                if left.rows() < before {
                     self.put_back.insert(segment.place.backup.clone());
                 }
             }
         }
         Ok(left)
+    }
+
+    /// Fails if what is archived is not of this table and this time.
+    pub(super) fn check(&self, spec: &ArchiveSpec, shape: &Shape) -> Result<(), SourceError> {
+        let is_other = |segment: &&Segment| {
+            segment.content.table != shape.table || segment.content.column != spec.table.column
+        };
+        match self.segments.iter().find(is_other) {
+            None => Ok(()),
+            Some(Segment { content, .. }) => Err(refused(format!(
+                "archive {} holds rows of {} by {}, and not of {} by {}; give what is another table or column an archive of another name",
+                spec.name, content.table, content.column, shape.table, spec.table.column
+            ))),
+        }
+    }
+
+    /// Says whether no newer segment holds rows of the same time as one: then it holds the newest of its rows.
+    pub(super) fn is_newest(&self, index: usize) -> bool {
+        let span = |segment: &Segment| {
+            let files = || segment.content.files.iter();
+            (files().map(|file| file.oldest).min(), files().map(|file| file.newest).max())
+        };
+        let Some((oldest, newest)) = self.segments.get(index).map(span) else { return false };
+        self.segments
+            .iter()
+            .skip(index + 1)
+            .map(span)
+            .all(|(from, to)| to < oldest || from > newest)
     }
 }
 

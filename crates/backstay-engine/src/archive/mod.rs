@@ -23,8 +23,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::{Event, Monitor};
-use crate::source::Source;
-use crate::source::table::TableSpec;
+use crate::source::table::{AT, TableSpec};
+use crate::source::{Source, SourceError, with_causes};
 use crate::store::Store;
 use crate::vault::{Draft, Vault};
 
@@ -35,6 +35,7 @@ pub use restore::{RestoredRows, Wanted, export, restore};
 pub use segment::{NoSegmentLog, SegmentLog};
 pub use verify::{VerifiedArchive, verify};
 
+use deletion::{Which, delete_archived};
 use slice::Slices;
 
 /// A retention archive, as it is configured.
@@ -77,6 +78,8 @@ pub struct ArchiveReport {
     pub deleted: u64,
     /// Rows that stay in the table since they were changed after they were archived; the next run archives them anew.
     pub changed: u64,
+    /// Why the rest of the archived rows is still in the table, if it is.
+    pub not_deleted: Option<String>,
     /// Rows whose time cannot be read.
     pub unreadable: u64,
     /// What changed in the table's columns since the segment before.
@@ -118,9 +121,9 @@ pub async fn plan(
     let before = spec.before(cx.now());
     let obstacles = if spec.delete { table.obstacles(cx).await? } else { Vec::new() };
     let (days, unreadable) = table.days(cx, before.as_microsecond()).await?;
-    let partitions = spec.partition.rows(&days).into_iter().map(|(name, rows)| {
-        let archived = known.rows_of(&name);
-        (name, rows, archived)
+    let partitions = spec.partition.rows(&days).into_iter().map(|(name, tally)| {
+        let archived = known.tally(&name).rows;
+        (name, tally.rows, archived)
     });
     let plan = ArchivePlan {
         before,
@@ -149,14 +152,30 @@ pub async fn run(
     let before = spec.before(cx.now());
     let mut report = ArchiveReport { before, ..ArchiveReport::default() };
     if spec.delete {
-        // What a killed run left first: it is no longer there to be read.
-        deletion::delete_archived(cx, source, vault, spec, &mut known, &mut report).await?;
+        // What a killed run left first: it is no longer there to be read. But of rows that were archived several times, the
+        // newest must be known before the others count.
+        let which = (vault, spec, Which::Newest);
+        let deleted = delete_archived(cx, source, which, &mut known, &mut report).await;
+        settle(deleted, &mut report)?;
     }
     archive_rows(cx, source, (vault, spec, draft, log), &mut known, &mut report).await?;
-    if spec.delete {
-        deletion::delete_archived(cx, source, vault, spec, &mut known, &mut report).await?;
+    if spec.delete && report.not_deleted.is_none() {
+        let which = (vault, spec, Which::All);
+        let deleted = delete_archived(cx, source, which, &mut known, &mut report).await;
+        settle(deleted, &mut report)?;
     }
     Ok(report)
+}
+
+/// A row that cannot be deleted keeps none from being archived; it is told at the end.
+fn settle(deleted: Result<(), EngineError>, report: &mut ArchiveReport) -> Result<(), EngineError> {
+    match deleted {
+        Err(EngineError::Source(error)) if !error.is_cancelled() => {
+            report.not_deleted = Some(with_causes(&error));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Passes on all but that single files are written and read: a segment may have hundreds.
@@ -187,11 +206,17 @@ async fn archive_rows(
         return Ok(table.close(cx).await?);
     }
     let shape = table.shape().clone();
+    if shape.columns.iter().any(|column| column.field.name() == AT) {
+        let finding =
+            format!("table {} has a column {AT}, a name that rows pass with here", shape.table);
+        return Err(SourceError::Table { finding }.into());
+    }
+    known.check(spec, &shape)?;
     report.changes = known.changes(&shape);
     let mut slices = Slices::new(table.read(cx, &spans).await?);
     while let Some(slice) = slices.next(cx).await? {
         let rows = slice.rows();
-        let fresh = known.without_archived(cx, vault, spec, slice).await?;
+        let fresh = known.without_archived(cx, vault, spec, (slice, &shape.key)).await?;
         report.already += rows - fresh.rows();
         if fresh.is_empty() {
             continue;

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::source::table::{DayRows, Span, date_text, days_of};
-
-const DAY: i64 = 86_400_000_000;
+use crate::source::table::{DAY_MICROS as DAY, DayRows, Span, date_text, days_of};
 
 /// How rows are divided into files, by their time in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +49,27 @@ impl Partition {
     }
 
     /// Adds up the rows of days by partition.
-    pub(super) fn rows(self, days: &[DayRows]) -> BTreeMap<String, u64> {
-        let mut rows = BTreeMap::new();
-        for (day, count) in days {
-            *rows.entry(self.of(*day)).or_default() += count;
+    pub(super) fn rows(self, days: &[DayRows]) -> BTreeMap<String, Tally> {
+        let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+        for day in days {
+            tallies.entry(self.of(day.day)).or_default().add(day.rows, day.times.into());
         }
-        rows
+        tallies
+    }
+}
+
+/// What tells most sets of rows of a partition from others, without reading them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) rows: u64,
+    /// The sum of their times of day, in microseconds.
+    pub(super) times: i128,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, rows: u64, times: i128) {
+        self.rows += rows;
+        self.times += times;
     }
 }
 

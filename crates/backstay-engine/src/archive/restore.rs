@@ -1,19 +1,24 @@
 //! Bringing archived rows back: into a table, or as files.
 
+use std::collections::HashSet;
 use std::path::Path;
 
+use arrow_array::RecordBatch;
 use backstay_format::ArchivedFile;
 
 use super::ArchiveSpec;
-use super::file::BATCH_ROWS;
+use super::digest::{Digester, RowDigest};
 use super::known::{Known, Segment};
 use super::verify::verify;
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::source::table::{next_batch, refused};
+use crate::source::table::{Table, next_batch, refused};
 use crate::source::{Source, SourceError};
 use crate::vault::Vault;
+
+/// Rows that are inserted and looked at together.
+const ROWS_AT_ONCE: usize = 2000;
 
 /// Which partitions are wanted: from the first, to the last, both by their names; all if left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,16 +77,45 @@ pub async fn restore(
                 continue;
             }
             let fetched = segment.fetch(cx, vault, spec, index).await?;
-            let mut rows = fetched.rows(BATCH_ROWS);
+            let mut rows = fetched.rows(ROWS_AT_ONCE);
             while let Some(batch) = next_batch(cx, &mut rows).await? {
                 restored.rows += batch.num_rows() as u64;
-                restored.inserted += table.insert(cx, &batch).await?;
+                restored.inserted += insert(cx, table.as_mut(), &batch).await?;
             }
         }
     }
     table.end(cx).await?;
     table.close(cx).await?;
     Ok(restored)
+}
+
+/// Inserts rows, and looks whether what came into the table is what was archived: a trigger or a narrower type may have made
+/// something else of it.
+async fn insert(cx: &Cx, table: &mut dyn Table, rows: &RecordBatch) -> Result<u64, SourceError> {
+    let names: Vec<String> =
+        table.shape().written(rows)?.iter().map(|column| column.field.name().clone()).collect();
+    let digester = Digester::of_columns(&table.shape().schema(), &names)?;
+    let Some(archived) = digester.earlier_rows(rows)? else {
+        return Err(refused(format!(
+            "a column of {} is of another type than when its rows were archived; restore with --to-file",
+            table.shape().table
+        )));
+    };
+    let there: HashSet<RowDigest> =
+        digester.rows(&table.lock(cx, rows).await?)?.into_iter().collect();
+    let inserted = table.insert(cx, rows).await?;
+    let now = digester.rows(&table.lock(cx, rows).await?)?;
+    let archived: HashSet<RowDigest> = archived.into_iter().collect();
+    let new = now.iter().filter(|digest| !there.contains(digest));
+    if now.len() as u64 != there.len() as u64 + inserted
+        || !new.into_iter().all(|digest| archived.contains(digest))
+    {
+        return Err(refused(format!(
+            "rows that were inserted into {} are not as they were archived: a trigger or a type of its columns changes them; nothing was restored, use --to-file or another table with --to",
+            table.shape().table
+        )));
+    }
+    Ok(inserted)
 }
 
 /// Writes the files, plain, below a directory that must not exist, as Hive partitions. Returns how many rows they have.

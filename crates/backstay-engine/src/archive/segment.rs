@@ -12,7 +12,7 @@ use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::part::CaptureReport;
 use crate::source::SourceError;
-use crate::source::table::{Shape, refused};
+use crate::source::table::{DAY_MICROS, Shape, refused};
 use crate::vault::{BackupPlace, BackupWriter, Draft};
 
 /// Writes down which segment is under way, so that a later run can remove what a killed one left.
@@ -92,9 +92,10 @@ async fn write_files(
                 .parse()
                 .expect("a date is legal in a name");
         let (oldest, newest) = rows.range();
-        let (count, mut sum) = (rows.rows(), 0);
+        let (count, mut sum, mut times) = (rows.rows(), 0, 0_i128);
         for piece in &rows.pieces {
             sum = digest::sum(&[sum, digest::sum(&piece.digests)]);
+            times += piece.at.iter().map(|at| i128::from(at.rem_euclid(DAY_MICROS))).sum::<i128>();
         }
         let batches = rows.pieces.into_iter().map(|piece| piece.batch).collect();
         let stream = file::stream(name, shape.schema(), draft.compression_level, batches);
@@ -105,6 +106,7 @@ async fn write_files(
             rows: count,
             oldest: time(oldest)?,
             newest: time(newest)?,
+            times: times.to_string(),
             digest: digest::text(sum),
         });
     }

@@ -9,12 +9,12 @@ use super::digest::{Digester, RowDigest};
 use super::partition::Partition;
 use crate::cx::Cx;
 use crate::source::SourceError;
-use crate::source::table::{AT, Rows, next_batch, refused};
+use crate::source::table::{AT, DAY_MICROS, Rows, next_batch, refused};
 
 /// As many rows as a segment has at most.
 const MAX_ROWS: u64 = 1_000_000;
-/// As much memory as the rows of a segment take.
-const MAX_BYTES: usize = 64 << 20;
+/// As much memory as the rows of a segment take; several copies of parts of them are under way at a time.
+const MAX_BYTES: usize = 24 << 20;
 
 /// Gathers slices.
 pub(super) struct Slices {
@@ -117,7 +117,7 @@ impl Slice {
             let mut from = 0;
             while let Some(at) = piece.at.get(from) {
                 let name = partition.of(*at);
-                let (first, before) = partition.span(at - at.rem_euclid(86_400_000_000));
+                let (first, before) = partition.span(at - at.rem_euclid(DAY_MICROS));
                 let is_here = |at: &i64| (first..before).contains(at);
                 let length = piece.at[from..].iter().take_while(|at| is_here(at)).count();
                 let part = Piece {

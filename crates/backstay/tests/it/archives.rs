@@ -47,7 +47,7 @@ pub(crate) fn with_sqlite(more: &str) -> Shell {
     shell
 }
 
-fn configure(shell: &Shell, source: &str, table: &str, more: &str) {
+pub(crate) fn configure(shell: &Shell, source: &str, table: &str, more: &str) {
     shell.set_config(format!(
         "[storages.main]\nprovider = 'local'\npath = '{}'\n\n[sources.db]\nstorage = 'main'\n{source}\n\n\
          [archives.events]\nsource = 'db'\ntable = '{table}'\ncolumn = 'created_at'\nolder_than = '1d'\nstorage = 'main'\n{more}\n",
@@ -475,7 +475,7 @@ fn row_that_is_changed_between_archive_and_deletion_stays() {
     assert_eq!(server.sql("shop", "SELECT count(*), count(DISTINCT id) FROM seen"), "2999|2999");
 }
 
-fn with_duckdb(statements: &str, more: &str) -> Shell {
+pub(crate) fn with_duckdb(statements: &str, more: &str) -> Shell {
     let shell = Shell::bare();
     duckdb::sql(&shell.path("app.duckdb"), statements);
     let source = format!(
@@ -492,10 +492,10 @@ fn rows_of_duckdb_go_out_of_the_table_and_come_back_equal() {
     let shell = with_duckdb(
         "CREATE TYPE mood AS ENUM ('good', 'bad');
          CREATE TABLE events (id BIGINT, part VARCHAR, created_at TIMESTAMP WITH TIME ZONE, h HUGEINT, i INTERVAL, u UUID, d DECIMAL(30,5), l INTEGER[], s STRUCT(a INTEGER, b VARCHAR[]), mp MAP(VARCHAR, INTEGER),
-           b BLOB, bit BIT, m mood, f FLOAT, t TIME, ns TIMESTAMP_NS, arr INTEGER[3], j JSON, g BIGINT GENERATED ALWAYS AS (id + 1), un UNION(n INTEGER, t VARCHAR), tt TIMETZ, PRIMARY KEY (id, part));
-         INSERT INTO events (id, part, created_at, h, i, u, d, l, s, mp, b, bit, m, f, t, ns, arr, j, un, tt)
+           b BLOB, bit BIT, m mood, f FLOAT, t TIME, ns TIMESTAMP_NS, arr INTEGER[3], j JSON, g BIGINT GENERATED ALWAYS AS (id + 1), tt TIMETZ, PRIMARY KEY (id, part));
+         INSERT INTO events (id, part, created_at, h, i, u, d, l, s, mp, b, bit, m, f, t, ns, arr, j, tt)
            SELECT k, 'p''' || k % 3, now() - INTERVAL 2 DAY - k * INTERVAL 15 MINUTE, 170141183460469231731687303715884105727 - k, k * INTERVAL '1 month 3 days', uuid(), k * 1.00001, [k, NULL], {'a': k, 'b': ['x', NULL]}, MAP {'a': k}, encode('ü' || k), '0101', CASE WHEN k % 2 = 0 THEN 'good' ELSE 'bad' END, CASE k % 3 WHEN 0 THEN 'nan' ELSE k / 3 END,
-             TIME '23:59:59.999999', TIMESTAMP_NS '2020-01-01 00:00:00.123456789', [k, k, NULL], '{\"k\": 1}', CASE WHEN k % 2 = 0 THEN k::INTEGER::UNION(n INTEGER, t VARCHAR) ELSE 'text'::UNION(n INTEGER, t VARCHAR) END, '12:00:00+05:30' FROM range(9600) r(k);
+             TIME '23:59:59.999999', TIMESTAMP_NS '2020-01-01 00:00:00.123456789', [k, k, NULL], '{\"k\": 1}', '12:00:00+05:30' FROM range(9600) r(k);
          INSERT INTO events (id, part, created_at) SELECT 20000 + k, '', now() FROM range(5) r(k)",
         "delete = true\nencryption = 'none'",
     );

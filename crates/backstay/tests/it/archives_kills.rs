@@ -7,6 +7,7 @@ use backstay_testkit::postgres::PostgresServer;
 
 use crate::archives::{read_by_duckdb, sqlite, sqlite_rows_of, with_postgres, with_sqlite};
 use crate::shell::Shell;
+use crate::size::peak_kib;
 
 /// How many rows the runs that are killed have; a few seconds' worth, or what somebody asks for.
 fn many() -> i64 {
@@ -107,4 +108,33 @@ fn heavy_runs_that_are_killed_again_and_again_lose_no_row_of_postgres_and_double
     ));
     let shell = with_postgres(&server, "events", "delete = true\nencryption = 'none'");
     kill_runs(&shell, || server.sql("shop", "SELECT count(*) FROM events").parse().unwrap());
+}
+
+/// What an archive may take, whatever its rows are.
+const PROMISED_KIB: u64 = 256 * 1024;
+
+#[test]
+fn heavy_archive_of_large_and_of_many_rows_stays_within_the_memory_promised() {
+    for rows in [
+        // A gigabyte, and half a million small ones.
+        "SELECT i, 1700000000 + i, hex(randomblob(50000)) FROM n WHERE i < 10000",
+        "SELECT i, 1700000000 + i, printf('%040d', i) FROM n WHERE i < 500000",
+    ] {
+        let shell = with_sqlite("delete = true\ncolumn_unit = 's'");
+        let database = shell.path("app.db");
+        sqlite(&database)
+            .execute_batch(&format!(
+                "DROP TABLE events; PRAGMA journal_mode = wal; CREATE TABLE events (id INTEGER PRIMARY KEY, created_at INTEGER, note TEXT);
+                 WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 499999) INSERT INTO events {rows}"
+            ))
+            .unwrap();
+        for words in [
+            &["archives", "run", "events"][..],
+            &["archives", "verify"],
+            &["archives", "restore", "events", "--yes"],
+        ] {
+            let peak = peak_kib(&shell, words);
+            assert!(peak <= PROMISED_KIB, "{words:?} took {} MiB", peak / 1024);
+        }
+    }
 }

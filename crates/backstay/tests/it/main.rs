@@ -8,6 +8,7 @@
 
 mod archives;
 mod archives_kills;
+mod archives_traps;
 mod backups;
 mod commands;
 mod configure;

@@ -12,7 +12,7 @@ use crate::shell::Shell;
 const PROMISED_KIB: u64 = 128 * 1024;
 
 /// Runs a command that must succeed, and returns the most memory it ever had, as the kernel counts it.
-fn peak_kib(shell: &Shell, words: &[&str]) -> u64 {
+pub(crate) fn peak_kib(shell: &Shell, words: &[&str]) -> u64 {
     let mut command = shell.command(words);
     command.arg("--quiet").stdout(Stdio::null());
     let mut child = command.spawn().unwrap();

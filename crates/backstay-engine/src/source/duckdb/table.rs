@@ -9,18 +9,18 @@ use arrow_select::concat::concat_batches;
 use async_trait::async_trait;
 
 use super::DuckdbSource;
-use super::session::{On, Session, Tool, identifier, literal, number, text};
+use super::session::{On, Row, Session, Tool, identifier, literal, number, text};
 use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::table::{
-    AT, BATCH_ROWS, DayRows, Kept, Rows, Shape, Span, Table, TableColumn, TableSpec, bound,
-    choose_key, date_text, day_bound, next_batch, parquet_schema, read_parquet, refused, rows_pipe,
-    send_parquet, time_text, write_parquet,
+    AT, BATCH_ROWS, DAY_MICROS, DayRows, Kept, Rows, Shape, Span, Table, TableColumn, TableSpec,
+    bound, choose_key, date_text, day_bound, earliest, next_batch, parquet_schema, read_parquet,
+    refused, rows_pipe, send_parquet, write_parquet,
 };
 use crate::spool::Spool;
 
 /// Types that Parquet files of DuckDB do not keep: their values pass as text.
-const ONLY_TEXT: [&str; 13] = [
+const ONLY_TEXT: [&str; 11] = [
     "HUGEINT",
     "UHUGEINT",
     "INTERVAL",
@@ -30,8 +30,6 @@ const ONLY_TEXT: [&str; 13] = [
     "TIMESTAMP_NS",
     "TIME_NS",
     "BIT",
-    "UNION",
-    "VARIANT",
     "MAP",
     "BIGNUM",
 ];
@@ -70,6 +68,7 @@ impl DuckdbTable {
             refused(format!("table {} has no column {}", table.shown(), spec.column))
         })?;
         let kept = kept(&spec.column, kind, spec)?;
+        check_texts(&mut view, &table, &declared, spec).await?;
         let selected: Vec<String> =
             declared.iter().map(|(name, kind)| select(name, kind, spec)).collect();
         // What its files have says best what they have.
@@ -82,11 +81,12 @@ impl DuckdbTable {
         );
         cx.run(view.ask("read the columns", &copy)).await??;
         let schema = parquet_schema(&probe)?;
+        let made = statement_of(&mut view, &table).await?;
         let columns =
-            schema.fields().iter().zip(&declared).map(|(field, (_, declared))| TableColumn {
+            schema.fields().iter().zip(&declared).map(|(field, (name, declared))| TableColumn {
                 declared: declared.clone(),
                 field: Field::clone(field),
-                is_generated: false,
+                is_generated: is_generated(&made, name, declared),
             });
         let keys = keys(&mut view, &table).await?;
         let shape = Shape {
@@ -129,7 +129,7 @@ impl DuckdbTable {
                 Kept::Number(unit) => bound(micros, unit).to_string(),
                 Kept::Date => format!("DATE {}", dated(date_text(day_bound(micros)))),
                 Kept::Instant => format!("make_timestamptz({micros})"),
-                Kept::Local | Kept::Text => format!("TIMESTAMP {}", dated(time_text(micros))),
+                Kept::Local | Kept::Text => format!("make_timestamp({micros})"),
             }
         };
         let finite = if let Kept::Number(_) = self.kept {
@@ -215,35 +215,7 @@ impl DuckdbTable {
         self.is_in_transaction = false;
         self.ask(cx, "make the changes lasting", "COMMIT").await.map(drop)
     }
-
-    /// Returns which columns can be written to. That a column is worked out by DuckDB itself stands only in the statement that
-    /// makes the table.
-    async fn writable(&mut self, cx: &Cx, rows: &RecordBatch) -> Result<Vec<String>, SourceError> {
-        let query = format!(
-            "SELECT sql FROM duckdb_tables() WHERE {QUALIFIED} = {}",
-            literal(&self.shape.table)
-        );
-        let session =
-            self.changing.as_mut().ok_or_else(|| refused("no transaction was begun".to_owned()))?;
-        let found = cx.run(session.ask("read how the table is made", &query)).await??;
-        let made = found.first().map(|row| text(row, "sql")).unwrap_or_default();
-        let is_generated = |column: &TableColumn| {
-            let name = column.field.name();
-            let names = [identifier(name), name.clone()];
-            names.iter().any(|name| {
-                made.contains(&format!("{name} {} GENERATED ALWAYS AS", column.declared))
-            })
-        };
-        let columns = self.shape.written(rows)?.into_iter();
-        Ok(columns
-            .filter(|column| !is_generated(column))
-            .map(|column| column.field.name().clone())
-            .collect())
-    }
 }
-
-/// A table's name as we write it.
-const QUALIFIED: &str = "concat('\"', replace(schema_name, '\"', '\"\"'), '\".\"', replace(table_name, '\"', '\"\"'), '\"')";
 
 #[async_trait]
 impl Table for DuckdbTable {
@@ -257,24 +229,29 @@ impl Table for DuckdbTable {
     }
 
     async fn days(&mut self, cx: &Cx, before: i64) -> Result<(Vec<DayRows>, u64), SourceError> {
-        let (micros, within) = (self.micros(), self.within((i64::MIN, before)));
+        let (micros, within) = (self.micros(), self.within((earliest(), before)));
         let table = &self.shape.table;
         let infinite = match self.kept {
             Kept::Number(_) => String::new(),
             _ => format!(" OR NOT isfinite({})", self.column),
         };
+        let day = format!("CAST(floor(({micros}) / {DAY_MICROS}.0) AS BIGINT) * {DAY_MICROS}");
         let days = format!(
-            "SELECT CAST(floor(({micros}) / 86400000000.0) AS BIGINT) AS day, count(*) AS rows FROM {table} AS t WHERE {within} GROUP BY 1"
+            "SELECT {day} AS day, count(*) AS rows, CAST(sum({micros} - {day}) AS BIGINT) AS times FROM {table} AS t WHERE {within} GROUP BY 1"
         );
         let unreadable = format!(
-            "SELECT count(*) AS rows FROM {table} AS t WHERE {} IS NULL{infinite}",
-            self.column
+            "SELECT count(*) AS rows FROM {table} AS t WHERE {} IS NULL{infinite} OR {}",
+            self.column,
+            self.within((i64::MIN, earliest()))
         );
         let Some(view) = self.view.as_mut() else { return Err(given_up()) };
         let rows = cx.run(view.ask("count rows", &days)).await??;
-        let days = rows.iter().map(|row| {
-            let day = row.get("day").and_then(serde_json::Value::as_i64).unwrap_or(0);
-            (day.saturating_mul(86_400_000_000), number(row, "rows"))
+        let whole =
+            |row: &Row, name: &str| row.get(name).and_then(serde_json::Value::as_i64).unwrap_or(0);
+        let days = rows.iter().map(|row| DayRows {
+            day: whole(row, "day"),
+            rows: number(row, "rows"),
+            times: whole(row, "times"),
         });
         let days = days.collect();
         let unreadable = cx.run(view.ask("count rows", &unreadable)).await??;
@@ -342,7 +319,8 @@ impl Table for DuckdbTable {
 
     async fn insert(&mut self, cx: &Cx, rows: &RecordBatch) -> Result<u64, SourceError> {
         self.begin(cx).await?;
-        let names = self.writable(cx, rows).await?;
+        let names = self.shape.written(rows)?;
+        let names: Vec<String> = names.iter().map(|column| column.field.name().clone()).collect();
         let (given, given_path) = self.give(rows)?;
         let columns: Vec<String> = names.iter().map(|name| identifier(name)).collect();
         let values: Vec<String> = names
@@ -446,7 +424,7 @@ async fn keys(view: &mut Session, table: &Name) -> Result<Vec<Vec<String>>, Sour
         table.condition()
     );
     let rows = view.ask("read the keys", &query).await?;
-    let names = |row: &super::session::Row| -> Vec<String> {
+    let names = |row: &Row| -> Vec<String> {
         let names = row.get("names").and_then(serde_json::Value::as_array).into_iter().flatten();
         names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
     };
@@ -458,12 +436,73 @@ async fn keys(view: &mut Session, table: &Name) -> Result<Vec<Vec<String>>, Sour
     Ok(of("PRIMARY KEY").into_iter().chain(unique).collect())
 }
 
+/// Returns the statement that makes a table.
+async fn statement_of(view: &mut Session, table: &Name) -> Result<String, SourceError> {
+    let query = format!("SELECT sql FROM duckdb_tables() WHERE {}", table.condition());
+    let rows = view.ask("read how the table is made", &query).await?;
+    Ok(rows.first().map(|row| text(row, "sql")).unwrap_or_default())
+}
+
+/// Says whether DuckDB works a column out itself: that stands only in the statement that makes the table.
+fn is_generated(made: &str, name: &str, declared: &str) -> bool {
+    let names = [identifier(name), name.to_owned()];
+    let after = ["(", ", "].iter().flat_map(|before| names.iter().map(move |name| (before, name)));
+    let mut beginnings =
+        after.map(|(before, name)| format!("{before}{name} {declared} GENERATED ALWAYS AS"));
+    beginnings.any(|beginning| made.contains(&beginning))
+}
+
+/// Fails if the text of a value, of a column that passes as text, is not that value again.
+async fn check_texts(
+    view: &mut Session,
+    table: &Name,
+    declared: &[(String, String)],
+    spec: &TableSpec,
+) -> Result<(), SourceError> {
+    for (name, kind) in declared {
+        if has_word(kind, &["UNION", "VARIANT"]) {
+            return Err(refused(format!(
+                "column {name} is of type {kind}, which nothing but DuckDB can hold; it cannot be archived"
+            )));
+        }
+        if !is_text(name, kind, spec) {
+            continue;
+        }
+        let quoted = identifier(name);
+        let query = format!(
+            "SELECT count(*) AS rows FROM {} AS t WHERE TRY_CAST(CAST(t.{quoted} AS VARCHAR) AS {kind}) IS DISTINCT FROM t.{quoted}",
+            table.qualified()
+        );
+        let rows = view.ask("look at texts of values", &query).await?;
+        let lost = rows.first().map_or(0, |row| number(row, "rows"));
+        if lost > 0 {
+            return Err(refused(format!(
+                "column {name} of type {kind} has {lost} values whose text is not that value again; it cannot be archived"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Says whether one of these types stands in another, wherever that is: `STRUCT(name TYPE, …)`, `TYPE[]`.
+fn has_word(declared: &str, words: &[&str]) -> bool {
+    let mut found = declared.split(['(', ')', ',', '[', ']']).map(str::trim);
+    found.any(|found| {
+        words.iter().any(|word| found == *word || found.ends_with(&format!(" {word}")))
+    })
+}
+
+fn is_text(name: &str, declared: &str, spec: &TableSpec) -> bool {
+    spec.as_text.iter().any(|text| text == name) || has_word(declared, &ONLY_TEXT)
+}
+
 fn select(name: &str, declared: &str, spec: &TableSpec) -> String {
     let quoted = identifier(name);
-    let is_text = spec.as_text.iter().any(|text| text == name)
-        // Wherever it stands: in a list or a struct, too.
-        || declared.split(['(', ')', ',', '[', ']']).any(|word| ONLY_TEXT.iter().any(|only| word.trim() == *only || word.trim().ends_with(&format!(" {only}"))));
-    if is_text { format!("CAST(t.{quoted} AS VARCHAR) AS {quoted}") } else { format!("t.{quoted}") }
+    if is_text(name, declared, spec) {
+        format!("CAST(t.{quoted} AS VARCHAR) AS {quoted}")
+    } else {
+        format!("t.{quoted}")
+    }
 }
 
 fn kept(name: &str, declared: &str, spec: &TableSpec) -> Result<Kept, SourceError> {

@@ -13,14 +13,14 @@ use super::connection::MysqlConnection as _;
 use super::describe::{rows, text};
 use super::error::statement;
 use super::names::{identifier, literal, qualified};
-use super::table_value::{Kind, value};
+use super::table_value::{Kind, parameter, value};
 use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::connection::Connection;
 use crate::source::table::{
-    Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn, TableSpec,
-    bound, choose_key, date_text, day_bound, key_conditions, pieces, refused, rows_list, rows_pipe,
-    time_text,
+    Builder, DAY_MICROS, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
+    TableSpec, bound, choose_key, date_text, day_bound, earliest, key_conditions, pieces, refused,
+    rows_pipe, time_text,
 };
 
 /// A table, seen in one snapshot until its rows were read.
@@ -66,7 +66,16 @@ impl MysqlTable {
         let time =
             time.ok_or_else(|| refused(format!("table {table} has no column {}", spec.column)))?;
         let kept = kept(&columns[time], &kinds[time], spec)?;
-        let key = choose_key(&table, keys(&mut view, &names).await?)?;
+        let keys = keys(&mut view, &names).await?.into_iter().filter(|key| {
+            // What is written of a fraction is not what the server compares it with.
+            let is_fraction = |name: &String| {
+                let found =
+                    columns.iter().zip(&kinds).find(|(column, _)| column.field.name() == name);
+                found.is_some_and(|(_, kind)| *kind == Kind::Float)
+            };
+            !key.iter().any(is_fraction)
+        });
+        let key = choose_key(&table, keys)?;
         let shape =
             Shape { engine: version.engine(), table: qualified(&names.0, &names.1), columns, key };
         Ok(Self {
@@ -87,21 +96,35 @@ impl MysqlTable {
     fn micros(&self) -> String {
         let column = &self.column;
         match self.kept {
-            Kept::Number(unit) => format!("CAST({column} * {} AS SIGNED)", unit.micros()),
+            // Only what does not overflow.
+            Kept::Number(unit) => format!(
+                "(CASE WHEN {column} BETWEEN -{0} AND {0} THEN CAST({column} AS SIGNED) * {1} END)",
+                i64::MAX / unit.micros() / 2,
+                unit.micros()
+            ),
             _ => format!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', {column})"),
         }
     }
 
     fn within(&self, (from, before): Span) -> String {
         let column = &self.column;
-        let at = |micros: i64| match self.kept {
-            Kept::Number(unit) => bound(micros, unit).to_string(),
-            Kept::Date => format!("'{}'", date_text(day_bound(micros)).0),
-            _ => format!("'{}'", time_text(micros).0),
-        };
-        let from =
-            if from == i64::MIN { String::new() } else { format!("{column} >= {} AND ", at(from)) };
-        format!("({from}{column} < {} AND {} IS NOT NULL)", at(before), self.micros())
+        let from = self.bound(from).map(|from| format!("{column} >= {from} AND "));
+        let before = self.bound(before).unwrap_or_else(|| "NULL".to_owned());
+        format!(
+            "({}{column} < {before} AND {} IS NOT NULL)",
+            from.unwrap_or_default(),
+            self.micros()
+        )
+    }
+
+    /// Writes a time as the column's type has it; nothing for one before all that it can have.
+    fn bound(&self, micros: i64) -> Option<String> {
+        let dated = |(text, is_bc): (String, bool)| (!is_bc).then(|| format!("'{text}'"));
+        match self.kept {
+            Kept::Number(unit) => Some(bound(micros, unit).to_string()),
+            Kept::Date => dated(date_text(day_bound(micros))),
+            _ => dated(time_text(micros)),
+        }
     }
 
     fn select(&self, tail: &str) -> String {
@@ -163,12 +186,18 @@ impl MysqlTable {
         self.run("make the changes lasting", "COMMIT").await.map(drop)
     }
 
-    /// Leaves the rows whose keys are not in the table. `INSERT IGNORE` would let go of more than these.
+    /// Leaves the rows whose keys are not in the table, by the server's own comparison. `INSERT IGNORE` would let go of more
+    /// than these.
     async fn missing(&mut self, cx: &Cx, rows: &RecordBatch) -> Result<RecordBatch, SourceError> {
-        let there = self.lock(cx, rows).await?;
-        let there: HashSet<String> = self.keys(&there)?.into_iter().collect();
-        let is_missing: Vec<bool> =
-            self.keys(rows)?.iter().map(|key| !there.contains(key)).collect();
+        let table = &self.shape.table;
+        let keys = self.keys(rows)?;
+        let asked = keys.iter().enumerate();
+        let asked = asked.map(|(i, key)| format!("SELECT {i} FROM {table} WHERE {key}"));
+        let query = asked.collect::<Vec<_>>().join(" UNION ALL ");
+        let there: Result<Vec<usize>, _> = cx.run(self.changing()?.query(query)).await?;
+        let there: HashSet<usize> =
+            there.map_err(statement("look for rows"))?.into_iter().collect();
+        let is_missing: Vec<bool> = (0..rows.num_rows()).map(|row| !there.contains(&row)).collect();
         let missing = filter_record_batch(rows, &BooleanArray::from(is_missing));
         missing.map_err(|error| refused(error.to_string()))
     }
@@ -205,19 +234,24 @@ impl Table for MysqlTable {
     }
 
     async fn days(&mut self, cx: &Cx, before: i64) -> Result<(Vec<DayRows>, u64), SourceError> {
-        let (micros, within) = (self.micros(), self.within((i64::MIN, before)));
+        let (micros, within) = (self.micros(), self.within((earliest(), before)));
         let table = &self.shape.table;
+        let day = format!("CAST(FLOOR({micros} / {DAY_MICROS}) * {DAY_MICROS} AS SIGNED)");
         let days = format!(
-            "SELECT CAST(FLOOR({micros} / 86400000000) AS SIGNED), COUNT(*) FROM {table} WHERE {within} GROUP BY 1"
+            "SELECT {day}, COUNT(*), CAST(SUM({micros} - {day}) AS SIGNED) FROM {table} WHERE {within} GROUP BY 1"
         );
-        let unreadable = format!("SELECT COUNT(*) FROM {table} WHERE {micros} IS NULL");
+        let is_early = match self.kept {
+            Kept::Number(_) => format!(" OR {micros} IS NULL OR {micros} < {}", earliest()),
+            _ => format!(" OR {micros} IS NULL"),
+        };
+        let unreadable =
+            format!("SELECT COUNT(*) FROM {table} WHERE {} IS NULL{is_early}", self.column);
         let Some(view) = self.view.as_mut() else { return Err(given_up()) };
-        let rows_of_days: Result<Vec<(i64, u64)>, _> = cx.run(view.query(days)).await?;
-        let rows_of_days = rows_of_days.map_err(statement("count rows"))?;
+        let found: Result<Vec<(i64, u64, i64)>, _> = cx.run(view.query(days)).await?;
+        let found = found.map_err(statement("count rows"))?;
         let unreadable: Result<Option<u64>, _> = cx.run(view.query_first(unreadable)).await?;
         let unreadable = unreadable.map_err(statement("count rows"))?;
-        let days =
-            rows_of_days.into_iter().map(|(day, rows)| (day.saturating_mul(86_400_000_000), rows));
+        let days = found.into_iter().map(|(day, rows, times)| DayRows { day, rows, times });
         Ok((days.collect(), unreadable.unwrap_or(0)))
     }
 
@@ -266,13 +300,27 @@ impl Table for MysqlTable {
         let columns = shape.written(rows)?;
         let names: Vec<String> =
             columns.iter().map(|column| identifier(column.field.name())).collect();
-        let missing = self.missing(cx, rows).await?;
         let mut inserted = 0;
-        for piece in pieces(&missing) {
-            let list = rows_list(Dialect::Mysql, &piece, &columns)?;
+        for piece in pieces(rows) {
+            let missing = self.missing(cx, &piece).await?;
+            if missing.num_rows() == 0 {
+                continue;
+            }
+            let row = format!("({})", vec!["?"; names.len()].join(", "));
+            let rows = vec![row; missing.num_rows()].join(", ");
             let insert =
-                format!("INSERT INTO {} ({}) VALUES {list}", shape.table, names.join(", "));
-            inserted += cx.run(self.run("insert rows", &insert)).await??;
+                format!("INSERT INTO {} ({}) VALUES {rows}", shape.table, names.join(", "));
+            // As parameters: what is large is sent in pieces, whatever the server takes at once.
+            let mut values = Vec::with_capacity(missing.num_rows() * names.len());
+            for row in 0..missing.num_rows() {
+                for column in &columns {
+                    values.push(parameter(&missing, column, row)?);
+                }
+            }
+            let session = self.changing()?;
+            let done = cx.run(session.exec_drop(insert, values)).await?;
+            done.map_err(statement("insert rows"))?;
+            inserted += session.affected_rows();
         }
         Ok(inserted)
     }
@@ -302,16 +350,22 @@ async fn columns(
     let column = |row: &Row| {
         let (name, declared) = (text(row, 0), text(row, 2));
         let number = |column| text(row, column).parse().unwrap_or(0);
-        let kind = match spec.as_text.contains(&name) {
-            true => Kind::Cast,
-            false => Kind::of(&text(row, 1), &declared, (number(3), number(4))),
+        let kind = Kind::of(&text(row, 1), &declared, (number(3), number(4)));
+        let kind = match (kind, spec.as_text.contains(&name)) {
+            (Some(Kind::Bytes | Kind::Bits | Kind::Float), true) | (None, _) => {
+                return Err(refused(format!(
+                    "column {name} is of type {declared}, whose text is not its value; it cannot be archived so"
+                )));
+            }
+            (Some(_), true) => Kind::Cast,
+            (Some(kind), false) => kind,
         };
-        (
+        Ok((
             TableColumn { declared, field: kind.field(&name), is_generated: text(row, 5) == "1" },
             kind,
-        )
+        ))
     };
-    Ok(rows.iter().map(column).collect())
+    rows.iter().map(column).collect()
 }
 
 /// Returns the keys that a table has, the primary one first.

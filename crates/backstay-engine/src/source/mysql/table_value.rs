@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::Decimal128Type;
 use arrow_schema::extension::{Json, Uuid};
 use arrow_schema::{DataType, Field, TimeUnit};
 
-use crate::source::table::{Value, days_of};
+use crate::source::SourceError;
+use crate::source::table::{
+    DAY_MICROS, TableColumn, Value, civil, days_of, is_literal, refused, uuid_text, value_at,
+};
 
 /// The most digits that a decimal of 128 bits can have.
 const MAX_DIGITS: u64 = 38;
@@ -21,6 +27,8 @@ pub(super) enum Kind {
     Double,
     Decimal(u8, i8),
     Text,
+    /// One of several texts.
+    Enum,
     Json,
     Bytes,
     Date,
@@ -33,8 +41,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of(kind: &str, declared: &str, (precision, scale): (u64, u64)) -> Self {
-        match kind {
+    pub(super) fn of(kind: &str, declared: &str, (precision, scale): (u64, u64)) -> Option<Self> {
+        Some(match kind {
             "bigint" if declared.contains("unsigned") => Self::Unsigned,
             "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "year" => Self::Int,
             "bit" => Self::Bits,
@@ -46,8 +54,10 @@ impl Kind {
                     _ => Self::Cast,
                 }
             }
-            "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum"
-            | "set" => Self::Text,
+            "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "set" => {
+                Self::Text
+            }
+            "enum" => Self::Enum,
             "json" => Self::Json,
             "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Self::Bytes,
             "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
@@ -56,8 +66,9 @@ impl Kind {
             "datetime" => Self::Timestamp { has_zone: false },
             "timestamp" => Self::Timestamp { has_zone: true },
             "uuid" => Self::Uuid,
-            _ => Self::Cast,
-        }
+            "time" | "decimal" | "inet4" | "inet6" => Self::Cast,
+            _ => return None,
+        })
     }
 
     pub(super) fn field(self, name: &str) -> Field {
@@ -68,7 +79,7 @@ impl Kind {
             Self::Float => field(DataType::Float32),
             Self::Double => field(DataType::Float64),
             Self::Decimal(precision, scale) => field(DataType::Decimal128(precision, scale)),
-            Self::Text | Self::Cast => field(DataType::Utf8),
+            Self::Text | Self::Enum | Self::Cast => field(DataType::Utf8),
             Self::Json => field(DataType::Utf8).with_extension_type(Json::default()),
             Self::Bytes => field(DataType::Binary),
             Self::Date => field(DataType::Date32),
@@ -98,7 +109,10 @@ pub(super) fn value(kind: Kind, value: &mysql_async::Value) -> Result<Value<'_>,
                 .and_then(|text| decimal(text, scale))
                 .ok_or_else(odd)?,
         ),
-        (Found::Bytes(bytes), Kind::Text | Kind::Json | Kind::Cast) => Value::Text(
+        (Found::Bytes(bytes), Kind::Enum) if bytes.is_empty() => {
+            return Err("a value that its list does not have".to_owned());
+        }
+        (Found::Bytes(bytes), Kind::Text | Kind::Enum | Kind::Json | Kind::Cast) => Value::Text(
             std::str::from_utf8(bytes).map_err(|_| "a text that is not UTF-8".to_owned())?,
         ),
         (Found::Bytes(bytes), Kind::Bytes | Kind::Uuid) => Value::Bytes(bytes),
@@ -130,4 +144,58 @@ fn decimal(text: &str, scale: i8) -> Option<i128> {
         return None;
     }
     format!("{whole}{part}{}", "0".repeat(scale - part.len())).parse().ok()
+}
+
+/// Returns a value of a column as a parameter of a statement.
+pub(super) fn parameter(
+    rows: &RecordBatch,
+    column: &TableColumn,
+    row: usize,
+) -> Result<mysql_async::Value, SourceError> {
+    use mysql_async::Value as Sent;
+    let name = column.field.name();
+    let lacks = || refused(format!("the rows lack the column {name}"));
+    let (index, field) = rows.schema_ref().column_with_name(name).ok_or_else(lacks)?;
+    if is_literal(field) {
+        let finding =
+            format!("column {name} holds values as SQLite writes them; restore with --to-file");
+        return Err(refused(finding));
+    }
+    let array = rows.column(index);
+    Ok(match (value_at(array, row)?, field.data_type()) {
+        (Value::Null, _) => Sent::NULL,
+        (Value::Int(days), DataType::Date32) => date(days, 0),
+        (Value::Int(micros), DataType::Timestamp(..)) => {
+            date(micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS))
+        }
+        (Value::Bool(value), _) => Sent::Int(value.into()),
+        (Value::Int(number), _) => Sent::Int(number),
+        (Value::Unsigned(number), _) => Sent::UInt(number),
+        (Value::Float(number), _) => Sent::Float(number),
+        (Value::Double(number), _) => Sent::Double(number),
+        (Value::Decimal(_), _) => {
+            Sent::Bytes(array.as_primitive::<Decimal128Type>().value_as_string(row).into_bytes())
+        }
+        (Value::Text(text), _) => Sent::Bytes(text.as_bytes().to_vec()),
+        (Value::Bytes(bytes), DataType::FixedSizeBinary(_)) => {
+            Sent::Bytes(uuid_text(bytes).into_bytes())
+        }
+        (Value::Bytes(bytes), _) => Sent::Bytes(bytes.to_vec()),
+        (Value::List(_), _) => return Err(refused(format!("column {name} holds lists"))),
+    })
+}
+
+fn date(days: i64, micros: i64) -> mysql_async::Value {
+    let (year, month, day) = civil(days);
+    let part = |number: i64| u8::try_from(number).unwrap_or(0);
+    let seconds = micros / 1_000_000;
+    mysql_async::Value::Date(
+        u16::try_from(year).unwrap_or(0),
+        part(month),
+        part(day),
+        part(seconds / 3600),
+        part(seconds / 60 % 60),
+        part(seconds % 60),
+        u32::try_from(micros % 1_000_000).unwrap_or(0),
+    )
 }

@@ -19,9 +19,9 @@ use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::connection::Connection;
 use crate::source::table::{
-    Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn, TableSpec,
-    Value, bound, choose_key, date_text, day_bound, keys_list, pieces, refused, rows_list,
-    rows_pipe, time_text,
+    Builder, DAY_MICROS, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
+    TableSpec, Value, bound, choose_key, date_text, day_bound, earliest, keys_list, pieces,
+    refused, rows_list, rows_pipe, time_text,
 };
 
 /// Texts mean the same in every session; no statement waits for ever for somebody else; rows that a policy hides are an error, not a gap.
@@ -34,6 +34,8 @@ pub(super) struct PostgresTable {
     shape: Arc<Shape>,
     kinds: Arc<Vec<Kind>>,
     kept: Kept,
+    /// Its own rows, as SQL writes them: those of tables that inherit from it are not; they have more columns.
+    rows: String,
     /// The column of the time, as SQL writes it.
     column: String,
     view: Option<Client>,
@@ -57,7 +59,7 @@ impl PostgresTable {
         let begun = view.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
         begun.map_err(statement("begin to read"))?;
         let engine = capture::engine(&describe::version(&view).await?);
-        let (oid, table) = find(&view, &spec.table).await?;
+        let (oid, table, has_partitions) = find(&view, &spec.table).await?;
         let (columns, kinds): (Vec<TableColumn>, Vec<Kind>) =
             columns(&view, oid, spec).await?.into_iter().unzip();
         let time = columns.iter().position(|column| *column.field.name() == spec.column);
@@ -65,8 +67,10 @@ impl PostgresTable {
             time.ok_or_else(|| refused(format!("table {table} has no column {}", spec.column)))?;
         let kept = kept(&columns[time], &kinds[time], spec)?;
         let key = choose_key(&table, keys(&view, oid).await?)?;
+        let rows = if has_partitions { table.clone() } else { format!("ONLY {table}") };
         Ok(Self {
             connection: connection.clone(),
+            rows,
             shape: Arc::new(Shape { engine, table, columns, key }),
             kinds: Arc::new(kinds),
             kept,
@@ -81,7 +85,7 @@ impl PostgresTable {
     fn micros(&self) -> String {
         let column = &self.column;
         match self.kept {
-            Kept::Number(unit) => format!("({column} * {})::bigint", unit.micros()),
+            Kept::Number(unit) => format!("({column}::numeric * {})::bigint", unit.micros()),
             _ => format!("(extract(epoch FROM {column}) * 1000000)::bigint"),
         }
     }
@@ -133,7 +137,7 @@ impl PostgresTable {
         let micros = self.micros();
         format!(
             "COPY (SELECT {columns}, {micros} FROM {} AS t {tail}) TO STDOUT (FORMAT binary)",
-            self.shape.table
+            self.rows
         )
     }
 
@@ -193,39 +197,45 @@ impl Table for PostgresTable {
         let Some(view) = &self.view else { return Err(given_up()) };
         let rows = view
             .query(
-                "SELECT conname::text, conrelid::regclass::text FROM pg_constraint
-                 WHERE contype = 'f' AND confrelid = $1::text::regclass AND confdeltype <> 'a' AND confdeltype <> 'r'",
+                "WITH own AS (SELECT $1::text::regclass AS oid UNION SELECT relid FROM pg_partition_tree($1::text::regclass))
+                 SELECT 'the foreign key ' || conname || ' changes rows of ' || conrelid::regclass || ' with them'
+                   FROM pg_constraint WHERE contype = 'f' AND confrelid IN (SELECT oid FROM own) AND confdeltype NOT IN ('a', 'r')
+                 UNION ALL SELECT 'the rule ' || rulename || ' does something else with them' FROM pg_rewrite WHERE ev_type = '4' AND ev_class IN (SELECT oid FROM own)",
                 &[&self.shape.table],
             )
             .await
-            .map_err(statement("look for references"))?;
-        let obstacle = |row: &tokio_postgres::Row| {
-            let (name, table): (String, String) = (row.get(0), row.get(1));
-            format!("the foreign key {name} changes rows of {table} with them")
-        };
-        Ok(rows.iter().map(obstacle).collect())
+            .map_err(statement("look for what deleting would do"))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     async fn days(&mut self, cx: &Cx, before: i64) -> Result<(Vec<DayRows>, u64), SourceError> {
         let Some(view) = &self.view else { return Err(given_up()) };
-        let (micros, within) = (self.micros(), self.within((i64::MIN, before)));
-        let table = &self.shape.table;
+        let (micros, within) = (self.micros(), self.within((earliest(), before)));
+        let rows = &self.rows;
+        let day = format!("floor({micros} / {DAY_MICROS}.0)::bigint * {DAY_MICROS}");
         let days = format!(
-            "SELECT floor({micros} / 86400000000.0)::bigint * 86400000000, count(*) FROM {table} AS t WHERE {within} GROUP BY 1"
+            "SELECT {day}, count(*), sum({micros} - {day})::bigint FROM {rows} AS t WHERE {within} GROUP BY 1"
         );
         let infinite = match self.kept {
             Kept::Number(_) => String::new(),
             _ => format!(" OR NOT isfinite({})", self.column),
         };
-        let unreadable =
-            format!("SELECT count(*) FROM {table} AS t WHERE {} IS NULL{infinite}", self.column);
+        let unreadable = format!(
+            "SELECT count(*) FROM {rows} AS t WHERE {} IS NULL{infinite} OR {}",
+            self.column,
+            self.within((i64::MIN, earliest()))
+        );
         let counted = async {
             let days = view.query(&days, &[]).await?;
             Ok((days, view.query_one(&unreadable, &[]).await?))
         };
         let (days, unreadable) = cx.run(counted).await?.map_err(statement("count rows"))?;
-        let rows = days.iter().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs()));
-        Ok((rows.collect(), unreadable.get::<_, i64>(0).unsigned_abs()))
+        let days = days.iter().map(|row| DayRows {
+            day: row.get(0),
+            rows: row.get::<_, i64>(1).unsigned_abs(),
+            times: row.get(2),
+        });
+        Ok((days.collect(), unreadable.get::<_, i64>(0).unsigned_abs()))
     }
 
     async fn read(&mut self, _cx: &Cx, spans: &[Span]) -> Result<Rows, SourceError> {
@@ -248,11 +258,8 @@ impl Table for PostgresTable {
     async fn lock(&mut self, cx: &Cx, keys: &RecordBatch) -> Result<RecordBatch, SourceError> {
         self.begin(cx).await?;
         let (list, equal) = self.with_keys(keys)?;
-        let table = &self.shape.table;
-        let hold = format!("SELECT 1 FROM {table} AS t JOIN {list} ON {equal} FOR UPDATE OF t");
-        cx.run(self.run("hold rows", &hold)).await??;
-        // A statement of its own: it sees what whoever held the rows before has made of them.
-        let query = self.select(&format!("JOIN {list} ON {equal}"));
+        // Held and read by one statement: a row that comes in between two could change before it is deleted.
+        let query = self.select(&format!("JOIN {list} ON {equal} FOR UPDATE OF t"));
         cx.run(copy_out(self.changing()?, &query, (&self.shape, &self.kinds), None)).await?
     }
 
@@ -261,8 +268,7 @@ impl Table for PostgresTable {
         if rows > 0 {
             self.find_names(NamesIn::TheAppsSchemas).await?;
             let (list, equal) = self.with_keys(keys)?;
-            let delete =
-                format!("DELETE FROM {} AS t USING {list} WHERE {equal}", self.shape.table);
+            let delete = format!("DELETE FROM {} AS t USING {list} WHERE {equal}", self.rows);
             let gone = cx.run(self.changing()?.execute(&delete, &[])).await?;
             let gone = gone.map_err(statement("delete archived rows"))?;
             if gone != rows {
@@ -317,7 +323,7 @@ fn given_up() -> SourceError {
 }
 
 /// Finds a table by its name as SQL writes it, or as it is.
-async fn find(view: &Client, name: &str) -> Result<(u32, String), SourceError> {
+async fn find(view: &Client, name: &str) -> Result<(u32, String, bool), SourceError> {
     let (schema, table) = match name.split_once('.') {
         Some((schema, table)) => (Some(schema), table),
         None => (None, name),
@@ -333,7 +339,7 @@ async fn find(view: &Client, name: &str) -> Result<(u32, String), SourceError> {
         .await
         .map_err(statement("look for the table"))?;
     match &rows[..] {
-        [one] => Ok((one.get(0), one.get(1))),
+        [one] => Ok((one.get(0), one.get(1), one.get::<_, String>(2) == "p")),
         [] => Err(refused(format!("the database has no table {name}"))),
         [first, second, ..] => Err(refused(format!(
             "there are several tables {name}, such as {} and {}; write its schema, too",
@@ -351,8 +357,8 @@ async fn columns(
     let rows = view
         .query(
             "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attgenerated <> '',
-                    coalesce(b.typname, t.typname)::text, CASE WHEN b.oid IS NULL THEN a.atttypmod ELSE t.typtypmod END,
-                    e.typname::text
+                    CASE coalesce(b.typnamespace, t.typnamespace) WHEN 'pg_catalog'::regnamespace THEN coalesce(b.typname, t.typname)::text ELSE '' END, CASE WHEN b.oid IS NULL THEN a.atttypmod ELSE t.typtypmod END,
+                    CASE e.typnamespace WHEN 'pg_catalog'::regnamespace THEN e.typname::text END
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
              LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype
              LEFT JOIN pg_type e ON e.oid = coalesce(b.typelem, t.typelem) AND coalesce(b.typcategory, t.typcategory) = 'A'
@@ -382,7 +388,7 @@ async fn keys(view: &Client, table: u32) -> Result<Vec<Vec<String>>, SourceError
              CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
              WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL AND k.n <= i.indnkeyatts
-             GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull) ORDER BY NOT i.indisprimary, i.indexrelid",
+             GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull AND (i.indcollation::oid[])[k.n - 1] IN (0, a.attcollation)) ORDER BY NOT i.indisprimary, i.indexrelid",
             &[&table],
         )
         .await

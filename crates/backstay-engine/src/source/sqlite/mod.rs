@@ -4,6 +4,7 @@ mod apply;
 pub(crate) mod snapshot;
 mod table;
 mod table_columns;
+mod table_value;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -112,9 +113,11 @@ impl Source for SqliteSource {
 
     async fn table(&self, _cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {
         existing(&self.path)?;
-        let (path, spec) = (self.path.clone(), spec.clone());
-        blocking(move || Ok(Box::new(table::SqliteTable::open(&path, &spec)?) as Box<dyn Table>))
-            .await
+        let (path, spool, spec) = (self.path.clone(), self.spool.clone(), spec.clone());
+        blocking(move || {
+            Ok(Box::new(table::SqliteTable::open(&path, &spool, &spec)?) as Box<dyn Table>)
+        })
+        .await
     }
 }
 

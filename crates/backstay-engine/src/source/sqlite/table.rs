@@ -3,30 +3,34 @@
 //! SQLite types values, not columns: what a column becomes follows from what its old rows hold. Where that is of several
 //! kinds, each value is kept as SQL writes it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field};
 use async_trait::async_trait;
+use parquet::errors::ParquetError;
 use rusqlite::config::DbConfig;
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::snapshot::explain;
-use super::table_columns::{columns, declared_columns, keys, references};
+use super::table_columns::{columns, declared_columns, has_nulls, keys, references};
+use super::table_value::{bound_value, literal_of, value};
 use super::{blocking, engine};
 use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::table::{
-    Builder, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableSpec, Value, bound,
-    choose_key, is_literal, keys_list, pieces, refused, rows_list, rows_pipe, sql_literal,
+    BATCH_ROWS, Builder, DAY_MICROS, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table,
+    TableSpec, Value, bound, choose_key, earliest, is_literal, keys_list, parquet_writer, refused,
+    rows_pipe, send_parquet,
 };
+use crate::spool::Spool;
 
 /// How long an app may keep the database to itself before we give way.
 const BUSY: Duration = Duration::from_secs(30);
-const DAY_MICROS: i64 = 86_400_000_000;
+/// A file of ours is gone soon.
+const LEVEL: i32 = 1;
 
 /// A table, seen in one read transaction until its rows were read.
 pub(super) struct SqliteTable {
@@ -37,6 +41,9 @@ pub(super) struct SqliteTable {
     name: String,
     /// Where rows are read; given up before anything is changed, since without a write-ahead log it keeps writers out.
     view: Option<Connection>,
+    /// The database has no write-ahead log: whoever reads keeps those out who write.
+    keeps_writers_out: bool,
+    spool: PathBuf,
     changing: Option<Arc<Mutex<Connection>>>,
 }
 
@@ -57,9 +64,11 @@ fn connect(path: &Path) -> Result<Connection, SourceError> {
 }
 
 impl SqliteTable {
-    pub(super) fn open(path: &Path, spec: &TableSpec) -> Result<Self, SourceError> {
+    pub(super) fn open(path: &Path, spool: &Path, spec: &TableSpec) -> Result<Self, SourceError> {
         let failed = |cause| explain("read the table of", path, cause);
         let view = connect(path)?;
+        let mode: String =
+            view.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
         view.execute_batch("BEGIN").map_err(failed)?;
         let found = view.query_row(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
@@ -81,6 +90,12 @@ impl SqliteTable {
         let keys = keys(&view, &name, &declared).map_err(failed)?;
         let columns = columns(&view, &name, &declared, spec).map_err(failed)?;
         let key = choose_key(&name, keys)?;
+        if has_nulls(&view, &name, &key).map_err(failed)? {
+            return Err(refused(format!(
+                "table {name} has rows without a key ({} is null), which cannot be told from each other; give them one",
+                key.join(", ")
+            )));
+        }
         let shape = Shape { engine: engine(), table: name.clone(), columns, key };
         Ok(Self {
             path: path.to_owned(),
@@ -88,6 +103,8 @@ impl SqliteTable {
             kept,
             column,
             name: identifier(&name),
+            keeps_writers_out: mode != "wal",
+            spool: spool.to_owned(),
             view: Some(view),
             changing: None,
         })
@@ -97,8 +114,10 @@ impl SqliteTable {
     fn micros(&self) -> String {
         let column = &self.column;
         match self.kept {
+            // Only what does not overflow.
             Kept::Number(unit) => format!(
-                "CASE WHEN typeof({column}) IN ('integer', 'real') THEN CAST({column} * {} AS INTEGER) END",
+                "CASE WHEN typeof({column}) IN ('integer', 'real') AND {column} BETWEEN -{0} AND {0} THEN CAST({column} * {1} AS INTEGER) END",
+                i64::MAX / unit.micros() / 2,
                 unit.micros()
             ),
             // Only what begins with a date: SQLite would take `now` and plain numbers, too.
@@ -191,17 +210,25 @@ impl Table for SqliteTable {
 
     async fn days(&mut self, _cx: &Cx, before: i64) -> Result<(Vec<DayRows>, u64), SourceError> {
         let Some(view) = self.view.take() else { return Err(given_up()) };
-        let (micros, within) = (self.micros(), self.within((i64::MIN, before)));
+        let (micros, within) = (self.micros(), self.within((earliest(), before)));
+        let time_of_day = format!("({micros} % {DAY_MICROS} + {DAY_MICROS}) % {DAY_MICROS}");
         let days = format!(
-            "SELECT ({micros} - ({micros} % {DAY_MICROS} + {DAY_MICROS}) % {DAY_MICROS}) AS day, count(*) FROM {} WHERE {within} GROUP BY day",
+            "SELECT {micros} - {time_of_day} AS day, count(*), sum({time_of_day}) FROM {} WHERE {within} GROUP BY day",
             self.name
         );
-        let unreadable = format!("SELECT count(*) FROM {} WHERE {micros} IS NULL", self.name);
+        let unreadable = format!(
+            "SELECT count(*) FROM {} WHERE {micros} IS NULL OR {micros} < {}",
+            self.name,
+            earliest()
+        );
         let path = self.path.clone();
         let (view, found) = blocking(move || {
             let failed = |cause| explain("count the rows of", &path, cause);
             let mut rows = view.prepare(&days).map_err(failed)?;
-            let count = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs()));
+            let count = |row: &Row<'_>| {
+                let rows = row.get::<_, i64>(1)?.unsigned_abs();
+                Ok(DayRows { day: row.get(0)?, rows, times: row.get(2)? })
+            };
             let found =
                 rows.query_map([], count).and_then(Iterator::collect::<Result<Vec<DayRows>, _>>);
             let found = found.map_err(failed)?;
@@ -221,11 +248,15 @@ impl Table for SqliteTable {
         let query = self.select(&format!("WHERE {} {order}", within.join(" OR ")));
         let (sender, rows) = rows_pipe();
         let (cx, path, shape) = (cx.clone(), self.path.clone(), self.shape.clone());
+        let spool = if self.keeps_writers_out { Some(Spool::create(&self.spool)?) } else { None };
         // Ends by itself when the reader goes away.
         drop(tokio::task::spawn_blocking(move || {
-            let last = send_rows(&cx, &view, (&query, &path), &shape, &sender).map(|()| None);
-            drop(view);
-            drop(sender.blocking_send(last));
+            let query = (query.as_str(), path.as_path());
+            let last = match spool {
+                None => send_rows(&cx, &view, query, &shape, &mut |batch| give(&sender, batch)),
+                Some(spool) => send_by_file(&cx, view, query, &shape, (&spool, &sender)),
+            };
+            drop(sender.blocking_send(last.map(|()| None)));
         }));
         Ok(rows)
     }
@@ -266,23 +297,30 @@ impl Table for SqliteTable {
         let columns = self.shape.written(rows)?;
         let names: Vec<String> =
             columns.iter().map(|column| identifier(column.field.name())).collect();
-        let mut statements = Vec::new();
-        for piece in pieces(rows) {
-            let list = rows_list(Dialect::Sqlite, &piece, &columns)?;
-            // Only a key that is there already lets a row be; anything else that is wrong with it is an error.
-            statements.push(format!(
-                "INSERT INTO {} ({}) VALUES {list} ON CONFLICT ({}) DO NOTHING",
-                self.name,
-                names.join(", "),
-                self.key_names()
-            ));
-        }
+        // Only a key that is there already lets a row be; anything else that is wrong with it is an error.
+        let insert = format!(
+            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT ({}) DO NOTHING",
+            self.name,
+            names.join(", "),
+            vec!["?"; names.len()].join(", "),
+            self.key_names()
+        );
+        let arrays = columns.iter().filter_map(|column| {
+            let name = column.field.name();
+            let field = rows.schema_ref().field_with_name(name).ok()?.clone();
+            Some((field, rows.column_by_name(name)?.clone()))
+        });
+        let (arrays, count): (Vec<_>, usize) = (arrays.collect(), rows.num_rows());
         let path = self.path.clone();
         self.change(move |connection| {
+            let failed = |cause| explain("insert rows into", &path, cause);
+            let mut statement = connection.prepare(&insert).map_err(failed)?;
             let mut inserted = 0;
-            for statement in statements {
-                let done = connection.execute(&statement, []);
-                inserted += done.map_err(|cause| explain("insert rows into", &path, cause))? as u64;
+            for row in 0..count {
+                let values = arrays.iter().map(|(field, array)| bound_value(field, array, row));
+                let values: Vec<rusqlite::types::Value> = values.collect::<Result<_, _>>()?;
+                let done = statement.execute(rusqlite::params_from_iter(values));
+                inserted += done.map_err(failed)? as u64;
             }
             Ok(inserted)
         })
@@ -302,23 +340,49 @@ fn given_up() -> SourceError {
     refused("the view of the table was given up".to_owned())
 }
 
+fn give(sender: &RowsSender, batch: RecordBatch) -> Result<(), SourceError> {
+    let sent = sender.blocking_send(Ok(Some(batch)));
+    sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))
+}
+
+/// Reads all rows, and gives them to somebody in batches.
 fn send_rows(
     cx: &Cx,
     view: &Connection,
     (query, path): (&str, &Path),
     shape: &Shape,
-    sender: &RowsSender,
+    take: &mut dyn FnMut(RecordBatch) -> Result<(), SourceError>,
 ) -> Result<(), SourceError> {
     let mut builder = Builder::new(shape.schema_with_time())?;
-    let send = |builder: &mut Builder| {
-        cx.check()?;
-        let sent = sender.blocking_send(Ok(Some(builder.batch()?)));
-        sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))
-    };
     each_row(view, (query, path), shape, &mut builder, &mut |builder| {
-        if builder.is_full() { send(builder) } else { Ok(()) }
+        if !builder.is_full() {
+            return Ok(());
+        }
+        cx.check()?;
+        take(builder.batch()?)
     })?;
-    send(&mut builder)
+    take(builder.batch()?)
+}
+
+/// Reads all rows into a file of ours first: as long as they are read, nobody can write to the database, and a storage is
+/// slow.
+fn send_by_file(
+    cx: &Cx,
+    view: Connection,
+    query: (&str, &Path),
+    shape: &Shape,
+    (spool, sender): (&Spool, &RowsSender),
+) -> Result<(), SourceError> {
+    let path = spool.path().join("rows.parquet");
+    let bad = |error: ParquetError| {
+        refused(format!("rows cannot be written to {}: {error}", path.display()))
+    };
+    let file = File::create_new(&path).map_err(|cause| SourceError::io("write", &path, cause))?;
+    let mut parquet = parquet_writer(&shape.schema_with_time(), LEVEL, file).map_err(bad)?;
+    send_rows(cx, &view, query, shape, &mut |batch| parquet.write(&batch).map_err(bad))?;
+    parquet.close().map_err(bad)?;
+    drop(view);
+    send_parquet(&path, BATCH_ROWS, sender)
 }
 
 /// Reads rows into a builder, and lets somebody look after each.
@@ -354,46 +418,4 @@ fn each_row(
         after(builder)?;
     }
     Ok(())
-}
-
-fn value<'a>(value: ValueRef<'a>, field: &Field) -> Result<Value<'a>, SourceError> {
-    Ok(match (value, field.data_type()) {
-        (ValueRef::Null, _) => Value::Null,
-        (ValueRef::Integer(number), DataType::Float64) => {
-            #[expect(clippy::cast_precision_loss, reason = "compared right after")]
-            let double = number as f64;
-            #[expect(clippy::cast_possible_truncation, reason = "that is the question")]
-            let is_same = double as i64 == number;
-            if !is_same {
-                return Err(refused(format!(
-                    "column {} holds {number}, which is too long for a fraction",
-                    field.name()
-                )));
-            }
-            Value::Double(double)
-        }
-        (ValueRef::Integer(number), _) => Value::Int(number),
-        (ValueRef::Real(number), _) => Value::Double(number),
-        (ValueRef::Text(bytes), _) => Value::Text(text(bytes, field.name())?),
-        (ValueRef::Blob(bytes), _) => Value::Bytes(bytes),
-    })
-}
-
-fn text<'a>(bytes: &'a [u8], column: &str) -> Result<&'a str, SourceError> {
-    std::str::from_utf8(bytes).map_err(|_| {
-        refused(format!(
-            "column {column} holds a text that is not UTF-8; make it a blob: CAST({column} AS BLOB)"
-        ))
-    })
-}
-
-/// Returns a value as SQL writes it.
-fn literal_of(value: &ValueRef<'_>, column: &str) -> Result<Option<String>, SourceError> {
-    Ok(match value {
-        ValueRef::Null => None,
-        ValueRef::Integer(number) => Some(number.to_string()),
-        ValueRef::Real(number) => Some(sql_literal(&Value::Double(*number))),
-        ValueRef::Text(bytes) => Some(sql_literal(&Value::Text(text(bytes, column)?))),
-        ValueRef::Blob(bytes) => Some(sql_literal(&Value::Bytes(bytes))),
-    })
 }

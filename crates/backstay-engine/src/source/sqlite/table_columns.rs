@@ -8,6 +8,21 @@ use rusqlite::{Connection, Row};
 use super::table::identifier;
 use crate::source::table::{TableColumn, TableSpec, literal_field};
 
+/// Columns whose values are looked at by one query.
+const COLUMNS_AT_ONCE: usize = 100;
+
+/// Says whether rows lack a part of their key, which SQLite lets be in most primary keys.
+pub(super) fn has_nulls(view: &Connection, table: &str, key: &[String]) -> rusqlite::Result<bool> {
+    let is_null: Vec<String> =
+        key.iter().map(|name| format!("{} IS NULL", identifier(name))).collect();
+    let query = format!(
+        "SELECT EXISTS (SELECT 1 FROM {} WHERE {})",
+        identifier(table),
+        is_null.join(" OR ")
+    );
+    view.query_row(&query, [], |row| row.get(0))
+}
+
 /// Returns what a deletion of rows would do to other tables.
 pub(super) fn references(view: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
     let mut found = view.prepare(
@@ -83,18 +98,23 @@ pub(super) fn columns(
     declared: &[Declared],
     spec: &TableSpec,
 ) -> rusqlite::Result<Vec<TableColumn>> {
-    let kinds = declared.iter().map(|column| {
-        let kind = format!("nullif(typeof({}), 'null')", identifier(&column.name));
-        let is = |word: &str| format!("max({kind} = '{word}')");
-        [is("integer"), is("real"), is("text"), is("blob")].join(", ")
-    });
-    let query =
-        format!("SELECT {} FROM {}", kinds.collect::<Vec<_>>().join(", "), identifier(table));
-    let held = view.query_row(&query, [], |row| {
-        (0..declared.len() * 4)
-            .map(|i| Ok(row.get::<_, Option<bool>>(i)?.unwrap_or(false)))
-            .collect::<rusqlite::Result<Vec<bool>>>()
-    })?;
+    let mut held: Vec<bool> = Vec::new();
+    // A result has no more columns than SQLite was built for.
+    for some in declared.chunks(COLUMNS_AT_ONCE) {
+        let kinds = some.iter().map(|column| {
+            let kind = format!("nullif(typeof({}), 'null')", identifier(&column.name));
+            ["integer", "real", "text", "blob"]
+                .map(|word| format!("max({kind} = '{word}')"))
+                .join(", ")
+        });
+        let kinds = kinds.collect::<Vec<_>>().join(", ");
+        let query = format!("SELECT {kinds} FROM {}", identifier(table));
+        let found = view.query_row(&query, [], |row| {
+            let is_held = |i| Ok(row.get::<_, Option<bool>>(i)?.unwrap_or(false));
+            (0..some.len() * 4).map(is_held).collect::<rusqlite::Result<Vec<bool>>>()
+        });
+        held.extend(found?);
+    }
     let earlier: HashMap<&str, &str> =
         spec.earlier.iter().map(|column| (column.name.as_str(), column.stored.as_str())).collect();
     let columns = declared.iter().zip(held.chunks(4)).map(|(column, held)| {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use arrow_array::builder::{
     BinaryBuilder, BooleanBuilder, FixedSizeBinaryBuilder, PrimitiveBuilder, StringBuilder,
 };
+use arrow_array::cast::AsArray as _;
 use arrow_array::types::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
     Time64MicrosecondType, TimestampMicrosecondType, UInt64Type,
 };
-use arrow_array::{ArrayRef, ListArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch};
 use arrow_buffer::{BooleanBufferBuilder, NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 
@@ -228,6 +229,38 @@ impl Column {
             }
         }
     }
+}
+
+/// Returns a value of a column that a [`Builder`] made, or that was read from one of its files.
+pub(crate) fn value_at(array: &dyn Array, row: usize) -> Result<Value<'_>, SourceError> {
+    if array.is_null(row) {
+        return Ok(Value::Null);
+    }
+    Ok(match array.data_type() {
+        DataType::Boolean => Value::Bool(array.as_boolean().value(row)),
+        DataType::Int16 => Value::Int(array.as_primitive::<Int16Type>().value(row).into()),
+        DataType::Int32 => Value::Int(array.as_primitive::<Int32Type>().value(row).into()),
+        DataType::Int64 => Value::Int(array.as_primitive::<Int64Type>().value(row)),
+        DataType::UInt64 => Value::Unsigned(array.as_primitive::<UInt64Type>().value(row)),
+        DataType::Float32 => Value::Float(array.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => Value::Double(array.as_primitive::<Float64Type>().value(row)),
+        DataType::Decimal128(..) => {
+            Value::Decimal(array.as_primitive::<Decimal128Type>().value(row))
+        }
+        DataType::Date32 => Value::Int(array.as_primitive::<Date32Type>().value(row).into()),
+        DataType::Time64(TimeUnit::Microsecond) => {
+            Value::Int(array.as_primitive::<Time64MicrosecondType>().value(row))
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            Value::Int(array.as_primitive::<TimestampMicrosecondType>().value(row))
+        }
+        DataType::Utf8 => Value::Text(array.as_string::<i32>().value(row)),
+        DataType::Binary => Value::Bytes(array.as_binary::<i32>().value(row)),
+        DataType::FixedSizeBinary(_) => Value::Bytes(array.as_fixed_size_binary().value(row)),
+        other => {
+            return Err(refused(format!("a value of {other} cannot be written to this database")));
+        }
+    })
 }
 
 /// Returns a whole number of any width.

@@ -39,6 +39,12 @@ pub(crate) fn rows_list(
                 .column_by_name(name)
                 .ok_or_else(|| refused(format!("the rows lack the column {name}")))?;
             let is_literal = batch.schema_ref().field_with_name(name).is_ok_and(is_literal);
+            if is_literal && dialect != Dialect::Sqlite {
+                let finding = format!(
+                    "column {name} holds values as SQLite writes them; restore with --to-file"
+                );
+                return Err(refused(finding));
+            }
             if is_literal && !array.is_null(row) {
                 write_literal(array.as_string::<i32>().value(row), name, &mut out)?;
             } else {
@@ -221,20 +227,22 @@ fn write_plain(
         DataType::Utf8 => write_text(dialect, array.as_string::<i32>().value(row), out)?,
         DataType::Binary => write_bytes(dialect, array.as_binary::<i32>().value(row), out),
         DataType::FixedSizeBinary(16) => {
-            let bytes = array.as_fixed_size_binary().value(row);
-            let hex = hex::encode(bytes);
-            number(format!(
-                "'{}-{}-{}-{}-{}'",
-                &hex[..8],
-                &hex[8..12],
-                &hex[12..16],
-                &hex[16..20],
-                &hex[20..]
-            ));
+            number(format!("'{}'", uuid_text(array.as_fixed_size_binary().value(row))));
         }
         other => return Err(refused(format!("a value of {other} cannot be written as SQL"))),
     }
     Ok(())
+}
+
+/// Writes a UUID; of other bytes, their digits.
+pub(crate) fn uuid_text(bytes: &[u8]) -> String {
+    let mut text = hex::encode(bytes);
+    if bytes.len() == 16 {
+        for at in [20, 16, 12, 8] {
+            text.insert(at, '-');
+        }
+    }
+    text
 }
 
 fn era_text((text, is_bc): (String, bool)) -> String {

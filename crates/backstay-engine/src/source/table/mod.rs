@@ -21,18 +21,22 @@ use tokio::sync::mpsc;
 use super::SourceError;
 use crate::cx::Cx;
 
-pub(crate) use build::{Builder, Value};
-pub(crate) use literal::{Dialect, as_literals, key_conditions, keys_list, rows_list, sql_literal};
-pub(crate) use parquet::{parquet_schema, read_parquet, send_parquet, write_parquet};
+pub(crate) use build::{Builder, Value, value_at};
+pub(crate) use literal::{
+    Dialect, as_literals, key_conditions, keys_list, rows_list, sql_literal, uuid_text,
+};
+pub(crate) use parquet::{
+    parquet_schema, parquet_writer, read_parquet, send_parquet, write_parquet,
+};
 pub use time::Unit;
-pub(crate) use time::{Kept, bound, date_text, day_bound, days_of, time_text};
+pub(crate) use time::{Kept, bound, civil, date_text, day_bound, days_of, time_text};
 
 /// The last column of a batch that is read: microseconds since 1970 in UTC, as Int64.
 pub const AT: &str = "backstay.at";
 /// Rows of a batch, at most.
 pub const BATCH_ROWS: usize = 8192;
 /// Bytes of a batch, but for its last row.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 /// Bytes of the rows that one statement inserts: it is parsed as a whole, and must fit into a packet.
 const STATEMENT_BYTES: usize = 1 << 20;
 /// Rows that one statement inserts, at most.
@@ -130,8 +134,24 @@ impl Shape {
 /// A span of time: from the first, before the second, in microseconds since 1970.
 pub type Span = (i64, i64);
 
-/// Rows of one UTC day: microseconds since 1970 at its beginning, and how many.
-pub type DayRows = (i64, u64);
+/// Rows of one UTC day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DayRows {
+    /// Microseconds since 1970 at its beginning.
+    pub day: i64,
+    /// How many.
+    pub rows: u64,
+    /// The sum of their times of day, in microseconds: of two sets of rows with one number it tells most.
+    pub times: i64,
+}
+
+/// Microseconds of a day.
+pub const DAY_MICROS: i64 = 86_400_000_000;
+
+/// Rows from before the year 4000 BC, in microseconds since 1970, have a time that some database could not write.
+pub fn earliest() -> i64 {
+    days_of(-3999, 1, 1) * DAY_MICROS
+}
 
 /// The reading end of a table's rows. Ends with `None` only if all were read.
 pub type Rows = mpsc::Receiver<Result<Option<RecordBatch>, SourceError>>;
@@ -164,7 +184,7 @@ pub trait Table: Send {
     /// Says why its rows must not be deleted, whoever asks for it: what would happen to other tables.
     async fn obstacles(&mut self, cx: &Cx) -> Result<Vec<String>, SourceError>;
 
-    /// Counts the rows before a time, by day, and those whose time cannot be read.
+    /// Counts the rows from [`earliest`] to before a time, by day, and those whose time cannot be read.
     async fn days(&mut self, cx: &Cx, before: i64) -> Result<(Vec<DayRows>, u64), SourceError>;
 
     /// Begins to read the rows of these spans in one consistent view, ordered by time and key.
@@ -177,8 +197,8 @@ pub trait Table: Send {
     /// stay.
     async fn delete(&mut self, cx: &Cx, keys: &RecordBatch) -> Result<(), SourceError>;
 
-    /// Inserts rows, letting those be that are there by key, in a transaction that [`Table::end`] ends. Returns how many were
-    /// inserted.
+    /// Inserts rows, letting those be that are there by key, in a transaction that [`Table::end`] ends; [`Table::lock`] may be
+    /// asked in between. Returns how many were inserted.
     async fn insert(&mut self, cx: &Cx, rows: &RecordBatch) -> Result<u64, SourceError>;
 
     /// Makes what was inserted lasting.
@@ -201,7 +221,7 @@ pub(crate) fn literal_field(name: &str) -> Field {
 
 /// Says whether the values of a column are kept as SQL writes them.
 pub fn is_literal(field: &Field) -> bool {
-    field.metadata().contains_key(LITERAL)
+    *field.data_type() == DataType::Utf8 && field.metadata().contains_key(LITERAL)
 }
 
 /// Returns the word for what a column's values are in the files.

@@ -19,6 +19,9 @@ use crate::source::SourceError;
 /// Rows of a row group: what a reader takes at a time, and what a writer holds.
 const GROUP_ROWS: usize = 128 * 1024;
 
+/// A row group is not held until it is larger than this.
+const GROUP_BYTES: usize = 8 << 20;
+
 /// Writes rows as a Parquet file.
 pub(crate) fn write_parquet(
     schema: &SchemaRef,
@@ -26,16 +29,28 @@ pub(crate) fn write_parquet(
     batches: &[RecordBatch],
     out: impl Write + Send,
 ) -> Result<(), ParquetError> {
+    let mut parquet = parquet_writer(schema, level, out)?;
+    for batch in batches {
+        parquet.write(batch)?;
+        if parquet.in_progress_size() > GROUP_BYTES {
+            parquet.flush()?;
+        }
+    }
+    parquet.close().map(drop)
+}
+
+/// Begins a Parquet file.
+pub(crate) fn parquet_writer<W: Write + Send>(
+    schema: &SchemaRef,
+    level: i32,
+    out: W,
+) -> Result<ArrowWriter<W>, ParquetError> {
     let properties = WriterProperties::builder()
         .set_created_by(concat!("backstay ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(level)?))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .build();
-    let mut parquet = ArrowWriter::try_new(out, schema.clone(), Some(properties))?;
-    for batch in batches {
-        parquet.write(batch)?;
-    }
-    parquet.close().map(drop)
+    ArrowWriter::try_new(out, schema.clone(), Some(properties))
 }
 
 /// Begins to read the rows of a Parquet file, so many at a time, or fewer if they are large. The file must be there until they are read.

@@ -74,7 +74,7 @@ pub(crate) fn clock_text(micros: i64) -> String {
 
 /// Turns days since 1970 into year, month and day of the Gregorian calendar, for years far beyond what a library takes.
 /// Counted in eras of 400 years that begin with March, so that a leap day is the last of its year.
-fn civil(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
     const ERA_DAYS: i64 = 146_097;
     let days = days + 719_468;
     let (era, day) = (days.div_euclid(ERA_DAYS), days.rem_euclid(ERA_DAYS));

@@ -22,21 +22,25 @@ pub(super) async fn run_all(
     let (mut exit, mut values, mut only_error) = (Exit::Done, Vec::new(), None);
     for archive in archives {
         let done = match dry_run {
-            true => plan_one(app, archive, accept_unsealed, json).await,
+            true => plan_one(app, archive, accept_unsealed, json).await.map(|value| (value, None)),
             false => {
                 let leased = Box::pin(run_one(app, archive, accept_unsealed, json));
                 app.under_lease(&lease_name(archive), leased).await
             }
         };
-        match done {
-            Ok(value) => values.push(value),
-            Err(error) => {
-                exit = exit.and(Exit::of(&error));
-                if is_single {
-                    only_error = Some(error);
-                } else {
-                    render::say(&format!("error: archive {}: {error:#}", archive.name));
-                }
+        let failed = match done {
+            Ok((value, not_deleted)) => {
+                values.push(value);
+                not_deleted
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failed {
+            exit = exit.and(Exit::of(&error));
+            if is_single {
+                only_error = Some(error);
+            } else {
+                render::say(&format!("error: archive {}: {error:#}", archive.name));
             }
         }
         if app.cx.cancelled().is_some() {
@@ -110,21 +114,24 @@ async fn run_one(
     archive: &ArchiveConfig,
     accept_unsealed: bool,
     json: bool,
-) -> anyhow::Result<Value> {
+) -> anyhow::Result<(Value, Option<anyhow::Error>)> {
     let done = Box::pin(run_leased(app, archive, accept_unsealed)).await;
     let report = done.as_ref().ok();
     let last = LastRun {
         at: app.cx.now(),
         archived: report.map_or(0, |report| report.archived),
         deleted: report.map_or(0, |report| report.deleted),
-        error: done.as_ref().err().map(|error| format!("{error:#}")),
+        error: match &done {
+            Ok(report) => report.not_deleted.clone(),
+            Err(error) => Some(format!("{error:#}")),
+        },
     };
     app.catalog.set_setting(&last_run_name(archive), &last).await?;
     let report = done?;
     if !json {
         show_report(archive, &report)?;
     }
-    Ok(json!({
+    let value = json!({
         "archive": archive.name,
         "before": report.before,
         "archived": report.archived,
@@ -134,8 +141,13 @@ async fn run_one(
         "deleted": report.deleted,
         "changed": report.changed,
         "unreadable": report.unreadable,
+        "not_deleted": report.not_deleted,
         "schema_changes": report.changes,
-    }))
+    });
+    let not_deleted = report.not_deleted.map(|why| {
+        anyhow::anyhow!("rows of archive {} are archived but not deleted: {why}", archive.name)
+    });
+    Ok((value, not_deleted))
 }
 
 async fn run_leased(
