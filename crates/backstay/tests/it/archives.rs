@@ -6,6 +6,7 @@ use std::time::Duration;
 use backstay_testkit::duckdb;
 use backstay_testkit::mysql::{MysqlServer, PASSWORD};
 use backstay_testkit::postgres::{self, PostgresServer};
+use backstay_testkit::s3::S3Server;
 use rusqlite::Connection;
 
 use crate::shell::{Shell, contains};
@@ -214,6 +215,37 @@ fn sealed_archive_shows_nothing_and_comes_back_as_files() {
     let count = sqlite_rows(&shell.path("app.db"), "events", "true").len();
     shell.ends(13, &["archives", "restore", "events", "--yes"]);
     assert_eq!(sqlite_rows(&shell.path("app.db"), "events", "true").len(), count, "all or none");
+}
+
+#[test]
+fn archive_in_a_bucket_comes_back_with_the_kit_alone() {
+    let server = S3Server::start().unwrap();
+    let shell = Shell::with_bucket(&server);
+    sqlite(&shell.path("crm.db")).execute_batch(SQLITE).unwrap();
+    let archive = "[archives.events]\nsource = 'crm'\ntable = 'events'\ncolumn = 'created_at'\nolder_than = '1d'\nstorage = 'main'\ndelete = true\npartition = 'day'\n";
+    shell.set_config(format!("{}\n{archive}", shell.config()));
+    let before = sqlite_rows(&shell.path("crm.db"), "events", "true");
+    assert_eq!(field(&shell.json(&["archives", "run", "events"]), "deleted"), OLD_ROWS);
+    shell.ends(0, &["keys", "kit", "--output", "kit.txt"]);
+    // Another machine, with nothing but the kit, the configuration and what the app has now.
+    let fresh = Shell::bare();
+    for file in ["kit.txt", "crm.db"] {
+        std::fs::copy(shell.path(file), fresh.path(file)).unwrap();
+    }
+    let location = "s3://app-backups/backstay/archives";
+    fresh.ends(
+        0,
+        &["recover", "--storage", location, "--kit", "kit.txt", "--endpoint", &server.endpoint],
+    );
+    let (there, here) =
+        (shell.path("").display().to_string(), fresh.path("").display().to_string());
+    fresh.set_config(shell.config().replace(&there, &here));
+    fresh.ends(0, &["archives", "verify"]);
+    let planned = ["archives", "restore", "events", "--to-file", "plain", "--dry-run"];
+    fresh.ends(0, &planned);
+    assert!(!fresh.path("plain").exists());
+    fresh.ends(0, &["archives", "restore", "events", "--yes"]);
+    assert_eq!(sqlite_rows(&fresh.path("crm.db"), "events", "true"), before);
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(super) async fn restore(
     let files = segments.iter().flat_map(|segment| &segment.content.files);
     let rows: u64 = files.filter(|file| wanted.takes(file)).map(|file| file.rows).sum();
     let mut spec = app.archive_spec(archive, args.accept_unsealed);
-    if let Some(directory) = &args.to_file {
+    if let Some(directory) = args.to_file.as_ref().filter(|_| !args.dry_run) {
         let written = archive::export(&app.cx, &vault, &spec, &wanted, directory).await?;
         render::print(&format!("{written} rows written below {}", directory.display()))?;
         return Ok(Exit::Done);
@@ -68,10 +68,15 @@ pub(super) async fn restore(
     if let Some(table) = args.to {
         spec.table.table = table;
     }
-    let what = format!(
-        "{rows} archived rows go into the table {} of source {}; rows that are there by key stay as they are.",
-        spec.table.table, archive.source
-    );
+    let what = match &args.to_file {
+        Some(directory) => {
+            format!("{rows} archived rows would be written below {}", directory.display())
+        }
+        None => format!(
+            "{rows} archived rows go into the table {} of source {}; rows that are there by key stay as they are.",
+            spec.table.table, archive.source
+        ),
+    };
     render::say(&what);
     if args.dry_run {
         return Ok(Exit::Done);
