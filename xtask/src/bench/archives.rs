@@ -45,23 +45,54 @@ struct Kind {
     name: &'static str,
     by_hand: &'static str,
     script: &'static str,
+    /// The lines that tell a source where its database is.
+    source: fn(&Bench<'_>) -> String,
 }
 
-const DUCKDB: Kind = Kind {
-    name: "DuckDB table",
-    by_hand: "duckdb COPY",
-    script: concat!("duckdb -readonly \"$DATABASE\" -c ", copy!("events")),
-};
-const POSTGRES: Kind = Kind {
-    name: "PostgreSQL table",
-    by_hand: "psql COPY csv \\| duckdb COPY",
-    script: concat!(
-        "psql -qc 'COPY events TO STDOUT (FORMAT csv)' | duckdb -c ",
+/// What reads rows as CSV from a pipe.
+macro_rules! copy_csv {
+    () => {
         copy!(
             "read_csv('/dev/stdin', header = false, columns = {'id': 'BIGINT', 'created_at': 'TIMESTAMP', 'customer': 'INTEGER', 'amount': 'DECIMAL(12,2)', 'note': 'VARCHAR'})"
         )
-    ),
-};
+    };
+}
+
+const KINDS: [Kind; 3] = [
+    Kind {
+        name: "DuckDB table",
+        by_hand: "duckdb COPY",
+        script: concat!("duckdb -readonly \"$DATABASE.duckdb\" -c ", copy!("events")),
+        source: |bench| format!("kind = 'duckdb'\npath = '{}.duckdb'", bench.database().display()),
+    },
+    Kind {
+        name: "SQLite table",
+        by_hand: "python3 csv \\| duckdb COPY",
+        script: concat!(
+            "python3 -c 'import csv, sqlite3, sys, os; csv.writer(sys.stdout).writerows(sqlite3.connect(os.environ[\"DATABASE\"] + \".sqlite\").execute(\"SELECT * FROM events\"))' | duckdb -c ",
+            copy_csv!()
+        ),
+        source: |bench| format!("kind = 'sqlite'\npath = '{}.sqlite'", bench.database().display()),
+    },
+    Kind {
+        name: "PostgreSQL table",
+        by_hand: "psql COPY csv \\| duckdb COPY",
+        script: concat!("psql -qc 'COPY events TO STDOUT (FORMAT csv)' | duckdb -c ", copy_csv!()),
+        source: |bench| {
+            let Database { port, user, password, .. } = &bench.postgres;
+            format!(
+                "kind = 'postgres'\nurl = 'postgres://{user}:{password}@127.0.0.1:{port}/postgres'"
+            )
+        },
+    },
+];
+
+/// Copies DuckDB's rows into SQLite, by way of CSV.
+const FILL_SQLITE: &str = "duckdb -readonly \"$DATABASE.duckdb\" -csv -noheader -c 'SELECT * FROM events' | python3 -c 'import csv, sqlite3, sys, os
+database = sqlite3.connect(os.environ[\"DATABASE\"] + \".sqlite\")
+database.execute(\"CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT, customer INTEGER, amount REAL, note TEXT)\")
+database.executemany(\"INSERT INTO events VALUES (?, ?, ?, ?, ?)\", csv.reader(sys.stdin))
+database.commit()'";
 
 /// Measures everything and prints one table in Markdown.
 pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Result<()> {
@@ -71,13 +102,13 @@ pub(crate) fn run(options: &Options, root: &Path, tools: &Path) -> anyhow::Resul
     let bench = Bench { program, tools, scratch: &scratch.0, postgres };
     bench.fill(options.rows)?;
     print_head();
-    for kind in [DUCKDB, POSTGRES] {
+    for kind in &KINDS {
         let mut costs = [Vec::new(), Vec::new(), Vec::new()];
         for run in 0..options.common.runs.max(1) {
             for turn in 0..costs.len() {
                 // Everybody comes first once.
                 let subject = (turn + run) % costs.len();
-                costs[subject].push(bench.once(&kind, subject, run)?);
+                costs[subject].push(bench.once(kind, subject, run)?);
             }
         }
         let names = [kind.by_hand, "Backstay, plain", "Backstay, sealed"];
@@ -96,8 +127,9 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Returns the path of the databases that are files, without their endings.
     fn database(&self) -> PathBuf {
-        self.scratch.join("events.duckdb")
+        self.scratch.join("events")
     }
 
     fn fill(&self, rows: u64) -> anyhow::Result<()> {
@@ -107,7 +139,8 @@ impl Bench<'_> {
             "CREATE TABLE events AS {} ; {key}",
             rows!("range(ROWS) r(i)").replace("ROWS", &rows.to_string())
         );
-        done(duckdb.arg(self.database()).args(["-c", &made]))?;
+        done(duckdb.arg(self.database().with_extension("duckdb")).args(["-c", &made]))?;
+        done(self.command("bash".as_ref()).args(["-o", "pipefail", "-c", FILL_SQLITE]))?;
         let series = rows!("generate_series(0, ROWS - 1) i").replace("ROWS", &rows.to_string());
         let made =
             format!("CREATE TABLE events AS {series}; {key}; CREATE INDEX ON events (created_at)");
@@ -151,14 +184,7 @@ impl Bench<'_> {
     }
 
     fn config(&self, kind: &Kind, place: &Path, sealing: &str) -> String {
-        let Database { port, user, password, .. } = &self.postgres;
-        let source = if kind.name == DUCKDB.name {
-            format!("kind = 'duckdb'\npath = '{}'", self.database().display())
-        } else {
-            format!(
-                "kind = 'postgres'\nurl = 'postgres://{user}:{password}@127.0.0.1:{port}/postgres'"
-            )
-        };
+        let source = (kind.source)(self);
         format!(
             "[storages.main]\nprovider = 'local'\npath = '{}'\n[sources.db]\nstorage = 'main'\n{source}\n[archives.events]\nsource = 'db'\n\
              table = 'events'\ncolumn = 'created_at'\nolder_than = '1d'\nstorage = 'main'\nencryption = '{sealing}'\n",

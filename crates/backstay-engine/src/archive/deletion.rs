@@ -37,14 +37,33 @@ pub(super) async fn delete_archived(
     known: &mut Known,
     report: &mut ArchiveReport,
 ) -> Result<(), EngineError> {
-    let mut table: Option<Box<dyn Table>> = None;
+    let mut table = None;
+    let deleted =
+        delete_segments(cx, source, (vault, spec, which), known, report, &mut table).await;
+    // Whatever came of it: who opens the database next must find it free.
+    let closed = match table {
+        Some(table) => table.close(cx).await,
+        None => Ok(()),
+    };
+    deleted?;
+    Ok(closed?)
+}
+
+async fn delete_segments(
+    cx: &Cx,
+    source: &dyn Source,
+    (vault, spec, which): (&Vault, &ArchiveSpec, Which),
+    known: &mut Known,
+    report: &mut ArchiveReport,
+    table: &mut Option<Box<dyn Table>>,
+) -> Result<(), EngineError> {
     for index in 0..known.segments.len() {
         let segment = &known.segments[index];
         let waits = segment.deleted.is_none() || known.put_back.contains(&segment.place.backup);
         if !waits || which == Which::Newest && !known.is_newest(index) {
             continue;
         }
-        let table = match &mut table {
+        let table = match &mut *table {
             Some(table) => table,
             none => none.insert(open(cx, source, known, spec).await?),
         };
@@ -62,10 +81,7 @@ pub(super) async fn delete_archived(
         vault.mark_deleted(cx, &segment.place, &mark).await?;
         known.segments[index].deleted = Some(mark);
     }
-    match table {
-        Some(table) => Ok(table.close(cx).await?),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 async fn open(

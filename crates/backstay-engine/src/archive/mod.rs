@@ -189,12 +189,13 @@ impl Monitor for WithoutFiles {
     }
 }
 
-type Into<'a> = (&'a Vault, &'a ArchiveSpec, &'a Draft, &'a dyn SegmentLog);
+/// Where rows go, and what is written down of them.
+type Destination<'a> = (&'a Vault, &'a ArchiveSpec, &'a Draft, &'a dyn SegmentLog);
 
 async fn archive_rows(
     cx: &Cx,
     source: &dyn Source,
-    (vault, spec, draft, log): Into<'_>,
+    (vault, spec, draft, log): Destination<'_>,
     known: &mut Known,
     report: &mut ArchiveReport,
 ) -> Result<(), EngineError> {

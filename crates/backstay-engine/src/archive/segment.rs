@@ -42,7 +42,7 @@ impl SegmentLog for NoSegmentLog {
 /// Writes a slice of rows.
 pub(super) async fn write(
     cx: &Cx,
-    (vault, spec, draft, log): super::Into<'_>,
+    (vault, spec, draft, log): super::Destination<'_>,
     shape: &Shape,
     known: &Known,
     slice: Slice,

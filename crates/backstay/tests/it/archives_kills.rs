@@ -1,6 +1,9 @@
 //! Runs of retention archives that are killed at any moment: no row is lost, none is doubled (H13).
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use backstay_testkit::postgres::PostgresServer;
@@ -15,6 +18,39 @@ fn many() -> i64 {
         .ok()
         .and_then(|rows| rows.parse().ok())
         .unwrap_or(150_000)
+}
+
+/// Rows that the app writes meanwhile have ids from here on, and are young.
+const YOUNG: i64 = 1_000_000_000;
+
+/// An app that goes on writing: one row after the other, each changed once.
+struct App {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<i64>,
+}
+
+impl App {
+    fn writing(mut write: impl FnMut(i64) + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut written = 0;
+            while !told.load(Ordering::Relaxed) {
+                write(YOUNG + written);
+                written += 1;
+                // An app leaves its database alone between two writes.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            written
+        });
+        Self { stop, thread }
+    }
+
+    /// Returns how many rows it wrote.
+    fn stop(self) -> i64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
 }
 
 /// Kills run after run, each at another moment, and looks after each that no row is lost; then lets one end.
@@ -93,7 +129,20 @@ fn heavy_runs_that_are_killed_again_and_again_lose_no_row_of_sqlite_and_double_n
         ))
         .unwrap();
     shell.edit_config("column = 'created_at'", "column = 'created_at'\ncolumn_unit = 's'");
-    kill_runs(&shell, || sqlite_rows_of(&database, "SELECT count(*) FROM events").parse().unwrap());
+    let count = |condition: &str| -> i64 {
+        let query = format!("SELECT count(*) FROM events WHERE id {condition} {YOUNG}");
+        sqlite_rows_of(&database, &query).parse().unwrap()
+    };
+    let connection = sqlite(&database);
+    let app = App::writing(move |id| {
+        let insert = "INSERT INTO events VALUES (?1, unixepoch(), 'young')";
+        connection.execute(insert, [id]).unwrap();
+        connection.execute("UPDATE events SET note = 'changed' WHERE id = ?1", [id]).unwrap();
+    });
+    kill_runs(&shell, || count("<"));
+    let written = app.stop();
+    assert!(written > 0);
+    assert_eq!(count(">="), written, "what the app writes is its own");
 }
 
 #[test]
@@ -107,7 +156,19 @@ fn heavy_runs_that_are_killed_again_and_again_lose_no_row_of_postgres_and_double
         many()
     ));
     let shell = with_postgres(&server, "events", "delete = true\nencryption = 'none'");
-    kill_runs(&shell, || server.sql("shop", "SELECT count(*) FROM events").parse().unwrap());
+    let server = Arc::new(server);
+    let count = |condition: &str| -> i64 {
+        let query = format!("SELECT count(*) FROM events WHERE id {condition} {YOUNG}");
+        server.sql("shop", &query).parse().unwrap()
+    };
+    let writer = server.clone();
+    let app = App::writing(move |id| {
+        writer.sql("shop", &format!("INSERT INTO events VALUES ({id}, now(), 'young'); UPDATE events SET note = 'changed' WHERE id = {id}"));
+    });
+    kill_runs(&shell, || count("<"));
+    let written = app.stop();
+    assert!(written > 0);
+    assert_eq!(count(">="), written, "what the app writes is its own");
 }
 
 /// What an archive may take, whatever its rows are.

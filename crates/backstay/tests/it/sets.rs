@@ -79,19 +79,24 @@ fn hundred_tenants_are_found_and_return_all_or_as_many_as_are_chosen() {
     let id = backup["id"].as_str().unwrap();
     assert_eq!(backup["parts"].as_array().unwrap().len(), TENANTS + 1);
     assert!(names(&backup["parts"], "name").contains(&"shared/database.db".to_owned()));
-    // One is new, one is gone, one is damaged; another has a directory and nothing in it.
+    // One is new, one is gone, one is damaged, one is locked; another has a directory and nothing in it.
     make(&tenant(&shell, "new"), "new");
     std::fs::remove_dir_all(tenant(&shell, "Tenant 7").parent().unwrap()).unwrap();
     let mut bytes = std::fs::read(tenant(&shell, "Tenant 8")).unwrap();
     bytes[4096..].fill(0x55);
     std::fs::write(tenant(&shell, "Tenant 8"), bytes).unwrap();
     std::fs::create_dir(shell.path("app/data/tenants/empty")).unwrap();
+    let locked = Connection::open(tenant(&shell, "Tenant 9")).unwrap();
+    locked.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
     shell.ends(3, &["backup", "app"]);
+    drop(locked);
     let newest = &shell.json(&["backups", "app"])[0];
     assert_eq!(newest["status"], "incomplete", "{newest}");
     let shown = shell.json(&["show", newest["id"].as_str().unwrap()]);
-    assert_eq!(names(&shown["item_errors"], "item"), ["tenants/Tenant 8"], "{shown}");
-    assert_eq!(shown["parts"].as_array().unwrap().len(), TENANTS, "{shown}");
+    let missing = ["tenants/Tenant 8", "tenants/Tenant 9"];
+    assert_eq!(names(&shown["item_errors"], "item"), missing, "{shown}");
+    assert!(shown["item_errors"][1]["error"].to_string().contains("locked"), "{shown}");
+    assert_eq!(shown["parts"].as_array().unwrap().len(), TENANTS - 1, "{shown}");
     assert!(shown["warnings"].to_string().contains("tenants/empty/app.db"), "{shown}");
     // All of it, as it was; what is newer stays.
     let preview = shell.complains(0, &["restore", "app", "--id", id, "--dry-run"]);
