@@ -62,6 +62,14 @@ pub struct IndexEntry {
     pub hold: Option<String>,
 }
 
+impl IndexEntry {
+    /// Says whether it is what somebody means by a good backup of the source: all was read, and it is more than what a
+    /// restore put aside.
+    pub fn is_good(&self) -> bool {
+        self.status == Status::Complete && self.trigger != Trigger::PreRestore
+    }
+}
+
 /// A part in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -172,9 +172,7 @@ pub fn plan(
 
 /// Whether the rules count a backup.
 fn counts(backup: &IndexEntry) -> bool {
-    backup.status == Status::Complete
-        && backup.hold.is_none()
-        && backup.trigger != Trigger::PreRestore
+    backup.is_good() && backup.hold.is_none()
 }
 
 type Reasons = BTreeMap<BackupId, Vec<String>>;

@@ -2,10 +2,6 @@
 
 use std::collections::HashSet;
 
-use arrow_array::cast::AsArray as _;
-use arrow_array::types::Int64Type;
-use arrow_array::{BooleanArray, RecordBatch};
-use arrow_select::filter::filter_record_batch;
 use backstay_format::{DeletedMark, FORMAT_VERSION};
 
 use super::digest::Digester;
@@ -14,7 +10,7 @@ use super::{ArchiveReport, ArchiveSpec};
 use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
-use crate::source::table::{AT, Table, next_batch, refused};
+use crate::source::table::{Table, next_batch, only, refused, times};
 use crate::source::{Source, SourceError};
 use crate::vault::Vault;
 
@@ -137,15 +133,4 @@ async fn delete_segment(
         }
     }
     Ok(())
-}
-
-/// Returns the times of rows that were just read.
-fn times(batch: &RecordBatch) -> Result<Vec<i64>, SourceError> {
-    let at = batch.column_by_name(AT).ok_or_else(|| refused("rows have no time".to_owned()))?;
-    Ok(at.as_primitive::<Int64Type>().values().to_vec())
-}
-
-fn only(batch: &RecordBatch, chosen: Vec<bool>) -> Result<RecordBatch, SourceError> {
-    let chosen = filter_record_batch(batch, &BooleanArray::from(chosen));
-    chosen.map_err(|error| refused(error.to_string()))
 }

@@ -13,12 +13,9 @@ use crate::error::EngineError;
 use crate::part::{PartError, PartReader, PartSpec, PartWriter, part_pipe};
 use crate::pipeline::Measuring;
 use crate::source::SourceError;
-use crate::source::table::{Rows, next_batch, read_parquet, write_parquet};
+use crate::source::table::{BATCH_ROWS, Rows, next_batch, read_parquet, write_parquet};
 use crate::spool::{self, Spool};
 use crate::verify::settle;
-
-/// Rows that are given out at a time where nothing else is asked for.
-pub(super) const BATCH_ROWS: usize = 8192;
 
 /// Gives rows as the stream of a Parquet file.
 pub(super) fn stream(

@@ -30,9 +30,9 @@ use crate::vault::{Draft, Vault};
 
 pub use known::{Known, Segment, segments};
 pub use partition::Partition;
-pub use prune::{PrunedArchive, plan_prune, prune, sweep};
+pub use prune::{PrunedArchive, plan_prune, prune};
 pub use restore::{RestoredRows, Wanted, export, restore};
-pub use segment::{NoSegmentLog, SegmentLog};
+pub use segment::SegmentLog;
 pub use verify::{VerifiedArchive, verify};
 
 use deletion::{Which, delete_archived};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::source::table::{DAY_MICROS as DAY, DayRows, Span, date_text, days_of};
+use crate::source::table::{DAY_MICROS, DayRows, Span, date_text, days_of};
 
 /// How rows are divided into files, by their time in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Partition {
 
     /// Returns the partition that a time is in.
     pub(super) fn of(self, micros: i64) -> String {
-        let (date, is_bc) = date_text(micros.div_euclid(DAY));
+        let (date, is_bc) = date_text(micros.div_euclid(DAY_MICROS));
         let era = if is_bc { "-" } else { "" };
         match self {
             Self::Day => format!("{era}{date}"),
@@ -32,17 +32,20 @@ impl Partition {
         }
     }
 
-    /// Returns the span of the partition that a day is in.
-    pub(super) fn span(self, day: i64) -> Span {
+    /// Returns the span of the partition that a time is in.
+    pub(super) fn span(self, micros: i64) -> Span {
         match self {
-            Self::Day => (day, day.saturating_add(DAY)),
+            Self::Day => {
+                let day = micros - micros.rem_euclid(DAY_MICROS);
+                (day, day.saturating_add(DAY_MICROS))
+            }
             Self::Month => {
-                let (date, is_bc) = date_text(day.div_euclid(DAY));
+                let (date, is_bc) = date_text(micros.div_euclid(DAY_MICROS));
                 let mut parts = date.split('-').filter_map(|part| part.parse::<i64>().ok());
                 let (year, month) = (parts.next().unwrap_or(1970), parts.next().unwrap_or(1));
                 let year = if is_bc { 1 - year } else { year };
                 let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
-                let at = |(year, month)| days_of(year, month, 1).saturating_mul(DAY);
+                let at = |(year, month)| days_of(year, month, 1).saturating_mul(DAY_MICROS);
                 (at((year, month)), at(next))
             }
         }
@@ -80,9 +83,8 @@ mod tests {
     #[test]
     fn a_time_is_in_the_partition_whose_span_holds_it() {
         for micros in [0_i64, -1, 1_772_323_199_999_999, 1_772_323_200_000_000] {
-            let day = micros - micros.rem_euclid(DAY);
             for partition in [Partition::Day, Partition::Month] {
-                let (from, before) = partition.span(day);
+                let (from, before) = partition.span(micros);
                 assert!(from <= micros && micros < before);
                 assert_eq!(partition.of(from), partition.of(micros));
                 assert_eq!(partition.of(before - 1), partition.of(micros));

@@ -59,11 +59,6 @@ pub async fn prune(
     Ok(())
 }
 
-/// Removes what lies in a segment's folder if it has no manifest: whoever wrote it is gone.
-pub async fn sweep(cx: &Cx, vault: &Vault, place: &BackupPlace) -> Result<(), EngineError> {
-    vault.remove_unfinished(cx, place).await
-}
-
 fn place(spec: &ArchiveSpec, segment: &BackupId) -> BackupPlace {
     BackupPlace {
         organisation: spec.organisation.clone(),

@@ -127,7 +127,7 @@ pub async fn export(
     directory: &Path,
 ) -> Result<u64, EngineError> {
     let known = Known::read(cx, vault, spec).await?;
-    make(directory)?;
+    std::fs::create_dir(directory).map_err(|cause| SourceError::io("make", directory, cause))?;
     let mut written = 0;
     for segment in &known.segments {
         for (index, (file, part)) in
@@ -150,10 +150,6 @@ pub async fn export(
         }
     }
     Ok(written)
-}
-
-fn make(directory: &Path) -> Result<(), SourceError> {
-    std::fs::create_dir(directory).map_err(|cause| SourceError::io("make", directory, cause))
 }
 
 impl Segment {

@@ -25,20 +25,6 @@ pub trait SegmentLog: Send + Sync {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Writes nothing down.
-#[derive(Debug, Clone, Copy)]
-pub struct NoSegmentLog;
-
-#[async_trait]
-impl SegmentLog for NoSegmentLog {
-    async fn begun(
-        &self,
-        _place: &BackupPlace,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(())
-    }
-}
-
 /// Writes a slice of rows.
 pub(super) async fn write(
     cx: &Cx,
@@ -92,9 +78,9 @@ async fn write_files(
                 .parse()
                 .expect("a date is legal in a name");
         let (oldest, newest) = rows.range();
-        let (count, mut sum, mut times) = (rows.rows(), 0, 0_i128);
+        let (count, mut sum, mut times) = (rows.rows(), RowDigest::default(), 0_i128);
         for piece in &rows.pieces {
-            sum = digest::sum(&[sum, digest::sum(&piece.digests)]);
+            sum = sum.wrapping_add(digest::sum(&piece.digests));
             times += piece.at.iter().map(|at| i128::from(at.rem_euclid(DAY_MICROS))).sum::<i128>();
         }
         let batches = rows.pieces.into_iter().map(|piece| piece.batch).collect();

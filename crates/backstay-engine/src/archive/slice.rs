@@ -1,15 +1,12 @@
 //! Rows as they come from a table, gathered into slices that fit into memory; each slice becomes a segment.
 
-use arrow_array::cast::AsArray as _;
-use arrow_array::types::Int64Type;
-use arrow_array::{BooleanArray, RecordBatch};
-use arrow_select::filter::filter_record_batch;
+use arrow_array::RecordBatch;
 
 use super::digest::{Digester, RowDigest};
 use super::partition::Partition;
 use crate::cx::Cx;
 use crate::source::SourceError;
-use crate::source::table::{AT, DAY_MICROS, Rows, next_batch, refused};
+use crate::source::table::{Rows, next_batch, only, refused, times};
 
 /// As many rows as a segment has at most.
 const MAX_ROWS: u64 = 1_000_000;
@@ -62,8 +59,7 @@ impl Slice {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let at = batch.column_by_name(AT).ok_or_else(|| refused("rows have no time".to_owned()))?;
-        let at = at.as_primitive::<Int64Type>().values().to_vec();
+        let at = times(batch)?;
         let columns: Vec<usize> = (0..batch.num_columns() - 1).collect();
         let batch = batch.project(&columns).map_err(|error| refused(error.to_string()))?;
         let digests = Digester::new(batch.schema_ref())?.rows(&batch)?;
@@ -97,8 +93,7 @@ impl Slice {
                 left.pieces.push(piece);
                 continue;
             }
-            let batch = filter_record_batch(&piece.batch, &BooleanArray::from(keep.clone()));
-            let batch = batch.map_err(|error| refused(error.to_string()))?;
+            let batch = only(&piece.batch, keep.clone())?;
             if batch.num_rows() > 0 {
                 left.pieces.push(Piece {
                     batch,
@@ -117,7 +112,7 @@ impl Slice {
             let mut from = 0;
             while let Some(at) = piece.at.get(from) {
                 let name = partition.of(*at);
-                let (first, before) = partition.span(at - at.rem_euclid(DAY_MICROS));
+                let (first, before) = partition.span(*at);
                 let is_here = |at: &i64| (first..before).contains(at);
                 let length = piece.at[from..].iter().take_while(|at| is_here(at)).count();
                 let part = Piece {

@@ -265,11 +265,7 @@ impl Vault {
     }
 
     /// Removes what lies in a folder that has no manifest. Nobody may be writing there.
-    pub(crate) async fn remove_unfinished(
-        &self,
-        cx: &Cx,
-        place: &BackupPlace,
-    ) -> Result<(), EngineError> {
+    pub async fn remove_unfinished(&self, cx: &Cx, place: &BackupPlace) -> Result<(), EngineError> {
         let objects = self.store.list(cx, &place.folder()).await?;
         let manifest = place.file(&BackupFile::Manifest);
         if objects.iter().any(|object| object.name == manifest.as_str()) {

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use backstay_engine::archive::{self, ArchiveSpec, Segment};
 use backstay_engine::event::Event;
 use backstay_engine::vault::Vault;
-use backstay_format::{BackupFile, Status, StoredPart, Trigger};
+use backstay_format::{BackupFile, StoredPart};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cli::ArchivesCommand;
-use crate::config::ArchiveConfig;
+use crate::config::{ArchiveConfig, SourceConfig};
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
 use crate::render;
@@ -235,41 +235,30 @@ async fn list_segments(
 /// Says of each source with archives and without any good backup that its backups are off (H19).
 pub(super) async fn backups_off(app: &Installation) -> anyhow::Result<Vec<String>> {
     let mut off = Vec::new();
-    for (source, archives) in archived_sources(app) {
-        let listed = super::list::all(app, Some(source)).await;
-        let known = match listed {
-            Ok((listed, _)) => listed.into_iter().map(|listed| listed.entry).collect(),
-            Err(error) => {
-                let text =
-                    format!("whether {source} has a backup could not be found out: {error:#}");
-                app.cx.event(Event::Warning { text });
-                match app.config.sources.get(source) {
-                    Some(config) => app.catalog.known_backups(&config.storage, source).await?,
-                    None => Vec::new(),
-                }
-            }
-        };
-        let is_good = |entry: &backstay_format::IndexEntry| {
-            entry.status == Status::Complete && entry.trigger != Trigger::PreRestore
-        };
-        if !known.iter().any(is_good) {
-            off.push(format!(
-                "BACKUPS ARE OFF for {source}: archive {} keeps some of its old rows, which is no backup, and there is none: run `backstay backup {source}`",
-                archives.join(", ")
-            ));
+    for source in app.config.sources.values() {
+        let Some(warning) = no_backup(app, source) else { continue };
+        let (newest, error) = super::list::newest_good(app, source).await?;
+        if let Some(error) = error {
+            let text =
+                format!("whether {} has a backup could not be found out: {error:#}", source.name);
+            app.cx.event(Event::Warning { text });
+        }
+        if newest.is_none() {
+            off.push(warning);
         }
     }
     Ok(off)
 }
 
-/// Returns the sources that have archives, and these.
-fn archived_sources(app: &Installation) -> Vec<(&str, Vec<&str>)> {
-    let mut sources: Vec<(&str, Vec<&str>)> = Vec::new();
-    for archive in app.config.archives.values() {
-        match sources.iter_mut().find(|(source, _)| *source == archive.source) {
-            Some((_, archives)) => archives.push(archive.name.as_str()),
-            None => sources.push((&archive.source, vec![archive.name.as_str()])),
-        }
-    }
-    sources
+/// Returns what is to be said of a source that has no good backup, if it has archives.
+pub(super) fn no_backup(app: &Installation, source: &SourceConfig) -> Option<String> {
+    let name = &source.name;
+    let own = app.config.archives.values().filter(|archive| archive.source == name.as_str());
+    let archives: Vec<&str> = own.map(|archive| archive.name.as_str()).collect();
+    (!archives.is_empty()).then(|| {
+        format!(
+            "BACKUPS ARE OFF for {name}: archive {} keeps some of its old rows, which is no backup, and there is none: run `backstay backup {name}`",
+            archives.join(", ")
+        )
+    })
 }

@@ -4,6 +4,7 @@ use backstay_format::{Content, IndexEntry};
 use serde_json::json;
 
 use super::find_backup;
+use crate::config::SourceConfig;
 use crate::exit::Exit;
 use crate::installation::Installation;
 use crate::render;
@@ -55,6 +56,20 @@ pub(super) async fn all(
     listed
         .sort_by(|a, b| (b.entry.started_at, &b.entry.id).cmp(&(a.entry.started_at, &a.entry.id)));
     Ok((listed, exit))
+}
+
+/// Returns the newest good backup of a source. If its storages do not answer, what was seen last is better than nothing; the
+/// error comes with it.
+pub(super) async fn newest_good(
+    app: &Installation,
+    source: &SourceConfig,
+) -> anyhow::Result<(Option<IndexEntry>, Option<anyhow::Error>)> {
+    let name = source.name.as_str();
+    let (known, error) = match all(app, Some(name)).await {
+        Ok((listed, _)) => (listed.into_iter().map(|listed| listed.entry).collect(), None),
+        Err(error) => (app.catalog.known_backups(&source.storage, name).await?, Some(error)),
+    };
+    Ok((known.into_iter().find(IndexEntry::is_good), error))
 }
 
 pub(super) async fn backups(

@@ -4,7 +4,6 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use backstay_format::{Status, Trigger};
 use serde_json::json;
 
 use crate::cli::{SourceCommand, StorageCommand};
@@ -23,19 +22,15 @@ pub(super) fn init(file: &Path) -> anyhow::Result<Exit> {
 pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exit> {
     let mut rows = Vec::new();
     let mut values = Vec::new();
+    let mut off = Vec::new();
     for source in app.config.sources.values() {
         let run = app.catalog.last_backup_job(source.name.as_str()).await?;
         let last_error = run.as_ref().and_then(|run| run.error.clone());
-        let listed = super::list::all(app, Some(source.name.as_str())).await;
-        let known = match &listed {
-            Ok((listed, _)) => listed.iter().map(|listed| listed.entry.clone()).collect(),
-            // The storage does not answer: what was seen last is better than nothing, and the error stands beside it.
-            Err(_) => app.catalog.known_backups(&source.storage, source.name.as_str()).await?,
-        };
-        let newest = known
-            .iter()
-            .find(|entry| entry.status == Status::Complete && entry.trigger != Trigger::PreRestore);
-        let trouble = listed.as_ref().err().map(|error| format!("{error:#}")).or(last_error);
+        let (newest, error) = super::list::newest_good(app, source).await?;
+        let trouble = error.map(|error| format!("{error:#}")).or(last_error);
+        if newest.is_none() {
+            off.extend(super::archives::no_backup(app, source));
+        }
         values.push(json!({
             "source": source.name,
             "newest_good": newest.as_ref().map(|n| &n.id),
@@ -58,7 +53,6 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
             trouble.unwrap_or_default(),
         ]);
     }
-    let off = super::archives::backups_off(app).await?;
     for warning in &off {
         render::say(&format!("warning: {warning}"));
     }

@@ -8,7 +8,7 @@ use backstay_control::{JobKind, JobState};
 use backstay_engine::restore::{Around, RestoreOptions, RestorePlan, plan_restore};
 use backstay_engine::source::{How, TargetOptions};
 use backstay_engine::vault::Vault;
-use backstay_format::{BackupId, Status, Trigger};
+use backstay_format::{BackupId, Trigger};
 use serde_json::json;
 
 use super::preview;
@@ -208,11 +208,10 @@ pub(super) async fn choose(
             unusable.id, unusable.error
         ));
     }
-    let newest = listing.backups.iter().find(|backup| {
-        backup.status == Status::Complete
-            && backup.trigger != Trigger::PreRestore
-            && wanted.at.is_none_or(|at| backup.started_at <= at)
-    });
+    let newest = listing
+        .backups
+        .iter()
+        .find(|backup| backup.is_good() && wanted.at.is_none_or(|at| backup.started_at <= at));
     let none = || {
         let text = format!(
             "source {} has no complete backup that fits; see `backstay backups {0}`",

@@ -13,9 +13,7 @@ use toml::Spanned;
 
 use super::Env;
 use super::raw::Faults;
-use super::source::{SourceConfig, duration};
-
-const DEFAULT_LEVEL: i32 = 3;
+use super::source::{DEFAULT_LEVEL, SourceConfig, duration, is_sealed};
 
 /// Old rows of a table that go to Parquet files. Not a backup.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -101,7 +99,7 @@ pub(super) fn check(
         found
     };
     let partition = word("partition", &raw.partition, &["month", "day"], faults);
-    let encryption = word("encryption", &raw.encryption, &["sealed", "none"], faults);
+    let sealed = is_sealed(raw.encryption.as_ref(), faults);
     let unit = word("column_unit", &raw.column_unit, &["s", "ms", "us"], faults)?;
     let units = [Unit::Seconds, Unit::Milliseconds, Unit::Microseconds];
     let older_than = positive("older_than", &raw.older_than, faults);
@@ -132,7 +130,7 @@ pub(super) fn check(
         older_than,
         partition: if partition? == 0 { Partition::Month } else { Partition::Day },
         storage: raw.storage.get_ref().clone(),
-        sealed: encryption? == 0,
+        sealed,
         delete: raw.delete,
         keep,
         compression_level: DEFAULT_LEVEL,

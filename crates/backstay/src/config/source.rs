@@ -25,7 +25,8 @@ use super::server;
 use super::set::{self, SetConfig};
 use crate::exit::UsageError;
 
-const DEFAULT_LEVEL: i32 = 3;
+/// The zstd level where none is given.
+pub(super) const DEFAULT_LEVEL: i32 = 3;
 const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_mins(5);
 /// What a check answers if nothing else is expected: true, as PostgreSQL writes it.
 const DEFAULT_ANSWER: &str = "t";
@@ -224,6 +225,18 @@ impl SourceConfig {
     }
 }
 
+/// Reads whether what goes to a storage is sealed.
+pub(super) fn is_sealed(encryption: Option<&Spanned<String>>, faults: &mut Faults<'_>) -> bool {
+    match encryption.map(|e| (e.get_ref().as_str(), e.span())) {
+        None | Some(("sealed", _)) => true,
+        Some(("none", _)) => false,
+        Some((other, span)) => {
+            faults.add("encryption", span, format!("found `{other}`, expected `sealed` or `none`"));
+            true
+        }
+    }
+}
+
 pub(super) fn check(
     name: &str,
     raw: &RawSource,
@@ -235,14 +248,7 @@ pub(super) fn check(
     let kind = check_kind(raw, env, faults);
     let storage = raw.storage.get_ref().clone();
     one_of("storage", &raw.storage, storages, "the storages", faults);
-    let sealed = match raw.encryption.as_ref().map(|e| (e.get_ref().as_str(), e.span())) {
-        None | Some(("sealed", _)) => true,
-        Some(("none", _)) => false,
-        Some((other, span)) => {
-            faults.add("encryption", span, format!("found `{other}`, expected `sealed` or `none`"));
-            true
-        }
-    };
+    let sealed = is_sealed(raw.encryption.as_ref(), faults);
     let level = raw.compression_level.as_ref().map_or(DEFAULT_LEVEL, |level| {
         if !(1..=19).contains(level.get_ref()) {
             faults.add(

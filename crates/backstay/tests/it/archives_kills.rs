@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use backstay_testkit::postgres::PostgresServer;
 
-use crate::archives::{read_by_duckdb, sqlite, sqlite_rows_of, with_postgres, with_sqlite};
-use crate::shell::Shell;
+use crate::archives::{read_by_duckdb, sqlite, sqlite_rows_of, with_sqlite};
+use crate::archives_engines::with_postgres;
+use crate::shell::{Shell, kill_after};
 use crate::size::peak_kib;
 
 /// How many rows the runs that are killed have; a few seconds' worth, or what somebody asks for.
@@ -66,19 +67,9 @@ fn kill_runs(shell: &Shell, left: impl Fn() -> i64) {
         let after =
             Duration::from_secs_f64(f64::from(kill * 7919 % 101) / 101.0 * longest / 1000.0);
         let mut run = shell.command(&["archives", "run", "events", "--quiet"]).spawn().unwrap();
-        let until = std::time::Instant::now() + after;
-        let ended = loop {
-            match run.try_wait().unwrap() {
-                Some(status) => break Some(status),
-                None if std::time::Instant::now() > until => break None,
-                None => std::thread::sleep(Duration::from_millis(5)),
-            }
-        };
-        if ended.is_some() {
+        if !kill_after(&mut run, after) {
             break;
         }
-        run.kill().unwrap();
-        run.wait().unwrap();
         killed += 1;
         let archived = shell.json(&["archives", "list", "events"]);
         let archived: i64 = archived

@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use backstay_testkit::duckdb;
-use backstay_testkit::mysql::{MysqlServer, PASSWORD};
+use backstay_testkit::mysql::MysqlServer;
 use backstay_testkit::postgres::PostgresServer;
 
-use crate::archives::{configure, sqlite, sqlite_rows_of, with_duckdb, with_postgres};
+use crate::archives::{configure, sqlite, sqlite_rows_of};
+use crate::archives_engines::{with_duckdb, with_mariadb, with_postgres};
 use crate::shell::Shell;
 
 fn postgres(statements: &str, table: &str) -> (PostgresServer, Shell) {
@@ -22,14 +23,7 @@ fn mariadb(statements: &str) -> (MysqlServer, Shell) {
     let server = MysqlServer::start();
     server.sql("", "CREATE DATABASE shop CHARACTER SET utf8mb4");
     server.sql("shop", statements);
-    let shell = Shell::bare();
-    std::fs::write(shell.path("secret"), PASSWORD).unwrap();
-    let source = format!(
-        "kind = 'mysql'\nurl = '{}'\npassword = 'file:{}'",
-        server.url("shop"),
-        shell.path("secret").display()
-    );
-    configure(&shell, &source, "events", "delete = true\nencryption = 'none'");
+    let shell = with_mariadb(&server);
     (server, shell)
 }
 

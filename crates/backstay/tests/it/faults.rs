@@ -10,7 +10,7 @@ use backstay_testkit::s3::{Call, Fault, S3Server};
 use backstay_testkit::tree;
 use http::Method;
 
-use crate::shell::Shell;
+use crate::shell::{Shell, kill_after};
 
 /// A machine with one backup in the bucket.
 fn with_backup() -> (S3Server, Shell) {
@@ -119,10 +119,7 @@ fn killed_at_random_moments_nothing_is_half_done() {
         let mut child =
             shell.command(words).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         let moment = usual.mul_f64((next(&mut seed) % 2000) as f64 / 1000.0);
-        let deadline = std::time::Instant::now() + moment;
-        while std::time::Instant::now() < deadline && child.try_wait().unwrap().is_none() {}
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_after(&mut child, moment);
         let context = format!("seed {first}, round {round}, {words:?} after {moment:?}");
         let seen = tree::walk(&shell.path("shop")).unwrap();
         let is = |state| tree::differences(state, &seen).is_empty();

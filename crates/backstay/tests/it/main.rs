@@ -7,6 +7,7 @@
 )]
 
 mod archives;
+mod archives_engines;
 mod archives_kills;
 mod archives_traps;
 mod backups;

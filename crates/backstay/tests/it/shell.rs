@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use backstay_testkit::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use backstay_testkit::servers::{self, Server};
@@ -135,6 +136,22 @@ impl Shell {
         let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
         serde_json::from_str(&self.ends(0, &words)).unwrap()
     }
+}
+
+/// Kills a process after a time. Returns whether it was still at work.
+pub(crate) fn kill_after(child: &mut Child, time: Duration) -> bool {
+    let moment = Instant::now() + time;
+    while Instant::now() < moment {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        // Short beside any run that is killed.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let is_at_work = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    is_at_work
 }
 
 /// Is a byte sequence in any file below a directory?

@@ -9,6 +9,7 @@ mod schema;
 mod session;
 mod statements;
 mod table;
+mod table_columns;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

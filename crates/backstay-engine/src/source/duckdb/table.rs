@@ -9,30 +9,19 @@ use arrow_select::concat::concat_batches;
 use async_trait::async_trait;
 
 use super::DuckdbSource;
-use super::session::{On, Row, Session, Tool, identifier, literal, number, text};
+use super::session::{On, Row, Session, Tool, identifier, literal, number};
+use super::table_columns::{
+    as_time, check_texts, declared, find, is_generated, keys, select, statement_of,
+};
 use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::table::{
     AT, BATCH_ROWS, DAY_MICROS, DayRows, Kept, Rows, Shape, Span, Table, TableColumn, TableSpec,
-    bound, choose_key, date_text, day_bound, earliest, next_batch, parquet_schema, read_parquet,
-    refused, rows_pipe, send_parquet, write_parquet,
+    bound, choose_key, date_text, day_bound, earliest, given_up, next_batch, not_deleted,
+    parquet_schema, read_parquet, refused, rows_pipe, send_parquet, write_parquet,
 };
 use crate::spool::Spool;
 
-/// Types that Parquet files of DuckDB do not keep: their values pass as text.
-const ONLY_TEXT: [&str; 11] = [
-    "HUGEINT",
-    "UHUGEINT",
-    "INTERVAL",
-    "TIME WITH TIME ZONE",
-    "TIMESTAMP_S",
-    "TIMESTAMP_MS",
-    "TIMESTAMP_NS",
-    "TIME_NS",
-    "BIT",
-    "MAP",
-    "BIGNUM",
-];
 /// Files between us and DuckDB are gone at once.
 const LEVEL: i32 = 1;
 
@@ -65,9 +54,10 @@ impl DuckdbTable {
         let declared = declared(&mut view, &table).await?;
         let time = declared.iter().find(|(name, _)| *name == spec.column);
         let (_, kind) = time.ok_or_else(|| {
-            refused(format!("table {} has no column {}", table.shown(), spec.column))
+            refused(format!("table {} has no column {}", table.qualified(), spec.column))
         })?;
-        let kept = kept(&spec.column, kind, spec)?;
+        let times = "a TIMESTAMP, a TIMESTAMP WITH TIME ZONE, a DATE";
+        let kept = as_time(kind).kept(kind, times, spec)?;
         check_texts(&mut view, &table, &declared, spec).await?;
         let selected: Vec<String> =
             declared.iter().map(|(name, kind)| select(name, kind, spec)).collect();
@@ -91,9 +81,9 @@ impl DuckdbTable {
         let keys = keys(&mut view, &table).await?;
         let shape = Shape {
             engine: tool.engine(),
-            table: table.shown(),
+            table: table.qualified(),
             columns: columns.collect(),
-            key: choose_key(&table.shown(), keys)?,
+            key: choose_key(&table.qualified(), keys)?,
         };
         Ok(Self {
             path: source.path.clone(),
@@ -309,9 +299,7 @@ impl Table for DuckdbTable {
             if gone != rows {
                 self.is_in_transaction = false;
                 self.ask(cx, "take the deletion back", "ROLLBACK").await?;
-                return Err(refused(format!(
-                    "{gone} rows would have been deleted instead of {rows}; nothing was"
-                )));
+                return Err(not_deleted(gone as u64, rows as u64));
             }
         }
         self.commit(cx).await
@@ -353,172 +341,9 @@ impl Table for DuckdbTable {
     }
 }
 
-fn given_up() -> SourceError {
-    refused("the view of the table was given up".to_owned())
-}
-
 fn forget(paths: &[PathBuf]) -> Result<(), SourceError> {
     for path in paths {
         std::fs::remove_file(path).map_err(|cause| SourceError::io("remove", path, cause))?;
     }
     Ok(())
-}
-
-struct Name {
-    schema: String,
-    table: String,
-}
-
-impl Name {
-    fn qualified(&self) -> String {
-        format!("{}.{}", identifier(&self.schema), identifier(&self.table))
-    }
-
-    fn shown(&self) -> String {
-        self.qualified()
-    }
-
-    /// Returns a condition for rows of the catalog.
-    fn condition(&self) -> String {
-        format!(
-            "database_name = current_database() AND schema_name = {} AND table_name = {}",
-            literal(&self.schema),
-            literal(&self.table)
-        )
-    }
-}
-
-async fn find(view: &mut Session, name: &str) -> Result<Name, SourceError> {
-    let (schema, table) = match name.split_once('.') {
-        Some((schema, table)) => (literal(schema), table),
-        None => ("NULL".to_owned(), name),
-    };
-    let query = format!(
-        "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary AND database_name = current_database()
-         AND ((table_name = {} AND ({schema} IS NULL OR schema_name = {schema})) OR table_name = {})",
-        literal(table),
-        literal(name)
-    );
-    let rows = view.ask("look for the table", &query).await?;
-    match &rows[..] {
-        [one] => Ok(Name { schema: text(one, "schema_name"), table: text(one, "table_name") }),
-        [] => Err(refused(format!("the database has no table {name}"))),
-        _ => Err(refused(format!("there are several tables {name}; write its schema, too"))),
-    }
-}
-
-/// Returns the columns of a table with their types.
-async fn declared(view: &mut Session, table: &Name) -> Result<Vec<(String, String)>, SourceError> {
-    let query = format!(
-        "SELECT column_name, data_type FROM duckdb_columns() WHERE {} ORDER BY column_index",
-        table.condition()
-    );
-    let rows = view.ask("read the columns", &query).await?;
-    Ok(rows.iter().map(|row| (text(row, "column_name"), text(row, "data_type"))).collect())
-}
-
-async fn keys(view: &mut Session, table: &Name) -> Result<Vec<Vec<String>>, SourceError> {
-    let query = format!(
-        "SELECT constraint_column_names AS names, constraint_type AS kind FROM duckdb_constraints()
-         WHERE {} AND constraint_type IN ('PRIMARY KEY', 'UNIQUE', 'NOT NULL') ORDER BY constraint_type",
-        table.condition()
-    );
-    let rows = view.ask("read the keys", &query).await?;
-    let names = |row: &Row| -> Vec<String> {
-        let names = row.get("names").and_then(serde_json::Value::as_array).into_iter().flatten();
-        names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
-    };
-    let of = |kind: &str| {
-        rows.iter().filter(|row| text(row, "kind") == kind).map(names).collect::<Vec<_>>()
-    };
-    let sure = of("NOT NULL").concat();
-    let unique = of("UNIQUE").into_iter().filter(|key| key.iter().all(|name| sure.contains(name)));
-    Ok(of("PRIMARY KEY").into_iter().chain(unique).collect())
-}
-
-/// Returns the statement that makes a table.
-async fn statement_of(view: &mut Session, table: &Name) -> Result<String, SourceError> {
-    let query = format!("SELECT sql FROM duckdb_tables() WHERE {}", table.condition());
-    let rows = view.ask("read how the table is made", &query).await?;
-    Ok(rows.first().map(|row| text(row, "sql")).unwrap_or_default())
-}
-
-/// Says whether DuckDB works a column out itself: that stands only in the statement that makes the table.
-fn is_generated(made: &str, name: &str, declared: &str) -> bool {
-    let names = [identifier(name), name.to_owned()];
-    let after = ["(", ", "].iter().flat_map(|before| names.iter().map(move |name| (before, name)));
-    let mut beginnings =
-        after.map(|(before, name)| format!("{before}{name} {declared} GENERATED ALWAYS AS"));
-    beginnings.any(|beginning| made.contains(&beginning))
-}
-
-/// Fails if the text of a value, of a column that passes as text, is not that value again.
-async fn check_texts(
-    view: &mut Session,
-    table: &Name,
-    declared: &[(String, String)],
-    spec: &TableSpec,
-) -> Result<(), SourceError> {
-    for (name, kind) in declared {
-        if has_word(kind, &["UNION", "VARIANT"]) {
-            return Err(refused(format!(
-                "column {name} is of type {kind}, which nothing but DuckDB can hold; it cannot be archived"
-            )));
-        }
-        if !is_text(name, kind, spec) {
-            continue;
-        }
-        let quoted = identifier(name);
-        let query = format!(
-            "SELECT count(*) AS rows FROM {} AS t WHERE TRY_CAST(CAST(t.{quoted} AS VARCHAR) AS {kind}) IS DISTINCT FROM t.{quoted}",
-            table.qualified()
-        );
-        let rows = view.ask("look at texts of values", &query).await?;
-        let lost = rows.first().map_or(0, |row| number(row, "rows"));
-        if lost > 0 {
-            return Err(refused(format!(
-                "column {name} of type {kind} has {lost} values whose text is not that value again; it cannot be archived"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Says whether one of these types stands in another, wherever that is: `STRUCT(name TYPE, …)`, `TYPE[]`.
-fn has_word(declared: &str, words: &[&str]) -> bool {
-    let mut found = declared.split(['(', ')', ',', '[', ']']).map(str::trim);
-    found.any(|found| {
-        words.iter().any(|word| found == *word || found.ends_with(&format!(" {word}")))
-    })
-}
-
-fn is_text(name: &str, declared: &str, spec: &TableSpec) -> bool {
-    spec.as_text.iter().any(|text| text == name) || has_word(declared, &ONLY_TEXT)
-}
-
-fn select(name: &str, declared: &str, spec: &TableSpec) -> String {
-    let quoted = identifier(name);
-    if is_text(name, declared, spec) {
-        format!("CAST(t.{quoted} AS VARCHAR) AS {quoted}")
-    } else {
-        format!("t.{quoted}")
-    }
-}
-
-fn kept(name: &str, declared: &str, spec: &TableSpec) -> Result<Kept, SourceError> {
-    let is_number =
-        ["TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"]
-            .contains(&declared);
-    match (declared, spec.unit) {
-        ("TIMESTAMP", None) => Ok(Kept::Local),
-        ("TIMESTAMP WITH TIME ZONE", None) => Ok(Kept::Instant),
-        ("DATE", None) => Ok(Kept::Date),
-        (_, Some(unit)) if is_number => Ok(Kept::Number(unit)),
-        (_, None) if is_number => Err(refused(format!(
-            "column {name} is of type {declared}, so say with column_unit whether it counts s, ms or us since 1970"
-        ))),
-        _ => Err(refused(format!(
-            "column {name} is of type {declared}: expected a TIMESTAMP, a TIMESTAMP WITH TIME ZONE, a DATE, or a whole number with column_unit"
-        ))),
-    }
 }

@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow_array::{BooleanArray, RecordBatch};
-use arrow_select::filter::filter_record_batch;
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
@@ -18,9 +17,9 @@ use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::connection::Connection;
 use crate::source::table::{
-    Builder, DAY_MICROS, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
-    TableSpec, bound, choose_key, date_text, day_bound, earliest, key_conditions, pieces, refused,
-    rows_pipe, time_text,
+    DAY_MICROS, DayRows, Dialect, Gathering, Kept, Rows, RowsSender, Shape, Span, Table,
+    TableColumn, TableSpec, bound, cannot_hold, choose_key, date_text, day_bound, earliest,
+    given_up, key_conditions, not_deleted, only, pieces, refused, rows_pipe, time_text,
 };
 
 /// A table, seen in one snapshot until its rows were read.
@@ -65,7 +64,8 @@ impl MysqlTable {
         let time = columns.iter().position(|column| *column.field.name() == spec.column);
         let time =
             time.ok_or_else(|| refused(format!("table {table} has no column {}", spec.column)))?;
-        let kept = kept(&columns[time], &kinds[time], spec)?;
+        let times = "a timestamp, a datetime, a date";
+        let kept = kinds[time].as_time().kept(&columns[time].declared, times, spec)?;
         let keys = keys(&mut view, &names).await?.into_iter().filter(|key| {
             // What is written of a fraction is not what the server compares it with.
             let is_fraction = |name: &String| {
@@ -197,9 +197,7 @@ impl MysqlTable {
         let there: Result<Vec<usize>, _> = cx.run(self.changing()?.query(query)).await?;
         let there: HashSet<usize> =
             there.map_err(statement("look for rows"))?.into_iter().collect();
-        let is_missing: Vec<bool> = (0..rows.num_rows()).map(|row| !there.contains(&row)).collect();
-        let missing = filter_record_batch(rows, &BooleanArray::from(is_missing));
-        missing.map_err(|error| refused(error.to_string()))
+        only(rows, (0..rows.num_rows()).map(|row| !there.contains(&row)).collect())
     }
 }
 
@@ -286,9 +284,7 @@ impl Table for MysqlTable {
             if gone != rows {
                 self.is_in_transaction = false;
                 self.run("take the deletion back", "ROLLBACK").await?;
-                return Err(refused(format!(
-                    "{gone} rows would have been deleted instead of {rows}; nothing was"
-                )));
+                return Err(not_deleted(gone, rows));
             }
         }
         self.commit().await
@@ -329,10 +325,6 @@ impl Table for MysqlTable {
         self.begin(cx).await?;
         self.commit().await
     }
-}
-
-fn given_up() -> SourceError {
-    refused("the view of the table was given up".to_owned())
 }
 
 async fn columns(
@@ -396,24 +388,6 @@ async fn keys(
     Ok(keys.into_iter().filter(|(_, _, is_sure)| *is_sure).map(|(_, columns, _)| columns).collect())
 }
 
-fn kept(column: &TableColumn, kind: &Kind, spec: &TableSpec) -> Result<Kept, SourceError> {
-    let wrong = |advice: &str| {
-        refused(format!("column {} is of type {}, {advice}", column.field.name(), column.declared))
-    };
-    match (kind, spec.unit) {
-        (Kind::Timestamp { .. }, None) => Ok(Kept::Local),
-        (Kind::Date, None) => Ok(Kept::Date),
-        (Kind::Int | Kind::Unsigned, Some(unit)) => Ok(Kept::Number(unit)),
-        (Kind::Int | Kind::Unsigned, None) => {
-            Err(wrong("so say with column_unit whether it counts s, ms or us since 1970"))
-        }
-        (_, Some(_)) => Err(wrong("which is no whole number, so leave out column_unit")),
-        _ => Err(wrong(
-            "which is no time: expected a timestamp, a datetime, a date, or a whole number with column_unit",
-        )),
-    }
-}
-
 /// Reads the rows of a query; in batches to somebody, or all at once.
 async fn read_rows(
     session: &mut Conn,
@@ -421,43 +395,19 @@ async fn read_rows(
     (shape, kinds): (&Shape, &[Kind]),
     sender: Option<&RowsSender>,
 ) -> Result<RecordBatch, SourceError> {
-    let mut builder = Builder::new(shape.schema_with_time())?;
+    let mut gathering = Gathering::new(shape, sender)?;
     // By the protocol of prepared statements: values come as what they are, and not as texts.
     let mut found = session.exec_iter(query, ()).await.map_err(statement("read rows"))?;
     while let Some(row) = found.next().await.map_err(statement("read rows"))? {
-        push(&mut builder, &row, (shape, kinds))?;
-        if builder.is_full()
-            && let Some(sender) = sender
-        {
-            let sent = sender.send(Ok(Some(builder.batch()?))).await;
-            sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))?;
-        }
+        let of = |i: usize, kind: Kind, name: &str| {
+            let found = row.as_ref(i).unwrap_or(&mysql_async::Value::NULL);
+            value(kind, found).map_err(|finding| cannot_hold(name, finding))
+        };
+        let values = shape.columns.iter().zip(kinds).enumerate();
+        let values = values.map(|(i, (column, kind))| of(i, *kind, column.field.name()));
+        gathering.push(values.chain([of(kinds.len(), Kind::Int, "")]))?;
+        gathering.send_if_full().await?;
     }
     found.drop_result().await.map_err(statement("read rows"))?;
-    let rest = builder.batch()?;
-    if let Some(sender) = sender
-        && rest.num_rows() > 0
-    {
-        let sent = sender.send(Ok(Some(rest.clone()))).await;
-        sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))?;
-    }
-    Ok(rest)
-}
-
-fn push(
-    builder: &mut Builder,
-    row: &Row,
-    (shape, kinds): (&Shape, &[Kind]),
-) -> Result<(), SourceError> {
-    let of = |i: usize, kind: Kind, name: &str| {
-        let found = row.as_ref(i).unwrap_or(&mysql_async::Value::NULL);
-        value(kind, found).map_err(|finding| {
-            refused(format!(
-                "column {name} holds {finding}; name it in as_text to archive its values as texts"
-            ))
-        })
-    };
-    let values = shape.columns.iter().zip(kinds).enumerate();
-    let values = values.map(|(i, (column, kind))| of(i, *kind, column.field.name()));
-    builder.push(values.chain([of(kinds.len(), Kind::Int, "")]))
+    gathering.finish().await
 }

@@ -10,7 +10,8 @@ use arrow_schema::{DataType, Field, TimeUnit};
 
 use crate::source::SourceError;
 use crate::source::table::{
-    DAY_MICROS, TableColumn, Value, civil, days_of, is_literal, refused, uuid_text, value_at,
+    DAY_MICROS, Kept, TableColumn, TimeColumn, Value, civil, days_of, is_literal, refused,
+    uuid_text, value_at,
 };
 
 /// The most digits that a decimal of 128 bits can have.
@@ -69,6 +70,16 @@ impl Kind {
             "time" | "decimal" | "inet4" | "inet6" => Self::Cast,
             _ => return None,
         })
+    }
+
+    /// Returns what it is to somebody who looks for a time. That of a session with a zone is local, too: ours is UTC.
+    pub(super) fn as_time(self) -> TimeColumn {
+        match self {
+            Self::Timestamp { .. } => TimeColumn::Time(Kept::Local),
+            Self::Date => TimeColumn::Time(Kept::Date),
+            Self::Int | Self::Unsigned => TimeColumn::Whole,
+            _ => TimeColumn::Other,
+        }
     }
 
     pub(super) fn field(self, name: &str) -> Field {

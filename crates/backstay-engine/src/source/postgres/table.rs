@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use futures_util::{TryStreamExt as _, pin_mut};
 use tokio_postgres::Client;
-use tokio_postgres::binary_copy::{BinaryCopyOutRow, BinaryCopyOutStream};
+use tokio_postgres::binary_copy::BinaryCopyOutStream;
 use tokio_postgres::types::Type;
 
 use super::capture;
@@ -19,9 +19,9 @@ use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::connection::Connection;
 use crate::source::table::{
-    Builder, DAY_MICROS, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table, TableColumn,
-    TableSpec, Value, bound, choose_key, date_text, day_bound, earliest, keys_list, pieces,
-    refused, rows_list, rows_pipe, time_text,
+    DAY_MICROS, DayRows, Dialect, Gathering, Kept, Rows, RowsSender, Shape, Span, Table,
+    TableColumn, TableSpec, Value, bound, cannot_hold, choose_key, date_text, day_bound, earliest,
+    given_up, keys_list, not_deleted, pieces, refused, rows_list, rows_pipe, time_text,
 };
 
 /// Texts mean the same in every session; no statement waits for ever for somebody else; rows that a policy hides are an error, not a gap.
@@ -65,7 +65,8 @@ impl PostgresTable {
         let time = columns.iter().position(|column| *column.field.name() == spec.column);
         let time =
             time.ok_or_else(|| refused(format!("table {table} has no column {}", spec.column)))?;
-        let kept = kept(&columns[time], &kinds[time], spec)?;
+        let times = "a timestamp, a date";
+        let kept = kinds[time].as_time().kept(&columns[time].declared, times, spec)?;
         let key = choose_key(&table, keys(&view, oid).await?)?;
         let rows = if has_partitions { table.clone() } else { format!("ONLY {table}") };
         Ok(Self {
@@ -273,9 +274,7 @@ impl Table for PostgresTable {
             let gone = gone.map_err(statement("delete archived rows"))?;
             if gone != rows {
                 // The session ends with this value, and the transaction with it.
-                return Err(refused(format!(
-                    "{gone} rows would have been deleted instead of {rows}; nothing was"
-                )));
+                return Err(not_deleted(gone, rows));
             }
         }
         self.commit().await
@@ -316,10 +315,6 @@ enum NamesIn {
     Catalog,
     /// Triggers of the app's find what they mean.
     TheAppsSchemas,
-}
-
-fn given_up() -> SourceError {
-    refused("the view of the table was given up".to_owned())
 }
 
 /// Finds a table by its name as SQL writes it, or as it is.
@@ -396,25 +391,6 @@ async fn keys(view: &Client, table: u32) -> Result<Vec<Vec<String>>, SourceError
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn kept(column: &TableColumn, kind: &Kind, spec: &TableSpec) -> Result<Kept, SourceError> {
-    let wrong = |advice: &str| {
-        refused(format!("column {} is of type {}, {advice}", column.field.name(), column.declared))
-    };
-    match (kind, spec.unit) {
-        (Kind::Timestamp { has_zone: true }, None) => Ok(Kept::Instant),
-        (Kind::Timestamp { has_zone: false }, None) => Ok(Kept::Local),
-        (Kind::Date, None) => Ok(Kept::Date),
-        (Kind::Int(_), Some(unit)) => Ok(Kept::Number(unit)),
-        (Kind::Int(_), None) => {
-            Err(wrong("so say with column_unit whether it counts s, ms or us since 1970"))
-        }
-        (_, Some(_)) => Err(wrong("which is no whole number, so leave out column_unit")),
-        _ => Err(wrong(
-            "which is no time: expected a timestamp, a date, or a whole number with column_unit",
-        )),
-    }
-}
-
 /// Reads what a COPY gives; in batches to somebody, or all at once.
 async fn copy_out(
     client: &Client,
@@ -422,49 +398,24 @@ async fn copy_out(
     (shape, kinds): (&Shape, &[Kind]),
     sender: Option<&RowsSender>,
 ) -> Result<RecordBatch, SourceError> {
-    let mut builder = Builder::new(shape.schema_with_time())?;
+    let mut gathering = Gathering::new(shape, sender)?;
     let stream = client.copy_out(query).await.map_err(statement("read rows"))?;
     // Of every value just its bytes: what they mean is known better here.
     let types = vec![Type::BYTEA; kinds.len() + 1];
     let rows = BinaryCopyOutStream::new(stream, &types);
     pin_mut!(rows);
     while let Some(row) = rows.try_next().await.map_err(statement("read rows"))? {
-        push(&mut builder, &row, (shape, kinds))?;
-        if builder.is_full()
-            && let Some(sender) = sender
-        {
-            let sent = sender.send(Ok(Some(builder.batch()?))).await;
-            sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))?;
-        }
+        let of = |i: usize, kind: &Kind, name: &str| {
+            let bytes: Result<Option<&[u8]>, _> = row.try_get(i);
+            let Some(bytes) = bytes.map_err(statement("read rows"))? else {
+                return Ok(Value::Null);
+            };
+            value(kind, bytes).map_err(|finding| cannot_hold(name, finding))
+        };
+        let values = shape.columns.iter().zip(kinds).enumerate();
+        let values = values.map(|(i, (column, kind))| of(i, kind, column.field.name()));
+        gathering.push(values.chain([of(kinds.len(), &Kind::Int(8), "")]))?;
+        gathering.send_if_full().await?;
     }
-    let rest = builder.batch()?;
-    if let Some(sender) = sender
-        && rest.num_rows() > 0
-    {
-        let sent = sender.send(Ok(Some(rest.clone()))).await;
-        sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))?;
-    }
-    Ok(rest)
-}
-
-fn push(
-    builder: &mut Builder,
-    row: &BinaryCopyOutRow,
-    (shape, kinds): (&Shape, &[Kind]),
-) -> Result<(), SourceError> {
-    let bytes = |i: usize| {
-        let bytes: Result<Option<&[u8]>, _> = row.try_get(i);
-        bytes.map_err(|error| SourceError::from(statement("read rows")(error)))
-    };
-    let of = |i: usize, kind: &Kind, name: &str| {
-        let Some(bytes) = bytes(i)? else { return Ok(Value::Null) };
-        value(kind, bytes).map_err(|finding| {
-            refused(format!(
-                "column {name} holds {finding}; name it in as_text to archive its values as texts"
-            ))
-        })
-    };
-    let values = shape.columns.iter().zip(kinds).enumerate();
-    let values = values.map(|(i, (column, kind))| of(i, kind, column.field.name()));
-    builder.push(values.chain([of(kinds.len(), &Kind::Int(8), "")]))
+    gathering.finish().await
 }

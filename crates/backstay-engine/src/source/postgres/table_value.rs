@@ -5,11 +5,11 @@ use std::sync::Arc;
 use arrow_schema::extension::{Json, Uuid};
 use arrow_schema::{DataType, Field, TimeUnit};
 
-use crate::source::table::Value;
+use crate::source::table::{DAY_MICROS, Kept, TimeColumn, Value};
 
 /// Days and microseconds from 1970 to 2000, where PostgreSQL begins to count.
 const EPOCH_DAYS: i64 = 10_957;
-const EPOCH_MICROS: i64 = EPOCH_DAYS * 86_400_000_000;
+const EPOCH_MICROS: i64 = EPOCH_DAYS * DAY_MICROS;
 /// The most digits that a decimal of 128 bits can have.
 const MAX_DIGITS: i32 = 38;
 /// What a type modifier has beside what it says.
@@ -84,6 +84,17 @@ impl Kind {
         match (u8::try_from(precision), i8::try_from(scale)) {
             (Ok(precision), Ok(scale)) => Self::Decimal { precision, scale },
             _ => Self::Text { is_cast: true },
+        }
+    }
+
+    /// Returns what it is to somebody who looks for a time.
+    pub(super) fn as_time(&self) -> TimeColumn {
+        match self {
+            Self::Timestamp { has_zone: true } => TimeColumn::Time(Kept::Instant),
+            Self::Timestamp { has_zone: false } => TimeColumn::Time(Kept::Local),
+            Self::Date => TimeColumn::Time(Kept::Date),
+            Self::Int(_) => TimeColumn::Whole,
+            _ => TimeColumn::Other,
         }
     }
 

@@ -26,19 +26,10 @@ pub(crate) fn snapshot(
     database: &Path,
     into: &Path,
 ) -> Result<SqliteContent, SourceError> {
-    let failed = |action| move |cause| explain(action, database, cause);
-    // Not created if missing, and no URI: names with '?' or '%' are names.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let source = Connection::open_with_flags(database, flags).map_err(failed("open"))?;
-    source.busy_timeout(BUSY).map_err(failed("open"))?;
-    // The app's WAL is the app's to checkpoint.
-    source
-        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-        .map_err(failed("open"))?;
-    source.execute_batch("BEGIN").map_err(failed("read"))?;
-    source
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-        .map_err(failed("read"))?;
+    let failed = |cause| explain("read", database, cause);
+    let source = open(database)?;
+    source.execute_batch("BEGIN").map_err(failed)?;
+    source.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
     let mut copy =
         Connection::open(into).map_err(|cause| explain("write a copy of", database, cause))?;
     copy_pages(cx, &source, &mut copy).map_err(|error| match error {
@@ -48,6 +39,23 @@ pub(crate) fn snapshot(
     let content = examine(&copy, database)?;
     copy.close().map_err(|(_, cause)| explain("close the copy of", database, cause))?;
     Ok(content)
+}
+
+/// Opens a database of an app.
+pub(super) fn open(database: &Path) -> Result<Connection, SourceError> {
+    let failed = |cause| explain("open", database, cause);
+    // Not created if missing, and no URI: names with '?' or '%' are names.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY).map_err(failed)?;
+    // The app's WAL is the app's to checkpoint.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
+    Ok(connection)
+}
+
+/// Writes a name as SQL does.
+pub(super) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 enum CopyError {
@@ -94,7 +102,7 @@ fn tables(copy: &Connection) -> rusqlite::Result<Vec<TableRows>> {
     let names: Vec<String> =
         names.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let count = |table: String| {
-        let query = format!("SELECT count(*) FROM \"{}\"", table.replace('"', "\"\""));
+        let query = format!("SELECT count(*) FROM {}", identifier(&table));
         let rows: i64 = copy.query_row(&query, [], |row| row.get(0))?;
         Ok(TableRows { table, rows: u64::try_from(rows).unwrap_or(0) })
     };

@@ -6,15 +6,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arrow_array::RecordBatch;
+use arrow_schema::Field;
 use async_trait::async_trait;
 use parquet::errors::ParquetError;
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, Row};
 
-use super::snapshot::explain;
+use super::snapshot::{explain, identifier, open};
 use super::table_columns::{columns, declared_columns, has_nulls, keys, references};
 use super::table_value::{bound_value, literal_of, value};
 use super::{blocking, engine};
@@ -22,13 +21,11 @@ use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::table::{
     BATCH_ROWS, Builder, DAY_MICROS, DayRows, Dialect, Kept, Rows, RowsSender, Shape, Span, Table,
-    TableSpec, Value, bound, choose_key, earliest, is_literal, keys_list, parquet_writer, refused,
-    rows_pipe, send_parquet,
+    TableSpec, Value, bound, choose_key, earliest, given_up, is_literal, keys_list, not_deleted,
+    parquet_writer, refused, rows_pipe, send_blocking, send_parquet,
 };
 use crate::spool::Spool;
 
-/// How long an app may keep the database to itself before we give way.
-const BUSY: Duration = Duration::from_secs(30);
 /// A file of ours is gone soon.
 const LEVEL: i32 = 1;
 
@@ -47,19 +44,10 @@ pub(super) struct SqliteTable {
     changing: Option<Arc<Mutex<Connection>>>,
 }
 
-pub(super) fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn connect(path: &Path) -> Result<Connection, SourceError> {
-    let failed = |cause| explain("open", path, cause);
-    // Not created if missing, and no URI: names with '?' or '%' are names.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    connection.busy_timeout(BUSY).map_err(failed)?;
-    // The app's WAL is the app's to checkpoint.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
-    connection.execute_batch("PRAGMA foreign_keys = ON").map_err(failed)?;
+    let connection = open(path)?;
+    let set_up = connection.execute_batch("PRAGMA foreign_keys = ON");
+    set_up.map_err(|cause| explain("open", path, cause))?;
     Ok(connection)
 }
 
@@ -253,7 +241,9 @@ impl Table for SqliteTable {
         drop(tokio::task::spawn_blocking(move || {
             let query = (query.as_str(), path.as_path());
             let last = match spool {
-                None => send_rows(&cx, &view, query, &shape, &mut |batch| give(&sender, batch)),
+                None => {
+                    send_rows(&cx, &view, query, &shape, &mut |batch| send_blocking(&sender, batch))
+                }
                 Some(spool) => send_by_file(&cx, view, query, &shape, (&spool, &sender)),
             };
             drop(sender.blocking_send(last.map(|()| None)));
@@ -284,9 +274,7 @@ impl Table for SqliteTable {
             let gone = statement.map_or(Ok(0), |statement| connection.execute(&statement, []));
             let gone = gone.map_err(failed)?;
             if gone != rows {
-                return Err(refused(format!(
-                    "{gone} rows would have been deleted instead of {rows}; nothing was"
-                )));
+                return Err(not_deleted(gone as u64, rows as u64));
             }
             connection.execute_batch("COMMIT").map_err(failed)
         })
@@ -334,15 +322,6 @@ impl Table for SqliteTable {
         })
         .await
     }
-}
-
-fn given_up() -> SourceError {
-    refused("the view of the table was given up".to_owned())
-}
-
-fn give(sender: &RowsSender, batch: RecordBatch) -> Result<(), SourceError> {
-    let sent = sender.blocking_send(Ok(Some(batch)));
-    sent.map_err(|_| refused("nobody reads the rows any more".to_owned()))
 }
 
 /// Reads all rows, and gives them to somebody in batches.
@@ -396,24 +375,20 @@ fn each_row(
     let failed = |cause| explain("read the rows of", path, cause);
     let mut statement = connection.prepare(query).map_err(failed)?;
     let mut rows = statement.query([]).map_err(failed)?;
+    let columns: Vec<(&Field, bool)> =
+        shape.columns.iter().map(|column| (&column.field, is_literal(&column.field))).collect();
+    // Texts that are made here are lent to the values of their row.
+    let mut literals = vec![None; columns.len()];
     while let Some(row) = rows.next().map_err(failed)? {
-        let literals: Vec<Option<String>> = shape
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(i, column)| {
-                if is_literal(&column.field) {
-                    literal_of(&row.get_ref(i).map_err(failed)?, column.field.name())
-                } else {
-                    Ok(None)
-                }
-            })
-            .collect::<Result<_, _>>()?;
-        let values = shape.columns.iter().enumerate().map(|(i, column)| match &literals[i] {
+        for (i, (field, _)) in columns.iter().enumerate().filter(|(_, (_, is_literal))| *is_literal)
+        {
+            literals[i] = literal_of(&row.get_ref(i).map_err(failed)?, field.name())?;
+        }
+        let values = columns.iter().enumerate().map(|(i, (field, _))| match &literals[i] {
             Some(text) => Ok(Value::Text(text)),
-            None => value(row.get_ref(i).map_err(failed)?, &column.field),
+            None => value(row.get_ref(i).map_err(failed)?, field),
         });
-        let at = row.get::<_, Option<i64>>(shape.columns.len()).map_err(failed)?;
+        let at = row.get::<_, Option<i64>>(columns.len()).map_err(failed)?;
         builder.push(values.chain([Ok(Value::Int(at.unwrap_or(i64::MAX)))]))?;
         after(builder)?;
     }

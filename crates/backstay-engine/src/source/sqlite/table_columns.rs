@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use arrow_schema::{DataType, Field};
 use rusqlite::{Connection, Row};
 
-use super::table::identifier;
+use super::snapshot::identifier;
 use crate::source::table::{TableColumn, TableSpec, literal_field};
 
 /// Columns whose values are looked at by one query.

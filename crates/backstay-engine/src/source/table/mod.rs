@@ -7,6 +7,7 @@
 mod build;
 mod literal;
 mod parquet;
+mod rows;
 mod time;
 
 use std::collections::HashMap;
@@ -16,7 +17,6 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use backstay_format::ArchivedColumn;
-use tokio::sync::mpsc;
 
 use super::SourceError;
 use crate::cx::Cx;
@@ -28,8 +28,12 @@ pub(crate) use literal::{
 pub(crate) use parquet::{
     parquet_schema, parquet_writer, read_parquet, send_parquet, write_parquet,
 };
+pub use rows::Rows;
+pub(crate) use rows::{Gathering, RowsSender, next_batch, only, rows_pipe, send_blocking, times};
 pub use time::Unit;
-pub(crate) use time::{Kept, bound, civil, date_text, day_bound, days_of, time_text};
+pub(crate) use time::{
+    DAY_MICROS, Kept, TimeColumn, bound, civil, date_text, day_bound, days_of, time_text,
+};
 
 /// The last column of a batch that is read: microseconds since 1970 in UTC, as Int64.
 pub const AT: &str = "backstay.at";
@@ -41,8 +45,6 @@ const BATCH_BYTES: usize = 1 << 20;
 const STATEMENT_BYTES: usize = 1 << 20;
 /// Rows that one statement inserts, at most.
 const STATEMENT_ROWS: usize = 500;
-/// Batches that wait between a database and the archive.
-const BATCHES_AHEAD: usize = 2;
 
 /// Which table, and how old its rows are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,34 +147,9 @@ pub struct DayRows {
     pub times: i64,
 }
 
-/// Microseconds of a day.
-pub const DAY_MICROS: i64 = 86_400_000_000;
-
 /// Rows from before the year 4000 BC, in microseconds since 1970, have a time that some database could not write.
 pub fn earliest() -> i64 {
     days_of(-3999, 1, 1) * DAY_MICROS
-}
-
-/// The reading end of a table's rows. Ends with `None` only if all were read.
-pub type Rows = mpsc::Receiver<Result<Option<RecordBatch>, SourceError>>;
-
-/// The writing end.
-pub(crate) type RowsSender = mpsc::Sender<Result<Option<RecordBatch>, SourceError>>;
-
-/// Makes both ends of a stream of rows.
-pub(crate) fn rows_pipe() -> (RowsSender, Rows) {
-    mpsc::channel(BATCHES_AHEAD)
-}
-
-/// Takes the next batch. A stream whose producer went away without a word is an error, not an end.
-pub(crate) async fn next_batch(
-    cx: &Cx,
-    rows: &mut Rows,
-) -> Result<Option<RecordBatch>, SourceError> {
-    match cx.run(rows.recv()).await? {
-        Some(batch) => batch,
-        None => Err(refused("the rows of the table ended in the middle".to_owned())),
-    }
 }
 
 /// One table of a database.
@@ -240,6 +217,23 @@ pub(crate) fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
 /// Something about the table stands against it.
 pub(crate) fn refused(finding: String) -> SourceError {
     SourceError::Table { finding }
+}
+
+/// Somebody asks for the view of a table whose rows were read, or which is being changed.
+pub(crate) fn given_up() -> SourceError {
+    refused("the view of the table was given up".to_owned())
+}
+
+/// A column holds a value that no type of ours can.
+pub(crate) fn cannot_hold(column: &str, finding: impl std::fmt::Display) -> SourceError {
+    refused(format!(
+        "column {column} holds {finding}; name it in as_text to archive its values as texts"
+    ))
+}
+
+/// A deletion found other rows than those that are held.
+pub(crate) fn not_deleted(gone: u64, held: u64) -> SourceError {
+    refused(format!("{gone} rows would have been deleted instead of {held}; nothing was"))
 }
 
 /// Chooses the columns that tell one row from all others: of the primary key, else of the first unique index without

@@ -1,7 +1,11 @@
 //! How tables keep time, and how a time is written for a comparison that an index can answer.
 
+use super::{TableSpec, refused};
+use crate::source::SourceError;
+
 const SECOND: i64 = 1_000_000;
-const DAY: i64 = 86_400 * SECOND;
+/// Microseconds of a day.
+pub(crate) const DAY_MICROS: i64 = 86_400 * SECOND;
 
 /// What a number in a column of time counts since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,40 @@ pub(crate) enum Kept {
     Text,
 }
 
+/// What a column is to somebody who looks for a time in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TimeColumn {
+    /// A type of the database for times.
+    Time(Kept),
+    /// Whole numbers.
+    Whole,
+    /// Anything else.
+    Other,
+}
+
+impl TimeColumn {
+    /// Says how the column of a table's time keeps it. `times` are the types of the database for times, in words.
+    pub(crate) fn kept(
+        self,
+        declared: &str,
+        times: &str,
+        spec: &TableSpec,
+    ) -> Result<Kept, SourceError> {
+        let advice = match (self, spec.unit) {
+            (Self::Time(kept), None) => return Ok(kept),
+            (Self::Whole, Some(unit)) => return Ok(Kept::Number(unit)),
+            (Self::Whole, None) => {
+                "so say with column_unit whether it counts s, ms or us since 1970".to_owned()
+            }
+            (_, Some(_)) => "which is no whole number, so leave out column_unit".to_owned(),
+            (Self::Other, None) => {
+                format!("which is no time: expected {times}, or a whole number with column_unit")
+            }
+        };
+        Err(refused(format!("column {} is of type {declared}, {advice}", spec.column)))
+    }
+}
+
 /// Returns a number of units that a value must be less than, to be before a time.
 pub(crate) fn bound(micros: i64, unit: Unit) -> i64 {
     let size = unit.micros();
@@ -49,7 +87,7 @@ pub(crate) fn bound(micros: i64, unit: Unit) -> i64 {
 
 /// Returns the first day that does not begin before a time, in days since 1970.
 pub(crate) fn day_bound(micros: i64) -> i64 {
-    micros.div_euclid(DAY) + i64::from(micros.rem_euclid(DAY) != 0)
+    micros.div_euclid(DAY_MICROS) + i64::from(micros.rem_euclid(DAY_MICROS) != 0)
 }
 
 /// Writes a date as ISO 8601 does; years beyond four digits are written out, those before 1 as databases do.
@@ -61,8 +99,8 @@ pub(crate) fn date_text(days: i64) -> (String, bool) {
 
 /// Writes a date and time to the microsecond.
 pub(crate) fn time_text(micros: i64) -> (String, bool) {
-    let (date, is_bc) = date_text(micros.div_euclid(DAY));
-    (format!("{date} {}", clock_text(micros.rem_euclid(DAY))), is_bc)
+    let (date, is_bc) = date_text(micros.div_euclid(DAY_MICROS));
+    (format!("{date} {}", clock_text(micros.rem_euclid(DAY_MICROS))), is_bc)
 }
 
 /// Writes a time of day to the microsecond.
@@ -128,6 +166,6 @@ mod tests {
         assert_eq!(bound(10 * SECOND, Unit::Seconds), 10);
         assert_eq!(bound(10 * SECOND + 1, Unit::Seconds), 11);
         assert_eq!(bound(-1, Unit::Seconds), 0);
-        assert_eq!((day_bound(DAY), day_bound(DAY + 1), day_bound(-1)), (1, 2, 0));
+        assert_eq!((day_bound(DAY_MICROS), day_bound(DAY_MICROS + 1), day_bound(-1)), (1, 2, 0));
     }
 }

@@ -45,7 +45,7 @@ impl<'a> SegmentUnderWay<'a> {
     ) -> anyhow::Result<()> {
         if let Some(backup) = self.catalog.setting(&self.setting).await? {
             let place = app.place(&archive.name, backup);
-            archive::sweep(&app.cx, vault, &place).await?;
+            vault.remove_unfinished(&app.cx, &place).await?;
         }
         Ok(())
     }
