@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BackupId, IndexEntry, Status, Trigger};
 
-/// The rules of a source. A backup is kept if any rule keeps it; zero means that a rule keeps nothing.
+/// The rules of a source. A backup is kept if any rule keeps it; zero means that a rule keeps nothing. Where it is read and no
+/// rule is given that keeps something, 30 days are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(from = "GivenRules")]
 pub struct Rules {
     /// The newest so many.
     pub last: u32,
@@ -26,12 +27,64 @@ pub struct Rules {
     pub monthly: u32,
     /// The same for years.
     pub yearly: u32,
-    /// Stored bytes of all kept backups together; the oldest go first. Zero means no limit. Read from a number or from a
-    /// text such as `50GB` or `50GiB`.
-    #[serde(deserialize_with = "bytes")]
+    /// Stored bytes of all kept backups together; the oldest go first. Zero means no limit.
     pub max_bytes: u64,
     /// This many of the newest are kept whatever else is said; at least 1.
     pub keep_at_least: u32,
+}
+
+/// Rules as somebody writes them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GivenRules {
+    last: u32,
+    days: Option<u32>,
+    hourly: u32,
+    daily: u32,
+    weekly: u32,
+    monthly: u32,
+    yearly: u32,
+    /// A number, or a text such as `50GB` or `50GiB`.
+    #[serde(deserialize_with = "bytes")]
+    max_bytes: u64,
+    keep_at_least: u32,
+}
+
+impl Default for GivenRules {
+    fn default() -> Self {
+        let Rules {
+            last,
+            days: _,
+            hourly,
+            daily,
+            weekly,
+            monthly,
+            yearly,
+            max_bytes,
+            keep_at_least,
+        } = Rules::none();
+        Self { last, days: None, hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least }
+    }
+}
+
+impl From<GivenRules> for Rules {
+    fn from(given: GivenRules) -> Self {
+        let GivenRules {
+            last,
+            days,
+            hourly,
+            daily,
+            weekly,
+            monthly,
+            yearly,
+            max_bytes,
+            keep_at_least,
+        } = given;
+        let others = [last, hourly, daily, weekly, monthly, yearly];
+        let is_other_rule = others.iter().any(|count| *count > 0);
+        let days = days.unwrap_or(if is_other_rule { 0 } else { Self::default().days });
+        Self { last, days, hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least }
+    }
 }
 
 impl Default for Rules {

@@ -46,6 +46,21 @@ fn kept(backups: &[IndexEntry], rules: &Rules) -> Vec<String> {
 }
 
 #[test]
+fn thirty_days_are_kept_unless_another_rule_is_given() {
+    let read = |text: &str| serde_json::from_str::<Rules>(text).unwrap();
+    assert_eq!(read("{}"), Rules::default());
+    assert_eq!(read(r#"{"keep_at_least": 3}"#), Rules { keep_at_least: 3, ..Rules::default() });
+    // A limit of size alone lets go of the oldest, and not of all but one.
+    assert_eq!(read(r#"{"max_bytes": "1GB"}"#).days, 30);
+    assert_eq!(read(r#"{"last": 7}"#), Rules { last: 7, ..Rules::none() });
+    assert_eq!(read(r#"{"weekly": 4, "days": 2}"#), Rules { weekly: 4, days: 2, ..Rules::none() });
+    assert_eq!(read(r#"{"days": 0}"#), Rules::none());
+    assert!(serde_json::from_str::<Rules>(r#"{"lsat": 7}"#).is_err());
+    let rules = Rules { last: 2, max_bytes: 5, ..Rules::default() };
+    assert_eq!(read(&serde_json::to_string(&rules).unwrap()), rules);
+}
+
+#[test]
 fn each_rule_keeps_what_it_says() {
     let backups = days(100);
     assert_eq!(kept(&backups, &Rules { last: 3, ..Rules::none() }), ["03-31", "03-30", "03-29"]);

@@ -37,7 +37,7 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # transient = ["channels.sqlite"]      # left out, and gone after a restore
 # schedule = "0 2 * * *"               # or "@daily", "every 24h"; until the server comes, cron runs `backstay backup --all`
 # timezone = "Europe/Berlin"
-# keep = { last = 7, days = 30 }       # also hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least
+# keep = { last = 7, days = 14 }       # days = 30 if no rule is given; also hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least
 # before_restore = { run = ["systemctl", "stop", "shop"] }
 # after_restore = { run = ["systemctl", "start", "shop"], timeout = "2m" }
 #
