@@ -11,7 +11,7 @@ use crate::{cargo, is_there, run};
 /// The test runner, in the version that the project is tested with.
 const NEXTEST: &str = "0.9.143";
 /// Programs, and Debian's packages of them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("cc", "gcc"),
     ("tar", "tar"),
     ("zstd", "zstd"),
@@ -20,6 +20,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("ssh-keygen", "openssh-client"),
+    ("faketime", "faketime"),
 ];
 /// S3 servers that other people wrote, and PostgreSQL in versions that Debian does not have.
 const PYTHON_PACKAGES: [&str; 4] = [

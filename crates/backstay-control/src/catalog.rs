@@ -1,44 +1,27 @@
 //! The database of an installation. SQL stands here and in the files of the tables, in words that SQLite and PostgreSQL
 //! both understand; times are microseconds since 1970.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use backstay_format::Keyring;
+use jiff::Timestamp;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbErr, QueryResult,
-    Statement, Value,
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseBackend, DatabaseConnection, DbErr,
+    QueryResult, Statement, Value,
 };
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::Home;
 use crate::master_key::{MasterKey, MasterKeyError};
+use crate::migrations::{Migrated, migrate};
 
-/// The version of the tables; a catalog with a higher one is a newer program's.
-const SCHEMA_VERSION: i64 = 1;
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL);
-CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS leases (
-    source TEXT PRIMARY KEY, token BIGINT NOT NULL, holder TEXT NOT NULL, expires_at BIGINT NOT NULL);
-CREATE TABLE IF NOT EXISTS swaps (
-    id TEXT PRIMARY KEY, source TEXT NOT NULL, storage TEXT NOT NULL, state TEXT NOT NULL, made_at BIGINT NOT NULL,
-    undo_until BIGINT NOT NULL, swap TEXT NOT NULL, safety TEXT);
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY, source TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, queued_at BIGINT NOT NULL,
-    finished_at BIGINT, holder TEXT NOT NULL, error TEXT, backup TEXT);
-CREATE INDEX IF NOT EXISTS jobs_by_source ON jobs (source, queued_at);
-CREATE TABLE IF NOT EXISTS uploads (
-    storage TEXT NOT NULL, object TEXT NOT NULL, upload TEXT NOT NULL, holder TEXT NOT NULL,
-    PRIMARY KEY (storage, object, upload));
-CREATE TABLE IF NOT EXISTS listings (
-    storage TEXT NOT NULL, source TEXT NOT NULL, backups TEXT NOT NULL, PRIMARY KEY (storage, source));
-";
-
+/// Connections to a shared catalog: of a server's turns, its jobs and their leases.
+const SHARED_CONNECTIONS: u32 = 5;
+/// How long a shared catalog may take to answer a new connection.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The name of the keyring among the secrets.
 const KEYRING: &str = "keyring";
 
@@ -54,22 +37,28 @@ pub struct Catalog {
 pub enum CatalogError {
     /// The database failed.
     #[error(
-        "the catalog {path} cannot be used; backups are not affected: `backstay recover` with a kit makes a new installation in another home"
+        "the catalog {place} cannot be used; backups are not affected: `backstay recover` with a kit makes a new installation in another home"
     )]
     Database {
-        /// The catalog's file.
-        path: PathBuf,
+        /// Its file, or its server without the password.
+        place: String,
         /// What the database said.
         #[source]
         cause: DbErr,
     },
     /// A newer program's.
-    #[error(
-        "the catalog has version {found}, this program knows {SCHEMA_VERSION}; use a newer backstay"
-    )]
+    #[error("the catalog has version {found}, this program knows {known}; use a newer backstay")]
     Newer {
         /// The version found.
         found: i64,
+        /// The newest that this program knows.
+        known: i64,
+    },
+    /// It is none of the databases that a catalog can be in.
+    #[error("found `{scheme}:` as the catalog, expected postgres://user:password@host/database")]
+    NoPostgres {
+        /// What its address begins with.
+        scheme: String,
     },
     /// A query failed.
     #[error("the catalog failed while it {action}")]
@@ -97,10 +86,8 @@ pub enum CatalogError {
 impl Catalog {
     /// Opens the catalog in a home directory, making it if there is none.
     pub async fn open(home: &Home, master_key: MasterKey) -> Result<Self, CatalogError> {
-        let path = home.catalog();
-        let failed = |cause| CatalogError::Database { path: path.clone(), cause };
-        let url = format!("sqlite://{}?mode=rwc", escaped(&path.display().to_string()));
-        let mut options = ConnectOptions::new(url);
+        let place = home.catalog().display().to_string();
+        let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", escaped(&place)));
         options.max_connections(2).sqlx_logging(false);
         options.map_sqlx_sqlite_opts(|options| {
             options
@@ -108,27 +95,51 @@ impl Catalog {
                 .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
                 .busy_timeout(Duration::from_secs(10))
         });
-        let db = Database::connect(options).await.map_err(failed)?;
-        let catalog = Self { db, master_key };
-        catalog.migrate(&path).await?;
-        Ok(catalog)
+        Self::connect(options, place, master_key).await
     }
 
-    async fn migrate(&self, path: &std::path::Path) -> Result<(), CatalogError> {
-        let failed = |cause| CatalogError::Database { path: path.to_owned(), cause };
-        self.db.execute_unprepared(SCHEMA).await.map_err(failed)?;
-        // One statement, so that two processes which come first together write one row.
-        let insert = "INSERT INTO schema_version (version) SELECT $1 WHERE NOT EXISTS (SELECT 1 FROM schema_version)";
-        self.execute("began", insert, [SCHEMA_VERSION.into()]).await?;
-        let row = self
-            .query_one("looked at its version", "SELECT version FROM schema_version", [])
-            .await?;
-        let found =
-            row.map_or(Ok(SCHEMA_VERSION), |row| row.try_get("", "version")).map_err(failed)?;
-        if found > SCHEMA_VERSION {
-            return Err(CatalogError::Newer { found });
+    /// Opens a catalog that several servers share, in a PostgreSQL database, making its tables if there are none.
+    pub async fn open_shared(
+        url: &SecretString,
+        master_key: MasterKey,
+    ) -> Result<Self, CatalogError> {
+        let url = url.expose_secret();
+        let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+        if !["postgres", "postgresql"].contains(&scheme) {
+            return Err(CatalogError::NoPostgres { scheme: scheme.to_owned() });
         }
-        Ok(())
+        // What stands before the last @ has the password.
+        let place = format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host));
+        let mut options = ConnectOptions::new(url);
+        options.max_connections(SHARED_CONNECTIONS).sqlx_logging(false);
+        options.connect_timeout(PATIENCE).acquire_timeout(PATIENCE);
+        Self::connect(options, place, master_key).await
+    }
+
+    async fn connect(
+        options: ConnectOptions,
+        place: String,
+        master_key: MasterKey,
+    ) -> Result<Self, CatalogError> {
+        let failed = |cause| CatalogError::Database { place: place.clone(), cause };
+        let db = Database::connect(options).await.map_err(failed)?;
+        match migrate(&db).await.map_err(failed)? {
+            Migrated::Ready => Ok(Self { db, master_key }),
+            Migrated::Newer(found, known) => Err(CatalogError::Newer { found, known }),
+        }
+    }
+
+    /// Returns what time it is for leases and slots: where servers share a catalog, its own clock counts and not theirs.
+    pub async fn time(&self, now: Timestamp) -> Result<Timestamp, CatalogError> {
+        if self.db.get_database_backend() != DatabaseBackend::Postgres {
+            return Ok(now);
+        }
+        let select = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now";
+        let row = self.query_one("asked for the time", select, []).await?;
+        let unreadable = || CatalogError::Unreadable { name: "clock".to_owned() };
+        let micros =
+            row.and_then(|row| row.try_get::<i64>("", "now").ok()).ok_or_else(unreadable)?;
+        Timestamp::from_microsecond(micros).map_err(|_| unreadable())
     }
 
     /// Returns the keys, or `None` before the first were made.

@@ -1,12 +1,20 @@
 //! Jobs: what was asked for, what became of it. The ground that `status` stands on.
 
 use jiff::{SignedDuration, Timestamp};
+use sea_orm::QueryResult;
 
 use crate::{Catalog, CatalogError, Holder};
 
 /// Names a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobId(String);
+pub struct JobId(pub(crate) String);
+
+impl JobId {
+    /// Returns it as the catalog and JSON have it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// What a job is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,12 +108,32 @@ impl JobState {
 /// A job as the catalog remembers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Of which source.
+    pub source: String,
+    /// The word for what it does.
+    pub kind: String,
     /// How far it is, or how it ended.
     pub state: JobState,
+    /// Which slot of the schedule it is for, if it is.
+    pub slot: Option<Timestamp>,
+    /// Which try it is, from 1.
+    pub attempt: u32,
     /// When it was asked for.
     pub queued_at: Timestamp,
+    /// It does not begin before.
+    pub not_before: Timestamp,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
     /// What went wrong.
     pub error: Option<String>,
+    /// The backup that it made or restored.
+    pub backup: Option<String>,
+    /// What was said meanwhile, line by line.
+    pub log: Option<String>,
 }
 
 /// A restore that went well.
@@ -126,7 +154,7 @@ impl Catalog {
         holder: &Holder,
         now: Timestamp,
     ) -> Result<JobId, CatalogError> {
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder) VALUES ($1, $2, $3, $4, $5, $6)";
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, started_at, holder) VALUES ($1, $2, $3, $4, $5, $5, $6)";
         let values = [
             id.clone().into(),
             source.into(),
@@ -140,14 +168,14 @@ impl Catalog {
         Ok(JobId(id))
     }
 
-    /// Moves a job on, as the transition table allows. One that has ended meanwhile stays as it is.
+    /// Moves a job on, as the transition table allows. One that has ended meanwhile stays as it is; returns whether it moved.
     pub async fn advance_job(
         &self,
         job: &JobId,
         state: JobState,
         now: Timestamp,
         (error, backup): (Option<String>, Option<String>),
-    ) -> Result<(), CatalogError> {
+    ) -> Result<bool, CatalogError> {
         let update = format!(
             "UPDATE jobs SET state = $1, finished_at = $2, error = $3, backup = $4 WHERE id = $5 AND state IN ({})",
             state.predecessors()
@@ -159,7 +187,7 @@ impl Catalog {
             backup.into(),
             job.0.clone().into(),
         ];
-        self.execute("moved a job on", &update, values).await.map(drop)
+        Ok(self.execute("moved a job on", &update, values).await? == 1)
     }
 
     /// Ends the jobs of a source that processes of this machine left unfinished when they died. Called by whoever holds
@@ -197,22 +225,60 @@ impl Catalog {
         Ok(Some(PastRestore { backup: row.try_get("", "backup").map_err(unreadable)?, took }))
     }
 
-    /// Returns the newest backup job of a source.
+    /// Returns the newest backup job of a source that was begun.
     pub async fn last_backup_job(&self, source: &str) -> Result<Option<Job>, CatalogError> {
-        let select = "SELECT state, queued_at, error FROM jobs WHERE source = $1 AND kind = 'backup' \
-                      ORDER BY queued_at DESC LIMIT 1";
-        let Some(row) = self.query_one("looked for jobs", select, [source.into()]).await? else {
-            return Ok(None);
-        };
-        let unreadable = || CatalogError::Unreadable { name: "jobs".to_owned() };
-        let state: String = row.try_get("", "state").map_err(|_| unreadable())?;
-        let micros: i64 = row.try_get("", "queued_at").map_err(|_| unreadable())?;
-        Ok(Some(Job {
-            state: JobState::parse(&state).ok_or_else(unreadable)?,
-            queued_at: Timestamp::from_microsecond(micros).map_err(|_| unreadable())?,
-            error: row.try_get("", "error").map_err(|_| unreadable())?,
-        }))
+        let select = format!(
+            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND kind = 'backup' AND state <> 'queued' ORDER BY queued_at DESC, attempt DESC LIMIT 1"
+        );
+        let row = self.query_one("looked for jobs", &select, [source.into()]).await?;
+        row.as_ref().map(read).transpose()
     }
+
+    /// Returns the newest jobs, of one source or of all.
+    pub async fn jobs(&self, source: Option<&str>, limit: u32) -> Result<Vec<Job>, CatalogError> {
+        let select = format!(
+            "SELECT {COLUMNS} FROM jobs WHERE source = $1 OR $1 = '' ORDER BY queued_at DESC, attempt DESC, id LIMIT $2"
+        );
+        let values = [source.unwrap_or_default().into(), i64::from(limit).into()];
+        self.query_all("looked for jobs", &select, values).await?.iter().map(read).collect()
+    }
+
+    /// Returns the jobs whose ids begin so.
+    pub async fn jobs_by_id(&self, beginning: &str) -> Result<Vec<Job>, CatalogError> {
+        let select =
+            format!("SELECT {COLUMNS} FROM jobs WHERE substr(id, 1, length($1)) = $1 LIMIT 2");
+        let rows = self.query_all("looked for jobs", &select, [beginning.into()]).await?;
+        rows.iter().map(read).collect()
+    }
+}
+
+const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log";
+
+fn read(row: &QueryResult) -> Result<Job, CatalogError> {
+    let unreadable = |name: &str| CatalogError::Unreadable { name: format!("jobs.{name}") };
+    let text = |name: &str| row.try_get::<String>("", name).map_err(|_| unreadable(name));
+    let perhaps =
+        |name: &str| row.try_get::<Option<String>>("", name).map_err(|_| unreadable(name));
+    let time = |name: &str| {
+        let micros: Option<i64> = row.try_get("", name).map_err(|_| unreadable(name))?;
+        micros.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(name))
+    };
+    let attempt: i64 = row.try_get("", "attempt").map_err(|_| unreadable("attempt"))?;
+    Ok(Job {
+        id: JobId(text("id")?),
+        source: text("source")?,
+        kind: text("kind")?,
+        state: JobState::parse(&text("state")?).ok_or_else(|| unreadable("state"))?,
+        slot: time("slot")?,
+        attempt: u32::try_from(attempt).unwrap_or(1),
+        queued_at: time("queued_at")?.ok_or_else(|| unreadable("queued_at"))?,
+        not_before: time("not_before")?.unwrap_or_default(),
+        started_at: time("started_at")?,
+        finished_at: time("finished_at")?,
+        error: perhaps("error")?,
+        backup: perhaps("backup")?,
+        log: perhaps("log")?,
+    })
 }
 
 #[cfg(test)]

@@ -21,9 +21,10 @@ pub struct Holder {
 /// The right to write backups of a source.
 #[derive(Debug)]
 pub struct Lease {
-    source: String,
-    token: i64,
-    holder: String,
+    pub(crate) source: String,
+    /// Grows with each holder.
+    pub(crate) token: i64,
+    pub(crate) holder: String,
 }
 
 /// Why a lease was not given or kept.
@@ -50,6 +51,13 @@ pub enum LeaseError {
     /// The catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+}
+
+impl LeaseError {
+    /// Says whether somebody else has it.
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
+    }
 }
 
 /// A lease that is not renewed for this long is free.
@@ -85,6 +93,7 @@ impl Catalog {
         me: &Holder,
         now: Timestamp,
     ) -> Result<Lease, LeaseError> {
+        let now = self.time(now).await?;
         let holder = me.to_json();
         let until = (now + TTL).as_microsecond();
         // Free if nobody has it, if its time is up, or if the one that was seen to be gone still has it.
@@ -125,6 +134,7 @@ impl Catalog {
 
     /// Keeps a lease for another while.
     pub async fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), LeaseError> {
+        let now = self.time(now).await?;
         let update =
             "UPDATE leases SET expires_at = $1 WHERE source = $2 AND token = $3 AND holder = $4";
         let values = [

@@ -70,6 +70,8 @@ pub struct Cancel {
     token: CancellationToken,
     // The first reason wins: what comes later did not stop the work.
     reason: Arc<OnceLock<CancelReason>>,
+    /// That of whatever this is a piece of.
+    whole: Option<Arc<OnceLock<CancelReason>>>,
 }
 
 impl Cancel {
@@ -98,6 +100,17 @@ impl Cx {
         Self { cancel: Cancel::default(), ..self.clone() }
     }
 
+    /// Returns a context for a piece of the work, which can be stopped by itself, and is stopped with the whole.
+    #[must_use]
+    pub fn piece(&self) -> Self {
+        let cancel = Cancel {
+            token: self.cancel.token.child_token(),
+            reason: Arc::default(),
+            whole: Some(self.cancel.reason.clone()),
+        };
+        Self { cancel, ..self.clone() }
+    }
+
     /// Returns a context that somebody else hears, who may pass on what this one's listener is to hear.
     #[must_use]
     pub fn heard_by(&self, listener: impl FnOnce(Arc<dyn Monitor>) -> Arc<dyn Monitor>) -> Self {
@@ -122,7 +135,9 @@ impl Cx {
     /// Returns why the work should stop, if it should.
     pub fn cancelled(&self) -> Option<CancelReason> {
         // The reason is set before the token; a cancelled token always has one.
-        self.cancel.token.is_cancelled().then(|| self.cancel.reason.get().copied()).flatten()
+        let own = self.cancel.reason.get();
+        let reason = own.or_else(|| self.cancel.whole.as_ref().and_then(|whole| whole.get()));
+        self.cancel.token.is_cancelled().then_some(()).and(reason.copied())
     }
 
     /// Fails if the work should stop. Loops call it at each turn.
@@ -149,5 +164,24 @@ impl Cx {
 impl fmt::Debug for Cx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cx").field("cancelled", &self.cancelled()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Silent;
+
+    #[test]
+    fn piece_is_stopped_by_itself_or_with_the_whole() {
+        let whole = Cx::new(Arc::new(Silent));
+        let (one, other) = (whole.piece(), whole.piece());
+        one.cancel_handle().cancel(CancelReason::LeaseLost);
+        assert_eq!(one.cancelled(), Some(CancelReason::LeaseLost));
+        assert_eq!((whole.cancelled(), other.cancelled()), (None, None));
+        whole.cancel_handle().cancel(CancelReason::Terminated);
+        assert_eq!(other.cancelled(), Some(CancelReason::Terminated));
+        assert_eq!(one.cancelled(), Some(CancelReason::LeaseLost), "the first reason wins");
+        assert_eq!(one.for_cleanup().cancelled(), None);
     }
 }

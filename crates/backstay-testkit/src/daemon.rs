@@ -95,7 +95,7 @@ pub(crate) fn kill(pid: u32, signal: Signal) {
 }
 
 /// Waits until something holds of a server.
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let looks = || {
         std::thread::sleep(BETWEEN_TRIES);
         holds()

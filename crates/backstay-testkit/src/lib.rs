@@ -4,7 +4,7 @@
 //! directory handles, and hashes with another library.
 
 pub mod certificates;
-mod daemon;
+pub mod daemon;
 pub mod duckdb;
 pub mod faulty;
 pub mod gate;

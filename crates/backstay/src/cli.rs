@@ -184,6 +184,12 @@ pub(crate) enum Command {
     /// Look after the keys that seal backups
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Back up by the schedules of the sources, until told to end
+    #[command(after_help = EXIT_CODES)]
+    Serve(ServeArgs),
+    /// Look at jobs: what waits, what is being done, what became of the rest
+    #[command(subcommand)]
+    Jobs(JobsCommand),
     /// Make a fresh installation from a storage and a recovery kit alone
     #[command(after_help = EXIT_CODES)]
     Recover(RecoverArgs),
@@ -324,6 +330,41 @@ pub(crate) enum KeysCommand {
     Import {
         /// The file
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// How many jobs are done at a time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: u16,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// List jobs, newest first
+    #[command(after_help = EXIT_CODES)]
+    List {
+        /// Of this source only
+        source: Option<String>,
+        /// So many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Show one job, and what was said while it was done
+    #[command(after_help = EXIT_CODES)]
+    Show {
+        /// Its id, or the beginning of it
+        id: String,
+    },
+    /// Cancel a job that waits or is being done by a server
+    #[command(after_help = EXIT_CODES)]
+    Cancel {
+        /// Its id, or the beginning of it
+        id: String,
+        /// Why
+        #[arg(long, default_value = "cancelled by hand")]
+        reason: String,
     },
 }
 

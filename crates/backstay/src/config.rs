@@ -6,6 +6,7 @@ mod command;
 mod mysql;
 mod overrides;
 mod passfile;
+mod policy;
 mod postgres;
 mod raw;
 mod redis;
@@ -21,10 +22,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use backstay_format::Slug;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use archive::ArchiveConfig;
 pub(crate) use source::{SourceConfig, SourceKind};
+use storage::resolve_file;
 pub(crate) use storage::{CredentialConfig, StorageConfig, StorageKind, parse_location};
 
 /// The variables of the environment.
@@ -120,6 +123,21 @@ impl Config {
         Ok(config)
     }
 
+    /// Returns where the catalog is that a file names, before the rest of the file can be checked: what commands added lies in
+    /// that catalog.
+    pub(crate) fn shared_catalog(
+        file: Option<&Path>,
+        env: Env<'_>,
+    ) -> Result<Option<SecretString>, ConfigError> {
+        let path = file.unwrap_or(Path::new("(no file)"));
+        let wrong = |faults| ConfigError { file: path.to_owned(), faults };
+        let text = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        let raw = raw::parse(&text, env).map_err(wrong)?;
+        let mut faults = raw::Faults::new(&text);
+        let catalog = check_catalog(&raw, env, &mut faults);
+        if faults.is_empty() { Ok(catalog) } else { Err(wrong(faults.into_list())) }
+    }
+
     /// Returns the JSON schema of the file.
     pub(crate) fn schema() -> serde_json::Value {
         schemars::schema_for!(raw::RawConfig).to_value()
@@ -187,8 +205,25 @@ impl Config {
         for source in sources.values() {
             source.warn(&mut warnings);
         }
+        check_catalog(raw, env, faults);
         Some(Self { organisation: organisation?, storages, sources, archives, warnings })
     }
+}
+
+fn check_catalog(
+    raw: &raw::RawConfig,
+    env: Env<'_>,
+    faults: &mut raw::Faults<'_>,
+) -> Option<SecretString> {
+    let given = raw.catalog.as_ref()?;
+    let url = resolve_file(&faults.text("catalog", given, env)?);
+    let url = url.map_err(|problem| faults.add("catalog", given.span(), problem)).ok()?;
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        // Not what was found: it may be the secret of something else.
+        let problem = "expected postgres://user:password@host/database, or a reference such as \"${CATALOG_URL}\" or \"file:/etc/backstay/catalog\"";
+        faults.add("catalog", given.span(), problem);
+    }
+    Some(url.into())
 }
 
 impl Additions {

@@ -31,6 +31,7 @@ const RECOVERED: &str = "recovered";
 const ADDITIONS: &str = "additions";
 
 /// A configuration, a home directory, and what runs in them.
+#[derive(Clone)]
 pub(crate) struct Installation {
     pub(crate) config: Config,
     /// What of it was added by commands.
@@ -92,16 +93,19 @@ impl Installation {
     /// Like [`Installation::open`], where nothing needs to be configured yet.
     pub(crate) async fn open_even_empty(global: &Global, cx: Cx) -> anyhow::Result<Self> {
         // Checked before anything is made, and before an existing home says what else belongs to it.
-        let there = open_present_home(global).await?;
-        let additions = match &there {
-            Some((_, catalog)) => additions_in(catalog).await?,
-            None => Additions::default(),
-        };
-        let mut config = Config::load(config_path(global).as_deref(), &additions, &environment())?;
-        let (home, catalog) = match there {
+        let (home, catalog) = match open_present_home(global).await? {
             Some(there) => there,
-            None => open_home(global).await?,
+            None => {
+                Config::load(
+                    config_path(global).as_deref(),
+                    &Additions::default(),
+                    &environment(),
+                )?;
+                open_home(global).await?
+            }
         };
+        let additions = additions_in(&catalog).await?;
+        let mut config = Config::load(config_path(global).as_deref(), &additions, &environment())?;
         if let Some(recovered) = catalog.setting::<Recovered>(RECOVERED).await? {
             if config_path(global).is_none() {
                 config.organisation = recovered.organisation.clone();
@@ -334,6 +338,28 @@ impl Installation {
         }
     }
 
+    /// Returns the same installation for a piece of the work.
+    pub(crate) fn with_cx(&self, cx: Cx) -> Self {
+        Self { cx, ..self.clone() }
+    }
+
+    /// Returns what commands have added by now.
+    pub(crate) async fn added(&self) -> anyhow::Result<Additions> {
+        additions_in(&self.catalog).await
+    }
+
+    /// Returns it with the configuration as it is now.
+    pub(crate) async fn reloaded(&self, global: &Global) -> anyhow::Result<Self> {
+        Self::open_even_empty(global, self.cx.clone()).await
+    }
+
+    /// Takes the lease on a source, and renews it.
+    pub(crate) async fn lease(&self, source: &str) -> anyhow::Result<LeaseGuard> {
+        let me = Holder::this_process(&host());
+        let lease = self.catalog.lease(source, &me, self.cx.now()).await?;
+        Ok(LeaseGuard::keep(self.catalog.clone(), lease, self.cx.clone()))
+    }
+
     /// Does work on a source, or on what else has a name of its own, while no other process works on it.
     pub(crate) async fn under_lease<T>(
         &self,
@@ -341,8 +367,7 @@ impl Installation {
         work: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
         let me = Holder::this_process(&host());
-        let lease = self.catalog.lease(source, &me, self.cx.now()).await?;
-        let guard = LeaseGuard::keep(self.catalog.clone(), lease, self.cx.clone());
+        let guard = self.lease(source).await?;
         let abandoned = self.catalog.fail_abandoned_jobs(source, &me, self.cx.now()).await;
         let done = match abandoned {
             Ok(()) => work.await,
@@ -354,9 +379,8 @@ impl Installation {
 
     /// Writes down that something is done for a source.
     pub(crate) async fn start_job(&self, source: &Slug, kind: JobKind) -> anyhow::Result<JobId> {
-        let id = u64::from_be_bytes(random()).to_string();
         let me = Holder::this_process(&host());
-        let named = (id, source.as_str());
+        let named = (new_job_id(), source.as_str());
         Ok(self.catalog.start_job(named, kind, &me, self.cx.now()).await?)
     }
 
@@ -400,10 +424,12 @@ async fn additions_in(catalog: &Catalog) -> anyhow::Result<Additions> {
 
 /// Opens the home directory and its catalog, unless nobody has made them yet.
 async fn open_present_home(global: &Global) -> anyhow::Result<Option<(Home, Catalog)>> {
-    if !home_path(global)?.join("catalog.db").exists() {
-        return Ok(None);
+    let home = home_path(global)?;
+    // A shared catalog is not here, but the key to it is.
+    if home.join("catalog.db").exists() || home.join("master.key").exists() {
+        return open_home(global).await.map(Some);
     }
-    open_home(global).await.map(Some)
+    Ok(None)
 }
 
 /// Opens the home directory and its catalog, without a configuration.
@@ -413,7 +439,11 @@ pub(crate) async fn open_home(global: &Global) -> anyhow::Result<(Home, Catalog)
     let given = given.filter(|key| !key.expose_secret().is_empty());
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let master_key = MasterKey::load(&home, given.as_ref(), credentials.as_deref())?;
-    let catalog = Catalog::open(&home, master_key).await?;
+    let shared = Config::shared_catalog(config_path(global).as_deref(), &environment())?;
+    let catalog = match shared {
+        Some(url) => Catalog::open_shared(&url, master_key).await?,
+        None => Catalog::open(&home, master_key).await?,
+    };
     Ok((home, catalog))
 }
 
@@ -452,6 +482,11 @@ pub(crate) fn tested_name(storage: &str) -> String {
 
 pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Makes the id of a job.
+pub(crate) fn new_job_id() -> String {
+    u64::from_be_bytes(random()).to_string()
 }
 
 /// Returns random bytes of the operating system.

@@ -29,6 +29,11 @@ impl LeaseGuard {
         Self { catalog, renewing, lease, cx }
     }
 
+    /// Returns the lease that is kept.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Gives the lease back. If that fails it runs out by itself, and what was done under it is done.
     pub(crate) async fn release(self) {
         self.renewing.abort();

@@ -91,7 +91,8 @@ fn draw(bar: &mut ProgressBar, event: &Event) {
     }
 }
 
-fn event_line(event: &Event) -> Option<String> {
+/// Says an event in a line; nothing where it says too little.
+pub(crate) fn event_line(event: &Event) -> Option<String> {
     Some(match event {
         Event::Step { what } => what.clone(),
         Event::PartFinished { part, plain_bytes, stored_bytes } => {

@@ -28,6 +28,7 @@ pub(super) async fn backup_all(
         "post-deploy" => Trigger::PostDeploy,
         _ => Trigger::Manual,
     };
+    let order = Order { trigger, note: args.note.clone(), hold: args.hold };
     let names = if args.all { app.source_names(false).await? } else { args.sources.clone() };
     let mut sources = Vec::new();
     for name in &names {
@@ -41,7 +42,7 @@ pub(super) async fn backup_all(
     let mut exit = Exit::Done;
     let (mut made, mut only_error) = (Vec::new(), None);
     for source in &sources {
-        let leased = backup_one(app, source, trigger, &args);
+        let leased = backup_one(app, source, &order);
         let error = match app.under_lease(source.name.as_str(), leased).await {
             Ok(mut one) => {
                 if one.entry.status == Status::Incomplete {
@@ -104,49 +105,63 @@ fn show_made(made: &[Made], is_single: bool, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is asked of a backup.
+pub(super) struct Order {
+    pub(super) trigger: Trigger,
+    pub(super) note: Option<String>,
+    /// Retention does not touch it.
+    pub(super) hold: bool,
+}
+
 /// A backup that was made.
-struct Made {
-    entry: IndexEntry,
+pub(super) struct Made {
+    pub(super) entry: IndexEntry,
     storage: String,
     location: String,
     /// What failed after it was made: the backup is good, and the command is not.
-    afterwards: Option<anyhow::Error>,
+    pub(super) afterwards: Option<anyhow::Error>,
+}
+
+impl Made {
+    /// Returns how the job ends that made it.
+    pub(super) fn state(&self) -> JobState {
+        match self.entry.status {
+            Status::Complete => JobState::Succeeded,
+            Status::Incomplete => JobState::Incomplete,
+        }
+    }
 }
 
 /// Backs up one source under its lease, with its hooks around, and forgets what its rules forget.
 async fn backup_one(
     app: &Installation,
     source: &SourceConfig,
-    trigger: Trigger,
-    args: &BackupArgs,
+    order: &Order,
 ) -> anyhow::Result<Made> {
     let job = app.start_job(&source.name, JobKind::Backup).await?;
-    let made = Box::pin(make(app, source, trigger, args)).await;
+    let made = Box::pin(make(app, source, order)).await;
     match &made {
-        Ok(Made { entry, afterwards, .. }) => {
-            let state = match entry.status {
-                Status::Complete => JobState::Succeeded,
-                Status::Incomplete => JobState::Incomplete,
-            };
-            app.end_job(&job, state, afterwards.as_ref(), Some(entry.id.to_string())).await;
+        Ok(made) => {
+            let backup = Some(made.entry.id.to_string());
+            app.end_job(&job, made.state(), made.afterwards.as_ref(), backup).await;
         }
         Err(error) => app.end_job(&job, app.failed(), Some(error), None).await,
     }
     made
 }
 
-async fn make(
+/// Makes a backup, under the lease on its source.
+pub(super) async fn make(
     app: &Installation,
     source: &SourceConfig,
-    trigger: Trigger,
-    args: &BackupArgs,
+    order: &Order,
 ) -> anyhow::Result<Made> {
     let storage = app.storage(&source.storage)?;
     finish_interrupted(app, source).await?;
     let vault = app.vault_for_writing(storage).await?;
     let_go_of_expired(app, source).await;
-    let (mut entry, mut afterwards) = try_until_made(app, source, trigger, args, &vault).await?;
-    if args.hold {
+    let (mut entry, mut afterwards) = try_until_made(app, source, order, &vault).await?;
+    if order.hold {
         let (place, reason) = (app.place(&source.name, entry.id.clone()), "held when it was made");
         match vault.hold(&app.cx, &place, reason).await {
             Ok(()) => entry.hold = Some(reason.to_owned()),
@@ -166,14 +181,13 @@ async fn make(
 async fn try_until_made(
     app: &Installation,
     source: &SourceConfig,
-    trigger: Trigger,
-    args: &BackupArgs,
+    order: &Order,
     vault: &Vault,
 ) -> anyhow::Result<(IndexEntry, Option<EngineError>)> {
     let mut tried = 0;
     loop {
         tried += 1;
-        let draft = app.draft(source, trigger, args.note.clone());
+        let draft = app.draft(source, order.trigger, order.note.clone());
         let (made, afterwards) = try_once(app, source, vault, draft).await;
         let error = match made {
             Ok(entry) => return Ok((entry, afterwards)),
@@ -243,7 +257,7 @@ async fn forget_old(app: &Installation, source: &SourceConfig, vault: &Vault) {
 }
 
 /// Sealed backups without a kit are lost with this machine.
-async fn warn_without_kit(app: &Installation) -> anyhow::Result<()> {
+pub(super) async fn warn_without_kit(app: &Installation) -> anyhow::Result<()> {
     let exported: Option<bool> =
         app.catalog.setting(super::keys::KIT_EXPORTED).await.context("cannot ask for the kit")?;
     if exported != Some(true) && app.config.sources.values().any(|source| source.sealed) {

@@ -4,10 +4,11 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
+use backstay_control::Since;
 use serde_json::json;
 
 use crate::cli::{SourceCommand, StorageCommand};
-use crate::config::{StorageKind, template};
+use crate::config::{SourceConfig, StorageKind, template};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, StoredCredentials, credentials_name};
 use crate::render;
@@ -23,11 +24,20 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
     let mut rows = Vec::new();
     let mut values = Vec::new();
     let mut off = Vec::new();
+    let slots = app.catalog.slots().await?;
     for source in app.config.sources.values() {
         let run = app.catalog.last_backup_job(source.name.as_str()).await?;
         let last_error = run.as_ref().and_then(|run| run.error.clone());
         let (newest, error) = super::list::newest_good(app, source).await?;
         let trouble = error.map(|error| format!("{error:#}")).or(last_error);
+        let next = match &source.policy {
+            Some(policy) => {
+                let since = slots.get(source.name.as_str()).copied();
+                let since = since.unwrap_or(Since::FirstSeen(app.cx.now()));
+                policy.next_start(source.name.as_str(), since)
+            }
+            None => None,
+        };
         if newest.is_none() {
             off.extend(super::archives::no_backup(app, source));
         }
@@ -38,6 +48,7 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
             "age_seconds": newest.as_ref().map(|n| app.cx.now().duration_since(n.started_at).as_secs()),
             "last_job": run.as_ref().map(|run| run.state.as_str()),
             "last_job_at": run.as_ref().map(|run| run.queued_at),
+            "next_at": next,
             "last_error": trouble,
         }));
         let newest = newest.map_or_else(
@@ -50,9 +61,11 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
             source.name.to_string(),
             newest,
             run.map_or("", |run| run.state.as_str()).to_owned(),
+            next.map(|next| format!("{:.0}", next.max(app.cx.now()))).unwrap_or_default(),
             trouble.unwrap_or_default(),
         ]);
     }
+    off.extend(super::serve::nobody_serves(app).await?);
     for warning in &off {
         render::say(&format!("warning: {warning}"));
     }
@@ -62,11 +75,15 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
         render::print("nothing is backed up: the configuration has no sources")?;
     } else {
         render::print(&render::table(
-            &["SOURCE", "NEWEST GOOD BACKUP", "LAST JOB", "LAST ERROR"],
+            &["SOURCE", "NEWEST GOOD BACKUP", "LAST JOB", "NEXT", "LAST ERROR"],
             rows,
         ))?;
     }
     Ok(Exit::Done)
+}
+
+fn schedule(source: &SourceConfig) -> Option<String> {
+    source.policy.as_ref().map(|policy| policy.schedule.to_string())
 }
 
 pub(super) async fn source(
@@ -84,20 +101,20 @@ pub(super) async fn source(
                     "kind": source.kind.as_str(),
                     "location": source.kind.location(),
                     "storage": source.storage,
-                    "schedule": source.schedule.as_ref().map(ToString::to_string),
+                    "schedule": schedule(source),
                     "declared": !app.additions.sources.contains_key(source.name.as_str()),
                 })
             });
             if json {
                 render::print_json(&values.collect::<Vec<_>>().into())?;
             } else {
-                let row = |source: &crate::config::SourceConfig| {
+                let row = |source: &SourceConfig| {
                     vec![
                         source.name.to_string(),
                         source.kind.as_str().to_owned(),
                         source.kind.location(),
                         source.storage.clone(),
-                        source.schedule.as_ref().map(ToString::to_string).unwrap_or_default(),
+                        schedule(source).unwrap_or_default(),
                     ]
                 };
                 let rows = app.config.sources.values().map(row).collect();

@@ -8,6 +8,7 @@ mod doctor;
 mod drill;
 mod files;
 mod holdings;
+mod jobs;
 mod keys;
 mod list;
 mod look;
@@ -16,6 +17,7 @@ mod quickstart;
 mod recover;
 mod restore;
 mod retention;
+mod serve;
 mod undo;
 
 use std::path::Path;
@@ -93,6 +95,8 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Prune { dry_run } => retention::prune(app, dry_run, json).await,
         Command::Archives(command) => archives::archives(app, command, json).await,
         Command::Keys(command) => keys::keys(app, command, json).await,
+        Command::Serve(args) => Box::pin(serve::serve(installation, &global, &args)).await,
+        Command::Jobs(command) => jobs::jobs(app, command, json).await,
         Command::Quickstart
         | Command::Init { .. }
         | Command::Config(_)

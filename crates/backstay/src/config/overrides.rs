@@ -20,8 +20,8 @@ pub(super) fn apply<'a>(table: &mut DeTable<'a>, env: &'a Environment) -> Result
     for (variable, value) in env {
         let Some(path) = variable.strip_prefix(PREFIX) else { continue };
         let done = match path.split(SEPARATOR).collect::<Vec<_>>().as_slice() {
-            ["ORGANISATION"] => {
-                set(table, "organisation".to_owned(), value);
+            [setting @ ("ORGANISATION" | "CATALOG")] => {
+                set(table, setting.to_lowercase(), value);
                 Ok(())
             }
             [of, name, field] if TABLES.contains(&of.to_lowercase().as_str()) => {

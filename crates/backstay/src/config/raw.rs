@@ -22,6 +22,9 @@ pub(super) struct RawConfig {
     /// Whose backups these are; a folder in each vault. `default` if left out.
     #[schemars(with = "Option<String>")]
     pub(super) organisation: Option<Spanned<String>>,
+    /// `postgres://user:password@host/database` for a catalog that several servers share; a file in the home directory if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) catalog: Option<Spanned<String>>,
     /// Where backups go, by name.
     #[serde(default)]
     pub(super) storages: BTreeMap<String, RawStorage>,
@@ -175,12 +178,19 @@ pub(super) struct RawSource {
     /// The environment of that app.
     #[schemars(with = "Option<String>")]
     pub(super) environment: Option<Spanned<String>>,
-    /// When it is to be backed up: five fields of cron, a word such as `@daily`, or an interval such as `every 24h`.
+    /// When it is to be backed up: five fields of cron, one of the words `hourly`, `daily`, `weekly`, `monthly`, or an interval such as `every 24h`.
     #[schemars(with = "Option<String>")]
     pub(super) schedule: Option<Spanned<String>>,
-    /// The time zone of the schedule, for example `Europe/Berlin`; the machine's if left out.
+    /// The time zone of schedule and blackouts, for example `Europe/Berlin`; the machine's if left out.
     #[schemars(with = "Option<String>")]
     pub(super) timezone: Option<Spanned<String>>,
+    /// Scheduled backups begin up to this long after their time, each source by its own share, for example `10m`.
+    #[schemars(with = "Option<String>")]
+    pub(super) jitter: Option<Spanned<String>>,
+    /// When no scheduled backup begins: `08:00-18:00`, `Mon-Fri 08:00-18:00`, `Sat 22:00-06:00`.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(super) blackout: Vec<Spanned<String>>,
     /// Which backups are kept.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub(super) keep: Option<Rules>,

@@ -4,20 +4,20 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use backstay_control::{Schedule, ScheduleError};
+use backstay_control::Policy;
 use backstay_engine::drill::Check;
 use backstay_engine::hook::Hook;
 use backstay_engine::source::files::Pattern;
 use backstay_format::Slug;
 use backstay_format::retention::Rules;
 use jiff::SignedDuration;
-use jiff::tz::TimeZone;
 use toml::Spanned;
 
 use super::Env;
 use super::archive::one_of;
 use super::command::{self, CommandConfig};
 use super::mysql::{self, MysqlConfig};
+use super::policy;
 use super::postgres::{self, PostgresConfig};
 use super::raw::{Faults, RawCheck, RawHook, RawSource};
 use super::redis::{self, RedisConfig};
@@ -42,8 +42,8 @@ pub(crate) struct SourceConfig {
     pub(crate) storage: String,
     pub(crate) app: Option<String>,
     pub(crate) environment: Option<String>,
-    pub(crate) schedule: Option<Schedule>,
-    pub(crate) timezone: TimeZone,
+    /// When it is backed up by itself.
+    pub(crate) policy: Option<Policy>,
     pub(crate) keep: Rules,
     pub(crate) sealed: bool,
     pub(crate) compression_level: i32,
@@ -208,8 +208,7 @@ impl SourceConfig {
             storage,
             app: None,
             environment: None,
-            schedule: None,
-            timezone: TimeZone::system(),
+            policy: None,
             keep: Rules::default(),
             sealed: true,
             compression_level: DEFAULT_LEVEL,
@@ -276,14 +275,7 @@ pub(super) fn check(
         let mut label = label;
         (label("app", &raw.app), label("environment", &raw.environment))
     };
-    let schedule = raw.schedule.as_ref().and_then(|text| {
-        let expanded = faults.text("schedule", text, env)?;
-        expanded
-            .parse()
-            .map_err(|e: ScheduleError| faults.add("schedule", text.span(), e.to_string()))
-            .ok()
-    });
-    let timezone = check_timezone(raw, env, faults);
+    let policy = policy::check(raw, env, faults);
     let mut hook = |name, raw: &Option<Spanned<RawHook>>| {
         raw.as_ref().and_then(|raw| check_hook(name, raw, faults))
     };
@@ -298,8 +290,7 @@ pub(super) fn check(
         storage,
         app,
         environment,
-        schedule,
-        timezone: timezone?,
+        policy: policy?,
         keep: raw.keep.clone().unwrap_or_default(),
         sealed,
         compression_level: level,
@@ -329,18 +320,6 @@ fn check_checks(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Vec<C
         Some(Check { name, database, query: text(query)?, expected: text(expected)? })
     });
     checks.collect()
-}
-
-fn check_timezone(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<TimeZone> {
-    let Some(raw_zone) = &raw.timezone else { return Some(TimeZone::system()) };
-    let name = faults.text("timezone", raw_zone, env)?;
-    let zone = TimeZone::get(&name).ok();
-    if zone.is_none() {
-        let problem =
-            format!("found `{name}`, expected a time zone such as \"Europe/Berlin\" or \"UTC\"");
-        faults.add("timezone", raw_zone.span(), problem);
-    }
-    zone
 }
 
 /// Reads where an engine's programs are, if that is said.

@@ -35,8 +35,10 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # storage = "bucket"
 # exclude = ["cache/", "*.tmp"]        # left out
 # transient = ["channels.sqlite"]      # left out, and gone after a restore
-# schedule = "0 2 * * *"               # or "@daily", "every 24h"; until the server comes, cron runs `backstay backup --all`
+# schedule = "0 2 * * *"               # or "daily", "every 6h"; `backstay serve` backs up by it
 # timezone = "Europe/Berlin"
+# jitter = "10m"                       # begin up to this much later, each source by its own share
+# blackout = ["Mon-Fri 08:00-18:00"]   # nothing begins in it
 # keep = { last = 7, days = 14 }       # days = 30 if no rule is given; also hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least
 # before_restore = { run = ["systemctl", "stop", "shop"] }
 # after_restore = { run = ["systemctl", "start", "shop"], timeout = "2m" }

@@ -40,6 +40,7 @@ mod redis_faults;
 mod redis_ways;
 mod restores;
 mod s3;
+mod serve;
 mod servers;
 mod sets;
 mod shell;

@@ -1,0 +1,244 @@
+//! The queue: jobs that wait for somebody to do them, who does them, and what becomes of those whose worker died.
+//!
+//! Whoever holds the lease on a source works on it, and nobody else (ADR 15). So a job that is running under another lease
+//! than its source has now is lost: its worker is gone, or about to notice.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+use sea_orm::QueryResult;
+
+use crate::job::{JobId, JobKind, JobState};
+use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Since};
+
+/// Tries of a job, at most, whose worker died each time: what kills workers must not go on for ever.
+const MAX_ATTEMPTS: i64 = 3;
+/// The pause before the second try of such a job; each further one is four times as long.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
+
+/// A job that waits for a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingJob {
+    /// Its id.
+    pub id: JobId,
+    /// Of which source.
+    pub source: String,
+}
+
+/// A job that ended since its worker was gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostJob {
+    /// Its id.
+    pub id: JobId,
+    /// Of which source.
+    pub source: String,
+    /// When the next try begins at the earliest; none if there were enough.
+    pub next_try: Option<Timestamp>,
+}
+
+/// Why a job is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Its worker died.
+    LeaseLost,
+    /// Its worker was told to end: nothing is wrong with the job.
+    Interrupted,
+}
+
+impl Catalog {
+    /// Sees a source: one that nobody saw before is first seen now. So is one whose last slot lies in the future by more than
+    /// this tolerance, which says that a clock was set back. Returns from where its slots are counted.
+    pub async fn see(
+        &self,
+        source: &str,
+        now: Timestamp,
+        tolerance: SignedDuration,
+    ) -> Result<Since, CatalogError> {
+        let latest = now.checked_add(tolerance).unwrap_or(Timestamp::MAX).as_microsecond();
+        let see = "INSERT INTO slots (source, first_seen) VALUES ($1, $2) ON CONFLICT (source) DO UPDATE \
+                   SET first_seen = excluded.first_seen, last_slot = NULL WHERE slots.last_slot > $3 OR slots.first_seen > $3";
+        let values = [source.into(), now.as_microsecond().into(), latest.into()];
+        self.execute("saw a source", see, values).await?;
+        let select = "SELECT first_seen, last_slot FROM slots WHERE source = $1";
+        let row = self.query_one("looked for the last slot", select, [source.into()]).await?;
+        since(&row.ok_or_else(|| unreadable("slots"))?)
+    }
+
+    /// Returns from where the slots of all sources are counted that somebody saw.
+    pub async fn slots(&self) -> Result<HashMap<String, Since>, CatalogError> {
+        let select = "SELECT source, first_seen, last_slot FROM slots";
+        let rows = self.query_all("looked for the last slots", select, []).await?;
+        rows.iter().map(|row| Ok((text(row, "source")?, since(row)?))).collect()
+    }
+
+    /// Enqueues the backup of a slot, once, whoever else does; returns whether it was this call.
+    pub async fn enqueue_slot(
+        &self,
+        (id, source): (String, &str),
+        due: DueSlot,
+        now: Timestamp,
+    ) -> Result<bool, CatalogError> {
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot) \
+                      SELECT $1, $2, $3, $4, $5, '', $6 WHERE NOT EXISTS \
+                      (SELECT 1 FROM jobs WHERE source = $2 AND state = $4 AND slot IS NOT NULL) \
+                      ON CONFLICT (source, slot, attempt) DO NOTHING";
+        let slot = due.slot.as_microsecond();
+        let values = [
+            id.into(),
+            source.into(),
+            JobKind::Backup.as_str().into(),
+            JobState::Queued.as_str().into(),
+            now.as_microsecond().into(),
+            slot.into(),
+        ];
+        let inserted = self.execute("enqueued a slot", insert, values).await?;
+        // Killed in between, the next turn inserts nothing and comes here again.
+        let update = "UPDATE slots SET last_slot = $1 WHERE source = $2 AND (last_slot IS NULL OR last_slot < $1) \
+                      AND EXISTS (SELECT 1 FROM jobs WHERE source = $2 AND slot = $1)";
+        self.execute("kept the last slot", update, [slot.into(), source.into()]).await?;
+        Ok(inserted == 1)
+    }
+
+    /// Returns jobs that may begin now, those first that waited longest.
+    pub async fn waiting_jobs(&self, now: Timestamp) -> Result<Vec<WaitingJob>, CatalogError> {
+        let select = "SELECT id, source FROM jobs WHERE state = 'queued' AND not_before <= $1 \
+                      ORDER BY queued_at, id LIMIT 100";
+        let rows = self
+            .query_all("looked for waiting jobs", select, [now.as_microsecond().into()])
+            .await?;
+        rows.iter()
+            .map(|row| Ok(WaitingJob { id: JobId(text(row, "id")?), source: text(row, "source")? }))
+            .collect()
+    }
+
+    /// Takes a waiting job up, under the lease on its source. Returns whether it still waited.
+    pub async fn begin_job(
+        &self,
+        job: &WaitingJob,
+        lease: &Lease,
+        now: Timestamp,
+    ) -> Result<bool, CatalogError> {
+        let update = "UPDATE jobs SET state = $1, holder = $2, token = $3, started_at = $4 \
+                      WHERE id = $5 AND source = $6 AND state = 'queued'";
+        let values = [
+            JobState::Running.as_str().into(),
+            lease.holder.clone().into(),
+            lease.token.into(),
+            now.as_microsecond().into(),
+            job.id.0.clone().into(),
+            lease.source.clone().into(),
+        ];
+        Ok(self.execute("began a job", update, values).await? == 1)
+    }
+
+    /// Ends the jobs whose workers are gone, and enqueues their next tries.
+    pub async fn end_lost_jobs(
+        &self,
+        me: &Holder,
+        now: Timestamp,
+        mut id: impl FnMut() -> String,
+    ) -> Result<Vec<LostJob>, CatalogError> {
+        let select = "SELECT j.id, j.source, j.attempt, j.token, j.holder, l.token AS lease, l.expires_at FROM jobs j \
+                      LEFT JOIN leases l ON l.source = j.source WHERE j.state IN ('leased', 'running')";
+        let mut lost = Vec::new();
+        for row in self.query_all("looked for lost jobs", select, []).await? {
+            let number =
+                |name: &str| row.try_get::<Option<i64>>("", name).map_err(|_| unreadable(name));
+            let is_gone = Holder::from_json(&text(&row, "holder")?).is_some_and(|h| h.is_gone(me));
+            let is_expired = number("expires_at")?.is_none_or(|until| until < now.as_microsecond());
+            let token = number("token")?;
+            let is_superseded = token.is_some() && token != number("lease")?;
+            if !(is_gone || is_expired || is_superseded) {
+                continue;
+            }
+            let (job, source) = (JobId(text(&row, "id")?), text(&row, "source")?);
+            let error = "lease lost: the process that worked on it died".to_owned();
+            if !self.advance_job(&job, JobState::Failed, now, (Some(error), None)).await? {
+                continue;
+            }
+            let attempt = number("attempt")?.unwrap_or(1);
+            let next_try = match attempt < MAX_ATTEMPTS {
+                true => self.try_again((id(), &job), Again::LeaseLost, now).await?,
+                false => None,
+            };
+            lost.push(LostJob { id: job, source, next_try });
+        }
+        Ok(lost)
+    }
+
+    /// Enqueues the next try of a job that the scheduler enqueued. Returns when it may begin; none if nobody may.
+    pub async fn try_again(
+        &self,
+        (id, job): (String, &JobId),
+        why: Again,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, CatalogError> {
+        let select = "SELECT attempt FROM jobs WHERE id = $1 AND slot IS NOT NULL";
+        let row = self.query_one("looked for a job", select, [job.0.clone().into()]).await?;
+        let Some(row) = row else { return Ok(None) };
+        let attempt: i64 = row.try_get("", "attempt").map_err(|_| unreadable("attempt"))?;
+        let pause = match why {
+            Again::LeaseLost => FIRST_PAUSE
+                .saturating_mul(4_i32.saturating_pow(u32::try_from(attempt - 1).unwrap_or(0))),
+            Again::Interrupted => SignedDuration::ZERO,
+        };
+        let start = now.checked_add(pause).unwrap_or(now);
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, not_before) \
+                      SELECT $1, source, kind, $2, $3, '', slot, attempt + 1, $4 FROM jobs WHERE id = $5 \
+                      ON CONFLICT (source, slot, attempt) DO NOTHING";
+        let values = [
+            id.into(),
+            JobState::Queued.as_str().into(),
+            now.as_microsecond().into(),
+            start.as_microsecond().into(),
+            job.0.clone().into(),
+        ];
+        self.execute("enqueued another try", insert, values).await?;
+        Ok(Some(start))
+    }
+
+    /// Cancels a job: at once if it waits, else by asking its worker. Returns the state that it was in.
+    pub async fn cancel_job(
+        &self,
+        job: &JobId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let ask = "UPDATE jobs SET cancel = $1 WHERE id = $2 AND state IN ('queued', 'leased', 'running')";
+        self.execute("cancelled a job", ask, [reason.into(), job.0.clone().into()]).await?;
+        let end = "UPDATE jobs SET state = 'cancelled', finished_at = $1, error = $2 WHERE id = $3 AND state = 'queued'";
+        let values = [now.as_microsecond().into(), reason.into(), job.0.clone().into()];
+        self.execute("cancelled a job", end, values).await.map(drop)
+    }
+
+    /// Returns why a job is to be cancelled, if it is.
+    pub async fn wish_to_cancel(&self, job: &JobId) -> Result<Option<String>, CatalogError> {
+        let select = "SELECT cancel FROM jobs WHERE id = $1";
+        let row = self.query_one("looked at a job", select, [job.0.clone().into()]).await?;
+        row.map_or(Ok(None), |row| row.try_get("", "cancel").map_err(|_| unreadable("cancel")))
+    }
+
+    /// Keeps what was said while a job was done.
+    pub async fn keep_log(&self, job: &JobId, log: &str) -> Result<(), CatalogError> {
+        let update = "UPDATE jobs SET log = $1 WHERE id = $2";
+        self.execute("kept a log", update, [log.into(), job.0.clone().into()]).await.map(drop)
+    }
+}
+
+fn since(row: &QueryResult) -> Result<Since, CatalogError> {
+    let first_seen = time(row, "first_seen")?.ok_or_else(|| unreadable("slots"))?;
+    Ok(time(row, "last_slot")?.map_or(Since::FirstSeen(first_seen), Since::Slot))
+}
+
+fn unreadable(name: &str) -> CatalogError {
+    CatalogError::Unreadable { name: name.to_owned() }
+}
+
+fn text(row: &QueryResult, name: &str) -> Result<String, CatalogError> {
+    row.try_get("", name).map_err(|_| unreadable(name))
+}
+
+fn time(row: &QueryResult, name: &str) -> Result<Option<Timestamp>, CatalogError> {
+    let micros: Option<i64> = row.try_get("", name).map_err(|_| unreadable(name))?;
+    micros.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(name))
+}

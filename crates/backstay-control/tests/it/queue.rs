@@ -1,0 +1,224 @@
+//! The queue: each slot once, each job by one worker, and none lost with its worker (V39, T33).
+
+use std::collections::HashSet;
+
+use backstay_control::{Again, Catalog, DueSlot, Holder, JobState, Since, WaitingJob};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::catalogs::Place;
+
+fn id() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("job-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// What time it is for the catalog; where that has a clock of its own, that is what counts.
+async fn now(catalog: &Catalog) -> Timestamp {
+    catalog.time("2026-11-22T12:00:00Z".parse().unwrap()).await.unwrap()
+}
+
+fn minutes(minutes: i64) -> SignedDuration {
+    SignedDuration::from_mins(minutes)
+}
+
+fn due(slot: Timestamp) -> DueSlot {
+    DueSlot { slot, is_late: false }
+}
+
+async fn states(catalog: &Catalog, source: &str) -> Vec<(JobState, u32)> {
+    let mut jobs = catalog.jobs(Some(source), 100).await.unwrap();
+    jobs.reverse();
+    jobs.iter().map(|job| (job.state, job.attempt)).collect()
+}
+
+/// Takes up the only job that waits.
+async fn begin(
+    catalog: &Catalog,
+    me: &Holder,
+    at: Timestamp,
+) -> (WaitingJob, backstay_control::Lease) {
+    let waiting = catalog.waiting_jobs(at).await.unwrap();
+    let [job] = waiting.try_into().unwrap();
+    let lease = catalog.lease(&job.source, me, at).await.unwrap();
+    assert!(catalog.begin_job(&job, &lease, at).await.unwrap());
+    (job, lease)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slot_is_enqueued_once_however_many_servers_do() {
+    for place in Place::both() {
+        let servers = futures_util::future::join_all((0..4).map(|_| place.open())).await;
+        let servers: Vec<Catalog> = servers.into_iter().map(Result::unwrap).collect();
+        let at = now(&servers[0]).await;
+        let each = servers.iter().cycle().take(16).cloned().map(|catalog| {
+            tokio::spawn(async move {
+                catalog.see("shop", at, minutes(10)).await.unwrap();
+                catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap()
+            })
+        });
+        let enqueued = futures_util::future::join_all(each.collect::<Vec<_>>()).await;
+        let winners = enqueued.into_iter().filter(|won| *won.as_ref().unwrap()).count();
+        assert_eq!(winners, 1, "{}", place.name());
+        assert_eq!(states(&servers[0], "shop").await, [(JobState::Queued, 1)]);
+        assert_eq!(servers[0].slots().await.unwrap()["shop"], Since::Slot(at));
+        // Its next slot waits until that one is being done: nobody needs two in a row.
+        let later = at + minutes(60);
+        assert!(!servers[1].enqueue_slot((id(), "shop"), due(later), later).await.unwrap());
+        assert_eq!(servers[0].slots().await.unwrap()["shop"], Since::Slot(at));
+        begin(&servers[2], &Holder::this_process("a"), at).await;
+        assert!(servers[1].enqueue_slot((id(), "shop"), due(later), later).await.unwrap());
+        assert_eq!(servers[0].slots().await.unwrap()["shop"], Since::Slot(later));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_job_is_begun_by_one_worker_and_a_source_has_one_at_a_time() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let at = now(&catalog).await;
+        for source in 0..10 {
+            let source = format!("source-{source}");
+            catalog.see(&source, at, minutes(10)).await.unwrap();
+            assert!(catalog.enqueue_slot((id(), &source), due(at), at).await.unwrap());
+        }
+        let workers = (0..5).map(|worker| {
+            let catalog = catalog.clone();
+            tokio::spawn(async move {
+                let me = Holder { pid: worker, ..Holder::this_process(&format!("host{worker}")) };
+                let mut begun = Vec::new();
+                for job in catalog.waiting_jobs(at).await.unwrap() {
+                    let Ok(lease) = catalog.lease(&job.source, &me, at).await else { continue };
+                    if catalog.begin_job(&job, &lease, at).await.unwrap() {
+                        begun.push(job.source);
+                    }
+                }
+                begun
+            })
+        });
+        let begun = futures_util::future::join_all(workers.collect::<Vec<_>>()).await;
+        let begun: Vec<String> = begun.into_iter().flat_map(Result::unwrap).collect();
+        let different: HashSet<&String> = begun.iter().collect();
+        assert_eq!((begun.len(), different.len()), (10, 10), "{}", place.name());
+        assert_eq!(catalog.waiting_jobs(at).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn job_whose_worker_died_is_tried_again_later_and_not_for_ever() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let here = Holder::this_process("a");
+        let dead = Holder { started: here.started + 1, ..here.clone() };
+        let mut at = now(&catalog).await;
+        catalog.see("shop", at, minutes(10)).await.unwrap();
+        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        for (attempt, pause) in [(1, Some(1)), (2, Some(4)), (3, None)] {
+            let (job, _) = begin(&catalog, &dead, at).await;
+            let lost = catalog.end_lost_jobs(&here, at, id).await.unwrap();
+            let [lost] = lost.try_into().unwrap();
+            assert_eq!(lost.id, job.id);
+            let next = pause.map(|pause| at + minutes(pause));
+            assert_eq!(lost.next_try, next, "{}: try {attempt}", place.name());
+            assert_eq!(catalog.waiting_jobs(at).await.unwrap(), [], "it pauses");
+            at = next.unwrap_or(at);
+        }
+        let failed = |attempt| (JobState::Failed, attempt);
+        assert_eq!(states(&catalog, "shop").await, [failed(1), failed(2), failed(3)]);
+        let last = catalog.last_backup_job("shop").await.unwrap().unwrap();
+        assert!(last.error.unwrap().contains("lease lost"));
+    }
+}
+
+#[tokio::test]
+async fn worker_that_lost_its_lease_cannot_end_its_job() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let here = Holder::this_process("a");
+        let elsewhere = Holder { host: "b".to_owned(), ..here.clone() };
+        let at = now(&catalog).await;
+        catalog.see("shop", at, minutes(10)).await.unwrap();
+        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        let (job, lease) = begin(&catalog, &elsewhere, at).await;
+        // As long as it is renewed nobody touches it.
+        assert_eq!(catalog.end_lost_jobs(&here, at, id).await.unwrap(), []);
+        place.sql("UPDATE leases SET expires_at = 1");
+        assert_eq!(catalog.end_lost_jobs(&here, at, id).await.unwrap().len(), 1);
+        let (again, _) = begin(&catalog, &here, at + minutes(1)).await;
+        assert!(catalog.renew(&lease, at).await.is_err(), "{}", place.name());
+        let outcome = (None, Some("backup".to_owned()));
+        assert!(
+            !catalog.advance_job(&job.id, JobState::Succeeded, at, outcome.clone()).await.unwrap()
+        );
+        assert!(catalog.advance_job(&again.id, JobState::Succeeded, at, outcome).await.unwrap());
+        assert_eq!(
+            states(&catalog, "shop").await,
+            [(JobState::Failed, 1), (JobState::Succeeded, 2)]
+        );
+        // A lease of the same source that somebody else took meanwhile is as bad as none.
+        place.sql("UPDATE jobs SET state = 'running' WHERE attempt = 2; UPDATE leases SET token = token + 1");
+        assert_eq!(catalog.end_lost_jobs(&here, at, id).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let here = Holder::this_process("a");
+        let at = now(&catalog).await;
+        catalog.see("shop", at, minutes(10)).await.unwrap();
+        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        let (job, lease) = begin(&catalog, &here, at).await;
+        catalog.advance_job(&job.id, JobState::Cancelled, at, (None, None)).await.unwrap();
+        for _ in 0..2 {
+            let again = catalog.try_again((id(), &job.id), Again::Interrupted, at).await.unwrap();
+            assert_eq!(again, Some(at));
+        }
+        catalog.release(lease).await.unwrap();
+        assert_eq!(catalog.waiting_jobs(at).await.unwrap().len(), 1, "{}", place.name());
+        let by_hand = catalog
+            .start_job((id(), "crm"), backstay_control::JobKind::Backup, &here, at)
+            .await
+            .unwrap();
+        let again = catalog.try_again((id(), &by_hand), Again::LeaseLost, at).await.unwrap();
+        assert_eq!(again, None);
+    }
+}
+
+#[tokio::test]
+async fn source_whose_last_slot_is_in_the_future_is_seen_anew() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let at = now(&catalog).await;
+        let wrong = at + SignedDuration::from_hours(24 * 365);
+        catalog.see("shop", wrong, minutes(10)).await.unwrap();
+        catalog.enqueue_slot((id(), "shop"), due(wrong), wrong).await.unwrap();
+        assert_eq!(catalog.see("shop", wrong, minutes(10)).await.unwrap(), Since::Slot(wrong));
+        assert_eq!(catalog.see("shop", at, minutes(10)).await.unwrap(), Since::FirstSeen(at));
+        // Seen again, it is known.
+        let later = at + minutes(5);
+        assert_eq!(catalog.see("shop", later, minutes(10)).await.unwrap(), Since::FirstSeen(at));
+    }
+}
+
+#[tokio::test]
+async fn waiting_job_is_cancelled_at_once_and_a_running_one_by_its_worker() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let at = now(&catalog).await;
+        for source in ["shop", "crm"] {
+            catalog.see(source, at, minutes(10)).await.unwrap();
+            catalog.enqueue_slot((id(), source), due(at), at).await.unwrap();
+        }
+        let waiting = catalog.jobs(Some("crm"), 1).await.unwrap().remove(0);
+        catalog.cancel_job(&waiting.id, "not tonight", at).await.unwrap();
+        assert_eq!(states(&catalog, "crm").await, [(JobState::Cancelled, 1)]);
+        let (job, _) = begin(&catalog, &Holder::this_process("a"), at).await;
+        assert_eq!(catalog.wish_to_cancel(&job.id).await.unwrap(), None);
+        catalog.cancel_job(&job.id, "disk is full", at).await.unwrap();
+        assert_eq!(states(&catalog, "shop").await, [(JobState::Running, 1)], "{}", place.name());
+        let wish = catalog.wish_to_cancel(&job.id).await.unwrap();
+        assert_eq!(wish.as_deref(), Some("disk is full"));
+    }
+}

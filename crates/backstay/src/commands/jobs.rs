@@ -1,0 +1,144 @@
+//! `backstay jobs`: what waits, what is being done, what became of the rest.
+
+use backstay_control::{Job, JobState};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cli::JobsCommand;
+use crate::exit::{Exit, UsageError};
+use crate::installation::Installation;
+use crate::render;
+
+pub(super) async fn jobs(
+    app: &Installation,
+    command: JobsCommand,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    match command {
+        JobsCommand::List { source, limit } => list(app, source.as_deref(), limit, json).await,
+        JobsCommand::Show { id } => show(&one(app, &id).await?, json),
+        JobsCommand::Cancel { id, reason } => cancel(app, &one(app, &id).await?, &reason).await,
+    }
+}
+
+async fn one(app: &Installation, id: &str) -> anyhow::Result<Job> {
+    let mut found = app.catalog.jobs_by_id(id).await?;
+    match (found.pop(), found.is_empty()) {
+        (Some(job), true) => Ok(job),
+        (None, _) => {
+            Err(UsageError(format!("there is no job {id:?}; list them with `backstay jobs list`"))
+                .into())
+        }
+        (Some(_), false) => {
+            Err(UsageError(format!("{id:?} begins the ids of several jobs; write more of it"))
+                .into())
+        }
+    }
+}
+
+async fn list(
+    app: &Installation,
+    source: Option<&str>,
+    limit: u32,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    let jobs = app.catalog.jobs(source, limit).await?;
+    if json {
+        render::print_json(&jobs.iter().map(as_json).collect::<Vec<_>>().into())?;
+    } else if jobs.is_empty() {
+        render::print("there are no jobs yet")?;
+    } else {
+        let row = |job: &Job| {
+            vec![
+                job.id.as_str().to_owned(),
+                job.source.clone(),
+                job.kind.clone(),
+                job.state.as_str().to_owned(),
+                cause(job),
+                time(job.started_at),
+                time(job.finished_at),
+                job.error.clone().or_else(|| job.backup.clone()).unwrap_or_default(),
+            ]
+        };
+        let head = ["JOB", "SOURCE", "KIND", "STATE", "FOR", "BEGAN", "ENDED", "RESULT"];
+        render::print(&render::table(&head, jobs.iter().map(row).collect()))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// What a job is for: a slot of the schedule, and which try; nothing where a person asked for it.
+fn cause(job: &Job) -> String {
+    match (job.slot, job.attempt) {
+        (None, _) => String::new(),
+        (Some(slot), 1) => time(Some(slot)),
+        (Some(slot), attempt) => format!("{}, try {attempt}", time(Some(slot))),
+    }
+}
+
+fn time(time: Option<Timestamp>) -> String {
+    time.map(|time| format!("{time:.0}")).unwrap_or_default()
+}
+
+fn show(job: &Job, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        render::print_json(&as_json(job))?;
+        return Ok(Exit::Done);
+    }
+    let rows = [
+        ("job", job.id.as_str().to_owned()),
+        ("source", job.source.clone()),
+        ("kind", job.kind.clone()),
+        ("state", job.state.as_str().to_owned()),
+        ("for", cause(job)),
+        ("queued", time(Some(job.queued_at))),
+        ("began", time(job.started_at)),
+        ("ended", time(job.finished_at)),
+        ("backup", job.backup.clone().unwrap_or_default()),
+        ("error", job.error.clone().unwrap_or_default()),
+    ];
+    for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
+        render::print(&format!("{name:8}{value}"))?;
+    }
+    if let Some(log) = &job.log {
+        render::print(&format!("\n{log}"))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn as_json(job: &Job) -> Value {
+    json!({
+        "id": job.id.as_str(),
+        "source": job.source,
+        "kind": job.kind,
+        "state": job.state.as_str(),
+        "slot": job.slot,
+        "attempt": job.attempt,
+        "queued_at": job.queued_at,
+        "not_before": Some(job.not_before).filter(|time| *time > Timestamp::UNIX_EPOCH),
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "backup": job.backup,
+        "error": job.error,
+        "log": job.log,
+    })
+}
+
+async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<Exit> {
+    let what = format!("the {} of {}", job.kind, job.source);
+    match job.state {
+        JobState::Queued => render::print(&format!("{what} is cancelled"))?,
+        JobState::Leased | JobState::Running if job.slot.is_some() => {
+            render::print(&format!("{what} is told to stop"))?;
+        }
+        JobState::Leased | JobState::Running => {
+            let text = format!("{what} is done by a command; interrupt it where it was started");
+            return Err(UsageError(text).into());
+        }
+        ended => {
+            let text = format!("{what} has ended already: {}", ended.as_str());
+            return Err(UsageError(text).into());
+        }
+    }
+    app.catalog.cancel_job(&job.id, reason, app.cx.now()).await?;
+    Ok(Exit::Done)
+}

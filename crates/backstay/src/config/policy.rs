@@ -1,0 +1,83 @@
+//! When a source is backed up by itself.
+
+use backstay_control::{Blackout, Policy, Schedule, ScheduleError, Since};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use toml::Spanned;
+
+use super::Env;
+use super::raw::{Faults, RawSource};
+use super::source::duration;
+
+/// Reads the policy of a source; none if it has no schedule.
+#[expect(clippy::option_option, reason = "what is wrong, what is not there, what is there")]
+pub(super) fn check(
+    raw: &RawSource,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<Option<Policy>> {
+    let zone = check_timezone(raw, env, faults);
+    let jitter = match &raw.jitter {
+        None => Some(SignedDuration::ZERO),
+        Some(text) => check_jitter(text, faults),
+    };
+    let blackouts = check_blackouts(raw, env, faults);
+    let Some(text) = &raw.schedule else {
+        let needs = [("jitter", raw.jitter.as_ref()), ("blackout", raw.blackout.first())];
+        for (name, value) in needs {
+            if let Some(value) = value {
+                faults.add(name, value.span(), "has no meaning without a schedule");
+            }
+        }
+        return Some(None);
+    };
+    let expanded = faults.text("schedule", text, env)?;
+    let schedule: Option<Schedule> = expanded
+        .parse()
+        .map_err(|error: ScheduleError| faults.add("schedule", text.span(), error.to_string()))
+        .ok();
+    let policy =
+        Policy { schedule: schedule?, zone: zone?, jitter: jitter?, blackouts: blackouts? };
+    let any_time = Since::FirstSeen(Timestamp::UNIX_EPOCH);
+    if let Some(first) = raw.blackout.first()
+        && policy.next_start("", any_time).is_none()
+    {
+        faults.add("blackout", first.span(), "leaves no time for any backup");
+    }
+    Some(Some(policy))
+}
+
+fn check_jitter(text: &Spanned<String>, faults: &mut Faults<'_>) -> Option<SignedDuration> {
+    let jitter = duration("jitter", text, faults)?;
+    if jitter < SignedDuration::ZERO {
+        faults.add("jitter", text.span(), "is less than nothing");
+    }
+    Some(jitter)
+}
+
+fn check_blackouts(
+    raw: &RawSource,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<Vec<Blackout>> {
+    let mut blackouts = Vec::new();
+    for text in &raw.blackout {
+        match faults.text("blackout", text, env)?.parse() {
+            Ok(blackout) => blackouts.push(blackout),
+            Err(error) => faults.add("blackout", text.span(), format!("{error}")),
+        }
+    }
+    Some(blackouts)
+}
+
+fn check_timezone(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<TimeZone> {
+    let Some(raw_zone) = &raw.timezone else { return Some(TimeZone::system()) };
+    let name = faults.text("timezone", raw_zone, env)?;
+    let zone = TimeZone::get(&name).ok();
+    if zone.is_none() {
+        let problem =
+            format!("found `{name}`, expected a time zone such as \"Europe/Berlin\" or \"UTC\"");
+        faults.add("timezone", raw_zone.span(), problem);
+    }
+    zone
+}

@@ -1,0 +1,266 @@
+//! `backstay serve`: backups by schedule, whatever becomes of the server (V24, V26, V27, V39, V40, T33, H8).
+
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use backstay_testkit::daemon::wait_until;
+use backstay_testkit::postgres::PostgresServer;
+use serde_json::Value;
+
+use crate::shell::Shell;
+
+/// A server under a clock of ours; killed at the end of the test.
+pub(crate) struct Serving(Child);
+
+impl Serving {
+    pub(crate) fn start(shell: &Shell) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(shell.path("log"));
+        let mut command = shell.command(&["serve"]);
+        command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", shell.path("clock"));
+        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        if !shell.path("clock").exists() {
+            set_clock(shell, 0);
+        }
+        Self(command.stdout(Stdio::null()).stderr(log.unwrap()).spawn().unwrap())
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Tells it to end, and waits until it did.
+    fn end(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.0.wait().unwrap().code().is_some(), "it ends by itself");
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // One that has ended is not there any more to be killed.
+        if self.0.try_wait().unwrap().is_none() {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+}
+
+/// What lets a program see another time.
+fn faketime() -> PathBuf {
+    let found = std::fs::read_dir("/usr/lib").unwrap().find_map(|machine| {
+        let path = machine.unwrap().path().join("faketime/libfaketimeMT.so.1");
+        path.exists().then_some(path)
+    });
+    found.expect("`cargo xtask test` installs faketime")
+}
+
+/// Sets the clock of the servers of a machine: so many seconds from the real one.
+fn set_clock(shell: &Shell, seconds: i64) {
+    let next = shell.path("clock.next");
+    std::fs::write(&next, format!("{seconds:+}\n")).unwrap();
+    std::fs::rename(&next, shell.path("clock")).unwrap();
+}
+
+/// A machine whose source is what a program says; it stands still as long as the file `wait` is there.
+fn with_program(more: &str) -> Shell {
+    let shell = Shell::bare();
+    let script =
+        "echo begun >> \"$$0/begun\"; while [ -e \"$$0/wait\" ]; do sleep 0.05; done; echo dump";
+    shell.set_config(format!(
+        "[storages.main]\nprovider = 'local'\npath = '{}'\n\n[sources.db]\nkind = 'command'\nstorage = 'main'\n{more}\n\
+         outputs = [{{ name = 'dump.sql', dump = ['sh', '-c', '{script}', '{}'], restore = ['cat'] }}]\n",
+        shell.path("storage").display(),
+        shell.dir.path().display(),
+    ));
+    shell
+}
+
+fn jobs(shell: &Shell) -> Vec<Value> {
+    shell.json(&["jobs", "list", "--limit", "100"]).as_array().unwrap().clone()
+}
+
+fn states(shell: &Shell) -> Vec<String> {
+    jobs(shell).iter().map(|job| job["state"].as_str().unwrap().to_owned()).collect()
+}
+
+fn backups(shell: &Shell) -> usize {
+    shell.json(&["backups"]).as_array().unwrap().len()
+}
+
+#[test]
+fn source_is_backed_up_by_its_schedule_and_old_backups_are_forgotten() {
+    let shell = with_program("schedule = 'every 6h'\nkeep = { last = 2 }");
+    let warned = shell.run(&["status"]);
+    let warned = String::from_utf8_lossy(&warned.stderr).into_owned();
+    assert!(warned.contains("run `backstay serve`"), "{warned}");
+    let serving = Serving::start(&shell);
+    wait_until("the first backup", || backups(&shell) == 1);
+    wait_until("its job has ended", || states(&shell) == ["succeeded"]);
+    let job = &jobs(&shell)[0];
+    assert!(job["slot"].is_string() && job["backup"].is_string(), "{job}");
+    assert!(job["log"].as_str().unwrap().contains("dump.sql: 5 B read"), "{job}");
+    let backup = &shell.json(&["backups"])[0];
+    assert_eq!((&backup["trigger"], &backup["id"]), (&"scheduled".into(), &job["backup"]));
+    let status = shell.run(&["status"]);
+    assert!(!String::from_utf8_lossy(&status.stderr).contains("backstay serve"), "{status:?}");
+    // One by hand eats no slot.
+    shell.ends(0, &["backup", "db"]);
+    let slots = |shell: &Shell| jobs(shell).iter().filter(|job| job["slot"].is_string()).count();
+    for round in 2..=4 {
+        set_clock(&shell, 6 * 3600 * (round - 1));
+        let round = usize::try_from(round).unwrap();
+        wait_until("the next slot's backup", || {
+            slots(&shell) == round && !states(&shell).contains(&"running".to_owned())
+        });
+    }
+    assert_eq!(backups(&shell), 2, "the newest two are kept");
+    // Two days without a server are caught up once.
+    serving.end();
+    set_clock(&shell, 3 * 24 * 3600);
+    let _serving = Serving::start(&shell);
+    wait_until("one run catches up", || slots(&shell) == 5 && states(&shell)[0] == "succeeded");
+    let log = std::fs::read_to_string(shell.path("log")).unwrap();
+    assert!(log.contains("catching up"), "{log}");
+    shell.ends(0, &["verify", "--all"]);
+}
+
+#[test]
+fn job_of_a_killed_server_is_lost_and_tried_again() {
+    let shell = with_program("schedule = 'every 24h'");
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let serving = Serving::start(&shell);
+    wait_until("the backup is under way", || shell.path("begun").exists());
+    assert_eq!(states(&shell), ["running"]);
+    serving.kill();
+    let _serving = Serving::start(&shell);
+    wait_until("the job is lost", || states(&shell) == ["queued", "failed"]);
+    let lost = &jobs(&shell)[1];
+    assert!(lost["error"].as_str().unwrap().contains("lease lost"), "{lost}");
+    // After its pause, and not before: what kills its worker must not do so all the time.
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    assert_eq!(backups(&shell), 0);
+    set_clock(&shell, 120);
+    wait_until("the second try succeeds", || states(&shell) == ["succeeded", "failed"]);
+    assert_eq!(jobs(&shell)[0]["attempt"], 2);
+    assert_eq!(backups(&shell), 1);
+    shell.ends(0, &["verify", "--all"]);
+}
+
+#[test]
+fn server_that_is_told_to_end_stops_its_jobs_and_the_next_one_does_them() {
+    let shell = with_program("schedule = 'every 24h'");
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let serving = Serving::start(&shell);
+    wait_until("the backup is under way", || shell.path("begun").exists());
+    serving.end();
+    assert_eq!(states(&shell), ["queued", "cancelled"]);
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    let _serving = Serving::start(&shell);
+    wait_until("the next server does it", || states(&shell) == ["succeeded", "cancelled"]);
+    assert_eq!(backups(&shell), 1);
+}
+
+#[test]
+fn job_is_cancelled_by_hand_with_a_reason() {
+    let shell = with_program("schedule = 'every 24h'");
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let _serving = Serving::start(&shell);
+    wait_until("the backup is under way", || shell.path("begun").exists());
+    let id = jobs(&shell)[0]["id"].as_str().unwrap().to_owned();
+    shell.ends(0, &["jobs", "cancel", &id[..6], "--reason", "the app is busy"]);
+    wait_until("it stops", || states(&shell) == ["cancelled"]);
+    let told = shell.ends(0, &["jobs", "show", &id]);
+    assert!(told.contains("cancelled: the app is busy"), "{told}");
+    let again = shell.complains(2, &["jobs", "cancel", &id]);
+    assert!(again.contains("has ended already"), "{again}");
+}
+
+#[test]
+fn configuration_that_changes_is_read_anew_and_a_wrong_one_changes_nothing() {
+    let shell = with_program("schedule = 'every 24h'");
+    let good = shell.config();
+    let _serving = Serving::start(&shell);
+    wait_until("the first backup", || states(&shell) == ["succeeded"]);
+    shell.set_config(good.replace("every 24h", "at night"));
+    let log = || std::fs::read_to_string(shell.path("log")).unwrap();
+    wait_until("it is told", || log().contains("the one before goes on"));
+    std::fs::create_dir(shell.path("tree")).unwrap();
+    let more = format!(
+        "{good}\n[sources.tree]\nkind = 'files'\npath = '{}'\nstorage = 'main'\nschedule = 'every 24h'\n",
+        shell.path("tree").display()
+    );
+    shell.set_config(more);
+    wait_until("the new source is backed up", || backups(&shell) == 2);
+}
+
+#[test]
+fn clock_that_was_set_back_keeps_nothing_from_being_backed_up() {
+    let shell = with_program("schedule = 'every 6h'");
+    set_clock(&shell, 400 * 24 * 3600);
+    let serving = Serving::start(&shell);
+    wait_until("a backup by the wrong clock", || states(&shell) == ["succeeded"]);
+    set_clock(&shell, 0);
+    wait_until("a backup by the right one", || states(&shell) == ["succeeded", "succeeded"]);
+    serving.end();
+}
+
+#[test]
+fn servers_that_share_a_catalog_do_each_slot_once() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE catalog");
+    let one = Shell::bare();
+    let head = format!(
+        "catalog = '{}'\n[storages.main]\nprovider = 'local'\npath = '{}'\n",
+        server.url("catalog"),
+        one.path("storage").display()
+    );
+    let trees = (0..12).map(|source| {
+        let tree = one.path(&format!("tree-{source}"));
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(tree.join("file"), source.to_string()).unwrap();
+        format!(
+            "[sources.tree-{source}]\nkind = 'files'\npath = '{}'\nstorage = 'main'\nschedule = 'every 24h'\n",
+            tree.display()
+        )
+    });
+    let config = head + &trees.collect::<String>();
+    one.set_config(&config);
+    one.ends(0, &["status"]);
+    let others = [Shell::bare(), Shell::bare()];
+    for other in &others {
+        std::fs::create_dir(other.path("home")).unwrap();
+        std::fs::copy(one.path("home/master.key"), other.path("home/master.key")).unwrap();
+        other.set_config(&config);
+    }
+    let shells = [&one, &others[0], &others[1]];
+    let mut serving: Vec<Serving> = shells.iter().map(|shell| Serving::start(shell)).collect();
+    // One of them dies while all are at work; another comes in its place.
+    wait_until("they are at work", || backups(&one) > 0);
+    serving.remove(1).kill();
+    serving.push(Serving::start(&others[0]));
+    let done = |job: &Value| job["state"] == "succeeded";
+    wait_until("all slots are done", || {
+        // What was lost with the one that died pauses no longer.
+        server.sql("catalog", "UPDATE jobs SET not_before = 0");
+        jobs(&one).iter().filter(|job| done(job)).count() == 12
+    });
+    let all = jobs(&one);
+    let lost = all.iter().filter(|job| job["state"] == "failed").count();
+    assert_eq!(all.len(), 12 + lost, "{all:#?}");
+    let listed = one.json(&["backups"]);
+    let mut sources: Vec<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|backup| backup["source"].as_str().unwrap())
+        .collect();
+    let made = sources.len();
+    sources.sort_unstable();
+    sources.dedup();
+    assert_eq!(sources.len(), 12);
+    assert!(made <= 12 + lost, "{made} backups of 12 slots, {lost} lost");
+    drop(serving);
+    one.ends(0, &["verify", "--all"]);
+}
