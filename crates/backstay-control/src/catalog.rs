@@ -40,7 +40,18 @@ pub enum CatalogError {
         "the catalog {place} cannot be used; backups are not affected: `backstay recover` with a kit makes a new installation in another home"
     )]
     Database {
-        /// Its file, or its server without the password.
+        /// Its file.
+        place: String,
+        /// What the database said.
+        #[source]
+        cause: DbErr,
+    },
+    /// The same of one that servers share.
+    #[error(
+        "the catalog {place} cannot be used; backups are not affected: if it is gone, take `catalog` out of the configuration, and `backstay recover` with a kit makes a new installation"
+    )]
+    Shared {
+        /// Its server and database, without the password.
         place: String,
         /// What the database said.
         #[source]
@@ -108,8 +119,11 @@ impl Catalog {
         if !["postgres", "postgresql"].contains(&scheme) {
             return Err(CatalogError::NoPostgres { scheme: scheme.to_owned() });
         }
-        // What stands before the last @ has the password.
-        let place = format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host));
+        // What stands before the last @ has the password, and what stands behind a question mark may.
+        let address = rest.split('?').next().and_then(|address| address.strip_prefix("//"));
+        let host =
+            address.map(|address| address.rsplit_once('@').map_or(address, |(_, host)| host));
+        let place = format!("{scheme}://{}", host.unwrap_or_default());
         let mut options = ConnectOptions::new(url);
         options.max_connections(SHARED_CONNECTIONS).sqlx_logging(false);
         options.connect_timeout(PATIENCE).acquire_timeout(PATIENCE);
@@ -121,7 +135,11 @@ impl Catalog {
         place: String,
         master_key: MasterKey,
     ) -> Result<Self, CatalogError> {
-        let failed = |cause| CatalogError::Database { place: place.clone(), cause };
+        let is_shared = options.get_url().starts_with("postgres");
+        let failed = |cause| match (is_shared, place.clone()) {
+            (true, place) => CatalogError::Shared { place, cause },
+            (false, place) => CatalogError::Database { place, cause },
+        };
         let db = Database::connect(options).await.map_err(failed)?;
         match migrate(&db).await.map_err(failed)? {
             Migrated::Ready => Ok(Self { db, master_key }),

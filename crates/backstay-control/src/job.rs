@@ -190,28 +190,6 @@ impl Catalog {
         Ok(self.execute("moved a job on", &update, values).await? == 1)
     }
 
-    /// Ends the jobs of a source that processes of this machine left unfinished when they died. Called by whoever holds
-    /// the source's lease, so nobody else works on it.
-    pub async fn fail_abandoned_jobs(
-        &self,
-        source: &str,
-        me: &Holder,
-        now: Timestamp,
-    ) -> Result<(), CatalogError> {
-        let select =
-            "SELECT id, holder FROM jobs WHERE source = $1 AND state IN ('leased', 'running')";
-        for row in self.query_all("looked for jobs", select, [source.into()]).await? {
-            let unreadable = |_| CatalogError::Unreadable { name: "jobs".to_owned() };
-            let holder: String = row.try_get("", "holder").map_err(unreadable)?;
-            if Holder::from_json(&holder).is_some_and(|holder| holder.is_gone(me)) {
-                let id = JobId(row.try_get("", "id").map_err(unreadable)?);
-                let error = "lease lost: the process that worked on it died".to_owned();
-                self.advance_job(&id, JobState::Failed, now, (Some(error), None)).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Returns the newest restore of a source that went well, in earnest or as a drill.
     pub async fn last_restore(&self, source: &str) -> Result<Option<PastRestore>, CatalogError> {
         let select = "SELECT backup, queued_at, finished_at FROM jobs WHERE source = $1 AND kind IN ('restore', 'drill') \
@@ -308,7 +286,7 @@ mod tests {
         let dead = Holder { started: me.started + 1, ..me.clone() };
         let name = ("2".to_owned(), "shop");
         catalog.start_job(name, JobKind::Backup, &dead, later).await.unwrap();
-        catalog.fail_abandoned_jobs("shop", &me, later).await.unwrap();
+        catalog.end_lost_jobs(Some("shop"), &me, later, || "3".to_owned()).await.unwrap();
         let last = catalog.last_backup_job("shop").await.unwrap().unwrap();
         assert_eq!(last.state, JobState::Failed);
         assert!(last.error.unwrap().contains("lease lost"));

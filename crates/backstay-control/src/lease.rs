@@ -10,8 +10,14 @@ use crate::{Catalog, CatalogError};
 pub struct Holder {
     /// The machine.
     pub host: String,
+    /// Its own number, which it keeps; nothing where it has none, as in most containers.
+    #[serde(default)]
+    pub machine: String,
     /// Its boot; process ids mean nothing after another.
     pub boot: String,
+    /// The namespace of its processes: containers of one machine number them by themselves.
+    #[serde(default)]
+    pub namespace: String,
     /// The process.
     pub pid: u32,
     /// When it started, in the kernel's ticks: process ids are used again.
@@ -62,12 +68,25 @@ impl LeaseError {
 
 /// A lease that is not renewed for this long is free.
 pub(crate) const TTL: SignedDuration = SignedDuration::from_secs(60);
+/// When a lease ends that was given back.
+const RELEASED: i64 = 0;
 
 impl Holder {
     /// Describes this process.
     pub fn this_process(host: &str) -> Self {
         let pid = std::process::id();
-        Self { host: host.to_owned(), boot: boot_id(), pid, started: started(pid).unwrap_or(0) }
+        Self {
+            host: host.to_owned(),
+            machine: first_line("/etc/machine-id"),
+            boot: first_line("/proc/sys/kernel/random/boot_id"),
+            namespace: namespace(),
+            pid,
+            started: started(pid).unwrap_or(0),
+        }
+    }
+
+    fn holds(self, source: &str) -> LeaseError {
+        LeaseError::Held { source_name: source.to_owned(), host: self.host, pid: self.pid }
     }
 
     /// Returns it as the catalog keeps it.
@@ -79,9 +98,23 @@ impl Holder {
         serde_json::from_str(text).ok()
     }
 
-    /// Returns whether this holder is certainly gone: a process of this machine that ended.
+    /// Says whether this process is certainly gone: one that we would see, or one of this machine before it was started anew.
     pub(crate) fn is_gone(&self, me: &Self) -> bool {
-        self.host == me.host && (self.boot != me.boot || started(self.pid) != Some(self.started))
+        let is_of_this_machine =
+            !me.machine.is_empty() && self.machine == me.machine && self.host == me.host;
+        match self.boot == me.boot {
+            true => self.is_seen_by(me) && started(self.pid) != Some(self.started),
+            false => is_of_this_machine,
+        }
+    }
+
+    /// Says whether this process certainly lives.
+    pub(crate) fn is_alive(&self, me: &Self) -> bool {
+        self.is_seen_by(me) && started(self.pid) == Some(self.started)
+    }
+
+    fn is_seen_by(&self, me: &Self) -> bool {
+        self.host == me.host && self.boot == me.boot && self.namespace == me.namespace
     }
 }
 
@@ -95,40 +128,46 @@ impl Catalog {
     ) -> Result<Lease, LeaseError> {
         let now = self.time(now).await?;
         let holder = me.to_json();
-        let until = (now + TTL).as_microsecond();
-        // Free if nobody has it, if its time is up, or if the one that was seen to be gone still has it.
-        let take = "INSERT INTO leases (source, token, holder, expires_at) VALUES ($1, 1, $2, $3) \
+        let unreadable = || CatalogError::Unreadable { name: format!("lease of {source}") };
+        let select = "SELECT token, holder, expires_at FROM leases WHERE source = $1";
+        // Only as it was seen: whoever renews or takes it meanwhile keeps it.
+        let take = "INSERT INTO leases (source, token, holder, expires_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (source) DO UPDATE \
-             SET token = leases.token + 1, holder = excluded.holder, expires_at = excluded.expires_at \
-             WHERE leases.expires_at < $4 OR leases.holder = $5";
-        let mut gone = String::new();
+             SET token = excluded.token, holder = excluded.holder, expires_at = excluded.expires_at \
+             WHERE leases.token = $5 AND leases.expires_at = $6";
         loop {
+            let row = self.query_one("looked at a lease", select, [source.into()]).await?;
+            let (seen, expires_at) = match row {
+                None => (0, 0),
+                Some(row) => {
+                    let number = |name| row.try_get::<i64>("", name).map_err(|_| unreadable());
+                    let text: String = row.try_get("", "holder").map_err(|_| unreadable())?;
+                    let (seen, expires_at) = (number("token")?, number("expires_at")?);
+                    let is_expired = expires_at < now.as_microsecond();
+                    match Holder::from_json(&text) {
+                        _ if expires_at == RELEASED => {}
+                        // A machine that slept, or whose clock jumped: its process goes on where it was.
+                        Some(other) if other.is_alive(me) => return Err(other.holds(source)),
+                        Some(other) if !is_expired && !other.is_gone(me) => {
+                            return Err(other.holds(source));
+                        }
+                        None if !is_expired => return Err(unreadable().into()),
+                        _ => {}
+                    }
+                    (seen, expires_at)
+                }
+            };
             let values = [
                 source.into(),
+                (seen + 1).into(),
                 holder.clone().into(),
-                until.into(),
-                now.as_microsecond().into(),
-                gone.clone().into(),
+                (now + TTL).as_microsecond().into(),
+                seen.into(),
+                expires_at.into(),
             ];
-            let taken = self.execute("took a lease", take, values).await?;
-            let select = "SELECT token, holder FROM leases WHERE source = $1";
-            let row = self.query_one("looked at a lease", select, [source.into()]).await?;
-            let unreadable = || CatalogError::Unreadable { name: format!("lease of {source}") };
-            let row = row.ok_or_else(unreadable)?;
-            let text: String = row.try_get("", "holder").map_err(|_| unreadable())?;
-            if taken == 1 && text == holder {
-                let token = row.try_get("", "token").map_err(|_| unreadable())?;
-                return Ok(Lease { source: source.to_owned(), token, holder });
+            if self.execute("took a lease", take, values).await? == 1 {
+                return Ok(Lease { source: source.to_owned(), token: seen + 1, holder });
             }
-            let other = Holder::from_json(&text).ok_or_else(unreadable)?;
-            if text == gone || !other.is_gone(me) {
-                return Err(LeaseError::Held {
-                    source_name: source.to_owned(),
-                    host: other.host,
-                    pid: other.pid,
-                });
-            }
-            gone = text;
         }
     }
 
@@ -151,15 +190,20 @@ impl Catalog {
 
     /// Gives a lease back. The row stays, so that its token goes on growing.
     pub async fn release(&self, lease: Lease) -> Result<(), LeaseError> {
-        let update = "UPDATE leases SET expires_at = 0 WHERE source = $1 AND token = $2";
-        self.execute("gave a lease back", update, [lease.source.into(), lease.token.into()])
-            .await?;
+        let update = "UPDATE leases SET expires_at = $1 WHERE source = $2 AND token = $3";
+        let values = [RELEASED.into(), lease.source.into(), lease.token.into()];
+        self.execute("gave a lease back", update, values).await?;
         Ok(())
     }
 }
 
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+fn first_line(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn namespace() -> String {
+    let link = std::fs::read_link("/proc/self/ns/pid");
+    link.map(|link| link.display().to_string()).unwrap_or_default()
 }
 
 /// Returns when a process started, or `None` if there is none.
@@ -210,9 +254,42 @@ mod tests {
         let dead = Holder { started: here.started + 1, ..here.clone() };
         catalog.lease("shop", &dead, now()).await.unwrap();
         catalog.lease("shop", &here, now()).await.unwrap();
+        let here = Holder { machine: "4711".to_owned(), ..here };
         let rebooted = Holder { boot: "other".to_owned(), ..here.clone() };
         catalog.lease("files", &rebooted, now()).await.unwrap();
         catalog.lease("files", &here, now()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn process_that_is_not_seen_from_here_keeps_its_lease_until_its_time_is_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(dir.path()).await;
+        let here = Holder { machine: "4711".to_owned(), ..Holder::this_process("web") };
+        let dead = Holder { started: here.started + 1, ..here.clone() };
+        // A container beside ours, a machine that has our name, a container without a number.
+        let beside = Holder { namespace: "pid:[1]".to_owned(), ..dead.clone() };
+        let namesake = Holder { machine: "0815".to_owned(), boot: "b".to_owned(), ..dead.clone() };
+        let nameless = Holder { machine: String::new(), boot: "c".to_owned(), ..dead };
+        for (source, other) in [("a", beside), ("b", namesake), ("c", nameless)] {
+            catalog.lease(source, &other, now()).await.unwrap();
+            assert!(catalog.lease(source, &here, now()).await.unwrap_err().is_held(), "{source}");
+            let later = now() + TTL + SignedDuration::from_secs(1);
+            catalog.lease(source, &here, later).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn process_that_lives_keeps_its_lease_though_the_clock_jumped() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(dir.path()).await;
+        let here = Holder::this_process("a");
+        let lease = catalog.lease("shop", &here, now()).await.unwrap();
+        let in_an_hour = now() + SignedDuration::from_hours(1);
+        let other = Holder { pid: 1, ..here };
+        assert!(catalog.lease("shop", &other, in_an_hour).await.unwrap_err().is_held());
+        catalog.renew(&lease, in_an_hour).await.unwrap();
+        catalog.release(lease).await.unwrap();
+        catalog.lease("shop", &other, in_an_hour).await.unwrap();
     }
 
     #[tokio::test]

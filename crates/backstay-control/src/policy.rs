@@ -38,7 +38,7 @@ pub struct DueSlot {
 impl Policy {
     /// Returns the newest slot of a source that nothing was enqueued for and whose run may begin now.
     pub fn due(&self, source: &str, since: Since, now: Timestamp) -> Option<DueSlot> {
-        if self.blackout_end(now).is_some() {
+        if self.is_in_blackout(now) {
             return None;
         }
         let until = now.checked_sub(self.delay(source)).ok()?;
@@ -47,10 +47,10 @@ impl Policy {
         Some(DueSlot { slot, is_late: first.is_some_and(|first| first < slot) })
     }
 
-    /// Returns when the next run begins if all goes well; the past, if it is late.
-    pub fn next_start(&self, source: &str, since: Since) -> Option<Timestamp> {
+    /// Returns when the next run begins if all goes well, now at the earliest.
+    pub fn next_start(&self, source: &str, since: Since, now: Timestamp) -> Option<Timestamp> {
         let slot = self.schedule.next(since, &self.zone)?;
-        let mut start = slot.checked_add(self.delay(source)).ok()?;
+        let mut start = slot.checked_add(self.delay(source)).ok()?.max(now);
         // One may follow another, on each day of a week.
         for _ in 0..=8 * self.blackouts.len() {
             match self.blackout_end(start) {
@@ -68,6 +68,11 @@ impl Policy {
             digest.as_bytes().iter().take(4).fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
         let micros = self.jitter.as_micros().max(0) * i128::from(share) / i128::from(u32::MAX);
         SignedDuration::from_micros(i64::try_from(micros).unwrap_or(0))
+    }
+
+    /// Says whether no run begins now.
+    pub fn is_in_blackout(&self, now: Timestamp) -> bool {
+        self.blackout_end(now).is_some()
     }
 
     fn blackout_end(&self, time: Timestamp) -> Option<Timestamp> {
@@ -190,7 +195,7 @@ mod tests {
     fn jitter_spreads_sources_and_is_the_same_each_time() {
         let policy = policy("0 2 * * *", SignedDuration::from_hours(1), &[]);
         let since = Since::FirstSeen(time("2026-01-01T00:00:00Z"));
-        let start = |source: &str| policy.next_start(source, since).unwrap();
+        let start = |source: &str| policy.next_start(source, since, since.time()).unwrap();
         let starts: Vec<Timestamp> = (0..100).map(|i| start(&format!("source-{i}"))).collect();
         let (first, last) = (time("2026-01-01T01:00:00Z"), time("2026-01-01T02:00:00Z"));
         assert!(starts.iter().all(|start| first <= *start && *start <= last));
@@ -207,24 +212,28 @@ mod tests {
         let policy = policy("0 * * * *", SignedDuration::ZERO, &blackouts);
         // A Monday in Berlin, an hour before UTC.
         let since = Since::Slot(time("2026-01-05T06:00:00Z"));
-        assert_eq!(policy.next_start("shop", since), Some(time("2026-01-05T17:00:00Z")));
+        let next = |since: Since| policy.next_start("shop", since, since.time());
+        assert_eq!(next(since), Some(time("2026-01-05T17:00:00Z")));
+        let late = policy.next_start("shop", since, time("2026-01-06T12:00:00Z"));
+        assert_eq!(late, Some(time("2026-01-06T17:00:00Z")));
         assert_eq!(policy.due("shop", since, time("2026-01-05T12:00:00Z")), None);
         let due = policy.due("shop", since, time("2026-01-05T17:00:00Z")).unwrap();
         assert_eq!(due, DueSlot { slot: time("2026-01-05T17:00:00Z"), is_late: true });
         // From Saturday to Sunday.
         let night = Since::Slot(time("2026-01-10T20:30:00Z"));
-        assert_eq!(policy.next_start("shop", night), Some(time("2026-01-11T05:00:00Z")));
+        assert_eq!(next(night), Some(time("2026-01-11T05:00:00Z")));
         let sunday = Since::Slot(time("2026-01-11T20:30:00Z"));
-        assert_eq!(policy.next_start("shop", sunday), Some(time("2026-01-11T21:00:00Z")));
+        assert_eq!(next(sunday), Some(time("2026-01-11T21:00:00Z")));
     }
 
     #[test]
     fn blackouts_follow_each_other_and_one_of_all_days_leaves_nothing() {
         let since = Since::FirstSeen(time("2026-01-05T00:00:00Z"));
         let weekdays = policy("0 2 * * *", SignedDuration::ZERO, &["Mon-Fri 00:00-24:00"]);
-        assert_eq!(weekdays.next_start("shop", since), Some(time("2026-01-09T23:00:00Z")));
+        let start = weekdays.next_start("shop", since, since.time());
+        assert_eq!(start, Some(time("2026-01-09T23:00:00Z")));
         let always = policy("0 2 * * *", SignedDuration::ZERO, &["00:00-12:00", "12:00-24:00"]);
-        assert_eq!(always.next_start("shop", since), None);
+        assert_eq!(always.next_start("shop", since, since.time()), None);
     }
 
     #[test]

@@ -15,6 +15,12 @@ use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Since};
 const MAX_ATTEMPTS: i64 = 3;
 /// The pause before the second try of such a job; each further one is four times as long.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
+/// No job pauses for so long: one that says so has it from a clock that was set back.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
+/// A job that nobody took up for so long is of a source that no server has.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How long the jobs are remembered that made backups, or did not.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// A job that waits for a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +64,11 @@ impl Catalog {
         let see = "INSERT INTO slots (source, first_seen) VALUES ($1, $2) ON CONFLICT (source) DO UPDATE \
                    SET first_seen = excluded.first_seen, last_slot = NULL WHERE slots.last_slot > $3 OR slots.first_seen > $3";
         let values = [source.into(), now.as_microsecond().into(), latest.into()];
-        self.execute("saw a source", see, values).await?;
+        if self.execute("saw a source", see, values).await? == 1 {
+            // What a wrong clock ran for slots that are still to come was not for these.
+            let free = "UPDATE jobs SET slot = NULL WHERE source = $1 AND slot > $2";
+            self.execute("freed slots", free, [source.into(), latest.into()]).await?;
+        }
         let select = "SELECT first_seen, last_slot FROM slots WHERE source = $1";
         let row = self.query_one("looked for the last slot", select, [source.into()]).await?;
         since(&row.ok_or_else(|| unreadable("slots"))?)
@@ -101,11 +111,11 @@ impl Catalog {
 
     /// Returns jobs that may begin now, those first that waited longest.
     pub async fn waiting_jobs(&self, now: Timestamp) -> Result<Vec<WaitingJob>, CatalogError> {
-        let select = "SELECT id, source FROM jobs WHERE state = 'queued' AND not_before <= $1 \
-                      ORDER BY queued_at, id LIMIT 100";
-        let rows = self
-            .query_all("looked for waiting jobs", select, [now.as_microsecond().into()])
-            .await?;
+        let select = "SELECT id, source FROM jobs WHERE state = 'queued' AND (not_before <= $1 OR not_before > $2) \
+                      ORDER BY queued_at, id";
+        let latest = now.checked_add(LONGEST_PAUSE).unwrap_or(Timestamp::MAX);
+        let values = [now.as_microsecond().into(), latest.as_microsecond().into()];
+        let rows = self.query_all("looked for waiting jobs", select, values).await?;
         rows.iter()
             .map(|row| Ok(WaitingJob { id: JobId(text(row, "id")?), source: text(row, "source")? }))
             .collect()
@@ -131,65 +141,83 @@ impl Catalog {
         Ok(self.execute("began a job", update, values).await? == 1)
     }
 
-    /// Ends the jobs whose workers are gone, and enqueues their next tries.
+    /// Ends jobs that nobody took up, and forgets those that ended long ago, but for the newest of each source.
+    pub async fn tidy_jobs(&self, now: Timestamp) -> Result<(), CatalogError> {
+        let before =
+            |age: SignedDuration| now.checked_sub(age).unwrap_or(Timestamp::MIN).as_microsecond();
+        let end = "UPDATE jobs SET state = 'failed', finished_at = $1, error = 'no server took it up: none has this source' \
+                   WHERE state = 'queued' AND queued_at < $2";
+        let values = [now.as_microsecond().into(), before(LONGEST_WAIT).into()];
+        self.execute("ended jobs that nobody took up", end, values).await?;
+        let delete = "DELETE FROM jobs WHERE kind = 'backup' AND finished_at < $1 AND EXISTS \
+                      (SELECT 1 FROM jobs n WHERE n.source = jobs.source AND n.kind = 'backup' AND n.queued_at > jobs.queued_at)";
+        self.execute("forgot old jobs", delete, [before(REMEMBERED).into()]).await.map(drop)
+    }
+
+    /// Ends the jobs whose workers are gone, and enqueues their next tries. Of a source whose lease the caller has just taken,
+    /// those are all that run.
     pub async fn end_lost_jobs(
         &self,
+        leased: Option<&str>,
         me: &Holder,
         now: Timestamp,
         mut id: impl FnMut() -> String,
     ) -> Result<Vec<LostJob>, CatalogError> {
-        let select = "SELECT j.id, j.source, j.attempt, j.token, j.holder, l.token AS lease, l.expires_at FROM jobs j \
-                      LEFT JOIN leases l ON l.source = j.source WHERE j.state IN ('leased', 'running')";
+        let select = "SELECT j.id, j.source, j.token, j.holder, j.cancel, l.token AS lease, l.expires_at FROM jobs j \
+                      LEFT JOIN leases l ON l.source = j.source WHERE j.state IN ('leased', 'running') AND (j.source = $1 OR $1 = '')";
+        let values = [leased.unwrap_or_default().into()];
         let mut lost = Vec::new();
-        for row in self.query_all("looked for lost jobs", select, []).await? {
-            let number =
-                |name: &str| row.try_get::<Option<i64>>("", name).map_err(|_| unreadable(name));
-            let is_gone = Holder::from_json(&text(&row, "holder")?).is_some_and(|h| h.is_gone(me));
-            let is_expired = number("expires_at")?.is_none_or(|until| until < now.as_microsecond());
-            let token = number("token")?;
-            let is_superseded = token.is_some() && token != number("lease")?;
-            if !(is_gone || is_expired || is_superseded) {
+        for row in self.query_all("looked for lost jobs", select, values).await? {
+            if leased.is_none() && !is_lost(&row, me, now)? {
                 continue;
             }
             let (job, source) = (JobId(text(&row, "id")?), text(&row, "source")?);
-            let error = "lease lost: the process that worked on it died".to_owned();
-            if !self.advance_job(&job, JobState::Failed, now, (Some(error), None)).await? {
-                continue;
-            }
-            let attempt = number("attempt")?.unwrap_or(1);
-            let next_try = match attempt < MAX_ATTEMPTS {
-                true => self.try_again((id(), &job), Again::LeaseLost, now).await?,
-                false => None,
+            let wish: Option<String> =
+                row.try_get("", "cancel").map_err(|_| unreadable("cancel"))?;
+            let (state, error, next_try) = match wish {
+                Some(reason) => (JobState::Cancelled, format!("cancelled: {reason}"), None),
+                None => {
+                    let next_try = self.try_again((id(), &job), Again::LeaseLost, now).await?;
+                    let error = "lease lost: the process that worked on it died".to_owned();
+                    (JobState::Failed, error, next_try)
+                }
             };
-            lost.push(LostJob { id: job, source, next_try });
+            if self.advance_job(&job, state, now, (Some(error), None)).await? {
+                lost.push(LostJob { id: job, source, next_try });
+            }
         }
         Ok(lost)
     }
 
-    /// Enqueues the next try of a job that the scheduler enqueued. Returns when it may begin; none if nobody may.
+    /// Enqueues the next try of a job that the scheduler enqueued and that was not ended yet: killed in between, the job is
+    /// ended later, and has its next try already. Returns when that may begin; none if there is none.
     pub async fn try_again(
         &self,
         (id, job): (String, &JobId),
         why: Again,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, CatalogError> {
-        let select = "SELECT attempt FROM jobs WHERE id = $1 AND slot IS NOT NULL";
+        let select = "SELECT lost FROM jobs WHERE id = $1 AND slot IS NOT NULL";
         let row = self.query_one("looked for a job", select, [job.0.clone().into()]).await?;
         let Some(row) = row else { return Ok(None) };
-        let attempt: i64 = row.try_get("", "attempt").map_err(|_| unreadable("attempt"))?;
-        let pause = match why {
-            Again::LeaseLost => FIRST_PAUSE
-                .saturating_mul(4_i32.saturating_pow(u32::try_from(attempt - 1).unwrap_or(0))),
-            Again::Interrupted => SignedDuration::ZERO,
+        let before: i64 = row.try_get("", "lost").map_err(|_| unreadable("lost"))?;
+        let (lost, pause) = match why {
+            Again::Interrupted => (before, SignedDuration::ZERO),
+            Again::LeaseLost if before + 1 >= MAX_ATTEMPTS => return Ok(None),
+            Again::LeaseLost => {
+                let longer = 4_i32.saturating_pow(u32::try_from(before).unwrap_or(0));
+                (before + 1, FIRST_PAUSE.saturating_mul(longer))
+            }
         };
         let start = now.checked_add(pause).unwrap_or(now);
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, not_before) \
-                      SELECT $1, source, kind, $2, $3, '', slot, attempt + 1, $4 FROM jobs WHERE id = $5 \
-                      ON CONFLICT (source, slot, attempt) DO NOTHING";
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, lost, not_before) \
+                      SELECT $1, source, kind, $2, $3, '', slot, attempt + 1, $4, $5 FROM jobs \
+                      WHERE id = $6 AND state IN ('leased', 'running') ON CONFLICT (source, slot, attempt) DO NOTHING";
         let values = [
             id.into(),
             JobState::Queued.as_str().into(),
             now.as_microsecond().into(),
+            lost.into(),
             start.as_microsecond().into(),
             job.0.clone().into(),
         ];
@@ -197,7 +225,14 @@ impl Catalog {
         Ok(Some(start))
     }
 
-    /// Cancels a job: at once if it waits, else by asking its worker. Returns the state that it was in.
+    /// Lets a run count for all slots up to this one.
+    pub async fn cover_slots(&self, source: &str, slot: Timestamp) -> Result<(), CatalogError> {
+        let update = "UPDATE slots SET last_slot = $1 WHERE source = $2 AND last_slot < $1";
+        let values = [slot.as_microsecond().into(), source.into()];
+        self.execute("kept the last slot", update, values).await.map(drop)
+    }
+
+    /// Cancels a job: at once if it waits, else by asking its worker.
     pub async fn cancel_job(
         &self,
         job: &JobId,
@@ -223,6 +258,19 @@ impl Catalog {
         let update = "UPDATE jobs SET log = $1 WHERE id = $2";
         self.execute("kept a log", update, [log.into(), job.0.clone().into()]).await.map(drop)
     }
+}
+
+fn is_lost(row: &QueryResult, me: &Holder, now: Timestamp) -> Result<bool, CatalogError> {
+    let number = |name: &str| row.try_get::<Option<i64>>("", name).map_err(|_| unreadable(name));
+    let holder = Holder::from_json(&text(row, "holder")?);
+    let (token, lease) = (number("token")?, number("lease")?);
+    let is_expired = number("expires_at")?.is_none_or(|until| until < now.as_microsecond());
+    Ok(match holder {
+        // Whatever the clock says: it goes on.
+        Some(holder) if holder.is_alive(me) => token.is_some() && token != lease,
+        Some(holder) if holder.is_gone(me) => true,
+        _ => is_expired || token.is_some() && token != lease,
+    })
 }
 
 fn since(row: &QueryResult) -> Result<Since, CatalogError> {

@@ -79,10 +79,7 @@ impl FromStr for Schedule {
         let wrong = |finding: String| ScheduleError { text: text.to_owned(), finding };
         let rule = match text.trim().strip_prefix("every ") {
             Some(interval) => {
-                let interval: SignedDuration = interval
-                    .trim()
-                    .parse()
-                    .map_err(|error: jiff::Error| wrong(error.to_string()))?;
+                let interval = parse_interval(interval.trim()).map_err(wrong)?;
                 if interval < SHORTEST {
                     return Err(wrong("the shortest interval is one minute".to_owned()));
                 }
@@ -106,6 +103,18 @@ impl FromStr for Schedule {
             }
         };
         Ok(Self { text: text.to_owned(), rule })
+    }
+}
+
+/// Reads an interval; days are 24 hours, whatever clocks do.
+fn parse_interval(text: &str) -> Result<SignedDuration, String> {
+    let days = |unit: char, days: i64| {
+        Some(text.strip_suffix(unit)?.trim().parse::<i64>().ok()?.saturating_mul(days))
+    };
+    match days('d', 1).or_else(|| days('w', 7)) {
+        Some(days) if (1..=3660).contains(&days) => Ok(SignedDuration::from_hours(24 * days)),
+        Some(_) => Err("expected between one day and ten years".to_owned()),
+        None => text.parse().map_err(|error: jiff::Error| error.to_string()),
     }
 }
 
@@ -202,6 +211,8 @@ mod tests {
         // Summer time: the same hour on the wall is another one in UTC.
         assert_eq!(due("0 2 * * *", "2026-07-01T12:00:00Z"), "2026-07-02T00:00:00Z");
         assert_eq!(due("every 24h", "2026-01-01T12:00:00Z"), "2026-01-02T12:00:00Z");
+        assert_eq!(due("every 1d", "2026-01-01T12:00:00Z"), "2026-01-02T12:00:00Z");
+        assert_eq!(due("every 2w", "2026-01-01T12:00:00Z"), "2026-01-15T12:00:00Z");
         assert_eq!(due("@daily", "2026-01-01T12:00:00Z"), "2026-01-01T23:00:00Z");
         assert_eq!(due("daily", "2026-01-01T12:00:00Z"), "2026-01-02T01:00:00Z");
     }
@@ -289,6 +300,8 @@ mod tests {
             "every 5",
             "every 10s",
             "every -1h",
+            "every 0d",
+            "every -2w",
         ] {
             assert!(text.parse::<Schedule>().is_err(), "{text}");
         }

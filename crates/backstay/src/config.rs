@@ -218,6 +218,9 @@ fn check_catalog(
     let given = raw.catalog.as_ref()?;
     let url = resolve_file(&faults.text("catalog", given, env)?);
     let url = url.map_err(|problem| faults.add("catalog", given.span(), problem)).ok()?;
+    if url.is_empty() {
+        return None;
+    }
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
         // Not what was found: it may be the secret of something else.
         let problem = "expected postgres://user:password@host/database, or a reference such as \"${CATALOG_URL}\" or \"file:/etc/backstay/catalog\"";

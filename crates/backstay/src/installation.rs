@@ -1,6 +1,6 @@
 //! Wires configuration, home directory and engine together: what every command works with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -93,25 +93,20 @@ impl Installation {
     /// Like [`Installation::open`], where nothing needs to be configured yet.
     pub(crate) async fn open_even_empty(global: &Global, cx: Cx) -> anyhow::Result<Self> {
         // Checked before anything is made, and before an existing home says what else belongs to it.
+        let file = config_path(global);
         let (home, catalog) = match open_present_home(global).await? {
             Some(there) => there,
             None => {
-                Config::load(
-                    config_path(global).as_deref(),
-                    &Additions::default(),
-                    &environment(),
-                )?;
+                let checked = Config::load(file.as_deref(), &Additions::default(), &environment());
+                // What a shared catalog adds to it is not known yet.
+                if shared_catalog(global)?.is_none() {
+                    checked?;
+                }
                 open_home(global).await?
             }
         };
         let additions = additions_in(&catalog).await?;
-        let mut config = Config::load(config_path(global).as_deref(), &additions, &environment())?;
-        if let Some(recovered) = catalog.setting::<Recovered>(RECOVERED).await? {
-            if config_path(global).is_none() {
-                config.organisation = recovered.organisation.clone();
-            }
-            config.storages.entry(RECOVERED.to_owned()).or_insert(recovered.as_storage());
-        }
+        let config = configured(file.as_deref(), &catalog, &additions).await?;
         backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
         Ok(Self { config, additions, home, catalog, cx })
     }
@@ -349,8 +344,10 @@ impl Installation {
     }
 
     /// Returns it with the configuration as it is now.
-    pub(crate) async fn reloaded(&self, global: &Global) -> anyhow::Result<Self> {
-        Self::open_even_empty(global, self.cx.clone()).await
+    pub(crate) async fn reloaded(&self, file: Option<&Path>) -> anyhow::Result<Self> {
+        let additions = self.added().await?;
+        let config = configured(file, &self.catalog, &additions).await?;
+        Ok(Self { config, additions, ..self.clone() })
     }
 
     /// Takes the lease on a source, and renews it.
@@ -368,9 +365,13 @@ impl Installation {
     ) -> anyhow::Result<T> {
         let me = Holder::this_process(&host());
         let guard = self.lease(source).await?;
-        let abandoned = self.catalog.fail_abandoned_jobs(source, &me, self.cx.now()).await;
-        let done = match abandoned {
-            Ok(()) => work.await,
+        // Whatever ran on it has lost its lease to this.
+        let lost = async {
+            let now = self.catalog.time(self.cx.now()).await?;
+            self.catalog.end_lost_jobs(Some(source), &me, now, new_job_id).await
+        };
+        let done = match lost.await {
+            Ok(_) => work.await,
             Err(error) => Err(error.into()),
         };
         guard.release().await;
@@ -410,6 +411,26 @@ impl Installation {
     }
 }
 
+/// Reads the configuration, with what commands and `recover` added to it.
+async fn configured(
+    file: Option<&Path>,
+    catalog: &Catalog,
+    additions: &Additions,
+) -> anyhow::Result<Config> {
+    let mut config = Config::load(file, additions, &environment())?;
+    if let Some(recovered) = catalog.setting::<Recovered>(RECOVERED).await? {
+        if file.is_none() {
+            config.organisation = recovered.organisation.clone();
+        }
+        config.storages.entry(RECOVERED.to_owned()).or_insert(recovered.as_storage());
+    }
+    Ok(config)
+}
+
+fn shared_catalog(global: &Global) -> anyhow::Result<Option<SecretString>> {
+    Ok(Config::shared_catalog(config_path(global).as_deref(), &environment())?)
+}
+
 /// Reads what commands added, without making a home where there is none.
 pub(crate) async fn read_additions(global: &Global) -> anyhow::Result<Additions> {
     match open_present_home(global).await? {
@@ -434,12 +455,23 @@ async fn open_present_home(global: &Global) -> anyhow::Result<Option<(Home, Cata
 
 /// Opens the home directory and its catalog, without a configuration.
 pub(crate) async fn open_home(global: &Global) -> anyhow::Result<(Home, Catalog)> {
+    open_catalog(global, shared_catalog(global)?).await
+}
+
+/// Opens the home directory and the catalog in it, whatever the configuration says: to recover where a shared one is lost.
+pub(crate) async fn open_home_alone(global: &Global) -> anyhow::Result<(Home, Catalog)> {
+    open_catalog(global, None).await
+}
+
+async fn open_catalog(
+    global: &Global,
+    shared: Option<SecretString>,
+) -> anyhow::Result<(Home, Catalog)> {
     let home = Home::open(&home_path(global)?)?;
     let given = std::env::var("BACKSTAY_MASTER_KEY").ok().map(SecretString::from);
     let given = given.filter(|key| !key.expose_secret().is_empty());
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let master_key = MasterKey::load(&home, given.as_ref(), credentials.as_deref())?;
-    let shared = Config::shared_catalog(config_path(global).as_deref(), &environment())?;
     let catalog = match shared {
         Some(url) => Catalog::open_shared(&url, master_key).await?,
         None => Catalog::open(&home, master_key).await?,

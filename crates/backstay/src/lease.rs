@@ -1,15 +1,25 @@
 //! Keeping a lease while work goes on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use backstay_control::{Catalog, Lease};
+use backstay_control::{Catalog, Lease, LeaseError};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
 
-/// Renews a lease while work goes on; a lost one stops the work.
+/// The pause between two renewals.
+const EVERY: Duration = Duration::from_secs(20);
+/// The pause between two tries where the catalog does not answer.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How long a lease may go without being renewed: others take it ten seconds later.
+const PATIENCE: Duration = Duration::from_secs(50);
+
+/// Renews a lease while work goes on; a lost one stops the work. Dropped without a release, it runs out by itself.
 pub(crate) struct LeaseGuard {
     catalog: Catalog,
-    renewing: tokio::task::JoinHandle<()>,
+    renewing: JoinSet<()>,
     lease: Arc<Lease>,
     cx: Cx,
 }
@@ -17,15 +27,8 @@ pub(crate) struct LeaseGuard {
 impl LeaseGuard {
     pub(crate) fn keep(catalog: Catalog, lease: Lease, cx: Cx) -> Self {
         let lease = Arc::new(lease);
-        let (renewed, with, at) = (lease.clone(), catalog.clone(), cx.clone());
-        let renewing = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(std::time::Duration::from_secs(20)).await;
-                if with.renew(&renewed, at.now()).await.is_err() {
-                    return at.cancel_handle().cancel(CancelReason::LeaseLost);
-                }
-            }
-        });
+        let mut renewing = JoinSet::new();
+        renewing.spawn(renew(catalog.clone(), lease.clone(), cx.clone()));
         Self { catalog, renewing, lease, cx }
     }
 
@@ -35,15 +38,32 @@ impl LeaseGuard {
     }
 
     /// Gives the lease back. If that fails it runs out by itself, and what was done under it is done.
-    pub(crate) async fn release(self) {
-        self.renewing.abort();
-        // The task is gone or going; what it holds is only a number to renew by.
-        drop(self.renewing.await);
+    pub(crate) async fn release(mut self) {
+        self.renewing.shutdown().await;
         if let Some(lease) = Arc::into_inner(self.lease)
             && let Err(error) = self.catalog.release(lease).await
         {
             let text = format!("the lease could not be given back and runs out by itself: {error}");
             self.cx.event(Event::Warning { text });
         }
+    }
+}
+
+/// Renews a lease until it is lost. A catalog that is away for a moment loses none.
+async fn renew(catalog: Catalog, lease: Arc<Lease>, cx: Cx) {
+    let mut renewed = Instant::now();
+    let mut pause = EVERY;
+    loop {
+        sleep(pause).await;
+        let asked = Instant::now();
+        let answer = timeout_at(renewed + PATIENCE, catalog.renew(&lease, cx.now()));
+        pause = match answer.await {
+            Ok(Ok(())) => {
+                renewed = asked;
+                EVERY
+            }
+            Ok(Err(LeaseError::Catalog(_))) if renewed.elapsed() < PATIENCE => AGAIN,
+            _ => return cx.cancel_handle().cancel(CancelReason::LeaseLost),
+        };
     }
 }

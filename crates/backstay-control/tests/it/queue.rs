@@ -115,7 +115,7 @@ async fn job_whose_worker_died_is_tried_again_later_and_not_for_ever() {
         catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
         for (attempt, pause) in [(1, Some(1)), (2, Some(4)), (3, None)] {
             let (job, _) = begin(&catalog, &dead, at).await;
-            let lost = catalog.end_lost_jobs(&here, at, id).await.unwrap();
+            let lost = catalog.end_lost_jobs(None, &here, at, id).await.unwrap();
             let [lost] = lost.try_into().unwrap();
             assert_eq!(lost.id, job.id);
             let next = pause.map(|pause| at + minutes(pause));
@@ -141,9 +141,9 @@ async fn worker_that_lost_its_lease_cannot_end_its_job() {
         catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
         let (job, lease) = begin(&catalog, &elsewhere, at).await;
         // As long as it is renewed nobody touches it.
-        assert_eq!(catalog.end_lost_jobs(&here, at, id).await.unwrap(), []);
+        assert_eq!(catalog.end_lost_jobs(None, &here, at, id).await.unwrap(), []);
         place.sql("UPDATE leases SET expires_at = 1");
-        assert_eq!(catalog.end_lost_jobs(&here, at, id).await.unwrap().len(), 1);
+        assert_eq!(catalog.end_lost_jobs(None, &here, at, id).await.unwrap().len(), 1);
         let (again, _) = begin(&catalog, &here, at + minutes(1)).await;
         assert!(catalog.renew(&lease, at).await.is_err(), "{}", place.name());
         let outcome = (None, Some("backup".to_owned()));
@@ -157,7 +157,7 @@ async fn worker_that_lost_its_lease_cannot_end_its_job() {
         );
         // A lease of the same source that somebody else took meanwhile is as bad as none.
         place.sql("UPDATE jobs SET state = 'running' WHERE attempt = 2; UPDATE leases SET token = token + 1");
-        assert_eq!(catalog.end_lost_jobs(&here, at, id).await.unwrap().len(), 1);
+        assert_eq!(catalog.end_lost_jobs(None, &here, at, id).await.unwrap().len(), 1);
     }
 }
 
@@ -170,11 +170,11 @@ async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
         catalog.see("shop", at, minutes(10)).await.unwrap();
         catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
         let (job, lease) = begin(&catalog, &here, at).await;
-        catalog.advance_job(&job.id, JobState::Cancelled, at, (None, None)).await.unwrap();
         for _ in 0..2 {
             let again = catalog.try_again((id(), &job.id), Again::Interrupted, at).await.unwrap();
             assert_eq!(again, Some(at));
         }
+        catalog.advance_job(&job.id, JobState::Cancelled, at, (None, None)).await.unwrap();
         catalog.release(lease).await.unwrap();
         assert_eq!(catalog.waiting_jobs(at).await.unwrap().len(), 1, "{}", place.name());
         let by_hand = catalog
@@ -183,6 +183,81 @@ async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
             .unwrap();
         let again = catalog.try_again((id(), &by_hand), Again::LeaseLost, at).await.unwrap();
         assert_eq!(again, None);
+        // Servers that were told to end cost no try: only those count that died.
+        let dead = Holder { started: here.started + 1, ..here.clone() };
+        for _ in 0..3 {
+            let (job, lease) = begin(&catalog, &here, at).await;
+            catalog.try_again((id(), &job.id), Again::Interrupted, at).await.unwrap();
+            catalog.advance_job(&job.id, JobState::Cancelled, at, (None, None)).await.unwrap();
+            catalog.release(lease).await.unwrap();
+        }
+        begin(&catalog, &dead, at).await;
+        catalog.advance_job(&by_hand, JobState::Failed, at, (None, None)).await.unwrap();
+        let lost = catalog.end_lost_jobs(None, &here, at, id).await.unwrap();
+        assert_eq!(
+            lost.iter().map(|lost| lost.next_try).collect::<Vec<_>>(),
+            [Some(at + minutes(1))]
+        );
+    }
+}
+
+#[tokio::test]
+async fn job_goes_on_though_its_lease_ran_out_while_its_machine_slept() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let here = Holder::this_process("a");
+        let at = now(&catalog).await;
+        catalog.see("shop", at, minutes(10)).await.unwrap();
+        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        begin(&catalog, &here, at).await;
+        place.sql("UPDATE leases SET expires_at = 1");
+        let lost = catalog.end_lost_jobs(None, &here, at + minutes(60), id).await.unwrap();
+        assert_eq!(lost, [], "{}", place.name());
+        // Seen from elsewhere it is lost.
+        let elsewhere = Holder { host: "b".to_owned(), ..here };
+        let lost = catalog.end_lost_jobs(None, &elsewhere, at, id).await.unwrap();
+        assert_eq!(lost.len(), 1, "{}", place.name());
+    }
+}
+
+#[tokio::test]
+async fn lost_job_that_was_cancelled_is_not_tried_again_and_one_whose_source_is_leased_is() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let here = Holder::this_process("a");
+        let dead = Holder { started: here.started + 1, ..here.clone() };
+        let at = now(&catalog).await;
+        for source in ["shop", "crm"] {
+            catalog.see(source, at, minutes(10)).await.unwrap();
+            catalog.enqueue_slot((id(), source), due(at), at).await.unwrap();
+            begin(&catalog, &dead, at).await;
+        }
+        let job = catalog.jobs(Some("shop"), 1).await.unwrap().remove(0);
+        catalog.cancel_job(&job.id, "not now", at).await.unwrap();
+        // A command takes the lease before any server looks.
+        let lease = catalog.lease("crm", &here, at).await.unwrap();
+        let lost = catalog.end_lost_jobs(Some("crm"), &here, at, id).await.unwrap();
+        assert_eq!(lost.len(), 1);
+        assert_eq!(states(&catalog, "crm").await, [(JobState::Failed, 1), (JobState::Queued, 2)]);
+        catalog.release(lease).await.unwrap();
+        catalog.end_lost_jobs(None, &here, at, id).await.unwrap();
+        assert_eq!(states(&catalog, "shop").await, [(JobState::Cancelled, 1)], "{}", place.name());
+    }
+}
+
+#[tokio::test]
+async fn password_of_a_catalog_is_in_no_error_wherever_it_stands() {
+    let home = tempfile::tempdir().unwrap();
+    let home = backstay_control::Home::open(&home.path().join("home")).unwrap();
+    for url in [
+        "postgres://app:hunter2@127.0.0.1:1/catalog",
+        "postgres://127.0.0.1:1/catalog?user=app&password=hunter2",
+        "postgres:hunter2",
+    ] {
+        let key = backstay_control::MasterKey::load(&home, None, None).unwrap();
+        let error = Catalog::open_shared(&url.to_owned().into(), key).await.unwrap_err();
+        let told = format!("{error} {error:?}");
+        assert!(!told.contains("hunter2"), "{told}");
     }
 }
 
@@ -196,6 +271,11 @@ async fn source_whose_last_slot_is_in_the_future_is_seen_anew() {
         catalog.enqueue_slot((id(), "shop"), due(wrong), wrong).await.unwrap();
         assert_eq!(catalog.see("shop", wrong, minutes(10)).await.unwrap(), Since::Slot(wrong));
         assert_eq!(catalog.see("shop", at, minutes(10)).await.unwrap(), Since::FirstSeen(at));
+        // When that slot comes it is run, whatever was run for it by the wrong clock.
+        let job = catalog.jobs(Some("shop"), 1).await.unwrap().remove(0);
+        catalog.cancel_job(&job.id, "ended", wrong).await.unwrap();
+        assert!(catalog.enqueue_slot((id(), "shop"), due(wrong), wrong).await.unwrap());
+        place.sql("UPDATE slots SET last_slot = NULL; DELETE FROM jobs");
         // Seen again, it is known.
         let later = at + minutes(5);
         assert_eq!(catalog.see("shop", later, minutes(10)).await.unwrap(), Since::FirstSeen(at));
@@ -220,5 +300,51 @@ async fn waiting_job_is_cancelled_at_once_and_a_running_one_by_its_worker() {
         assert_eq!(states(&catalog, "shop").await, [(JobState::Running, 1)], "{}", place.name());
         let wish = catalog.wish_to_cancel(&job.id).await.unwrap();
         assert_eq!(wish.as_deref(), Some("disk is full"));
+    }
+}
+
+#[tokio::test]
+async fn job_that_pauses_by_a_clock_that_was_set_back_waits_no_longer() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let at = now(&catalog).await;
+        catalog.see("shop", at, minutes(10)).await.unwrap();
+        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        let in_a_year = (at + SignedDuration::from_hours(24 * 365)).as_microsecond();
+        let soon = (at + minutes(4)).as_microsecond();
+        place.sql(&format!("UPDATE jobs SET not_before = {soon}"));
+        assert_eq!(catalog.waiting_jobs(at).await.unwrap(), [], "{}", place.name());
+        place.sql(&format!("UPDATE jobs SET not_before = {in_a_year}"));
+        assert_eq!(catalog.waiting_jobs(at).await.unwrap().len(), 1, "{}", place.name());
+    }
+}
+
+#[tokio::test]
+async fn job_that_nobody_took_up_fails_and_old_ones_are_forgotten_but_for_the_newest() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let at = now(&catalog).await;
+        let days = |days: i64| SignedDuration::from_hours(24 * days);
+        for (source, age) in [("gone", 8), ("shop", 2)] {
+            let then = at - days(age);
+            catalog.see(source, then, minutes(10)).await.unwrap();
+            catalog.enqueue_slot((id(), source), due(then), then).await.unwrap();
+        }
+        let here = Holder::this_process("a");
+        for (source, age) in [("crm", 200), ("crm", 100), ("crm", 95), ("old", 300)] {
+            let then = at - days(age);
+            let job = catalog
+                .start_job((id(), source), backstay_control::JobKind::Backup, &here, then)
+                .await
+                .unwrap();
+            catalog.advance_job(&job, JobState::Succeeded, then, (None, None)).await.unwrap();
+        }
+        catalog.tidy_jobs(at).await.unwrap();
+        assert_eq!(states(&catalog, "gone").await, [(JobState::Failed, 1)], "{}", place.name());
+        assert_eq!(states(&catalog, "shop").await, [(JobState::Queued, 1)]);
+        assert_eq!(states(&catalog, "crm").await.len(), 1);
+        assert_eq!(states(&catalog, "old").await.len(), 1);
+        let told = catalog.last_backup_job("gone").await.unwrap().unwrap().error.unwrap();
+        assert!(told.contains("no server took it up"), "{told}");
     }
 }

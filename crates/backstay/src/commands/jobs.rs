@@ -125,11 +125,9 @@ fn as_json(job: &Job) -> Value {
 
 async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<Exit> {
     let what = format!("the {} of {}", job.kind, job.source);
-    match job.state {
-        JobState::Queued => render::print(&format!("{what} is cancelled"))?,
-        JobState::Leased | JobState::Running if job.slot.is_some() => {
-            render::print(&format!("{what} is told to stop"))?;
-        }
+    let done = match job.state {
+        JobState::Queued => "is cancelled",
+        JobState::Leased | JobState::Running if job.slot.is_some() => "is told to stop",
         JobState::Leased | JobState::Running => {
             let text = format!("{what} is done by a command; interrupt it where it was started");
             return Err(UsageError(text).into());
@@ -138,7 +136,8 @@ async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<E
             let text = format!("{what} has ended already: {}", ended.as_str());
             return Err(UsageError(text).into());
         }
-    }
+    };
     app.catalog.cancel_job(&job.id, reason, app.cx.now()).await?;
+    render::print(&format!("{what} {done}"))?;
     Ok(Exit::Done)
 }

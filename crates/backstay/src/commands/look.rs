@@ -34,7 +34,7 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
             Some(policy) => {
                 let since = slots.get(source.name.as_str()).copied();
                 let since = since.unwrap_or(Since::FirstSeen(app.cx.now()));
-                policy.next_start(source.name.as_str(), since)
+                policy.next_start(source.name.as_str(), since, app.cx.now())
             }
             None => None,
         };
@@ -61,7 +61,7 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
             source.name.to_string(),
             newest,
             run.map_or("", |run| run.state.as_str()).to_owned(),
-            next.map(|next| format!("{:.0}", next.max(app.cx.now()))).unwrap_or_default(),
+            next.map(|next| format!("{next:.0}")).unwrap_or_default(),
             trouble.unwrap_or_default(),
         ]);
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use backstay_control::CatalogError;
 use backstay_engine::cx::Cx;
 use backstay_engine::recover::recover_keys;
 use backstay_engine::store::Store;
@@ -11,7 +12,7 @@ use backstay_format::Slug;
 use crate::cli::{Global, RecoverArgs};
 use crate::config::{Additions, Config, StorageKind, parse_location};
 use crate::exit::{Exit, UsageError};
-use crate::installation::{Installation, Recovered, open_home};
+use crate::installation::{Installation, Recovered, config_path, open_home, open_home_alone};
 use crate::render;
 
 pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyhow::Result<Exit> {
@@ -24,7 +25,15 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
     let organisation: Slug =
         args.organisation.parse().map_err(|error| wrong(format!("{error}")))?;
     let kit = super::keys::open_kit(&args.kit)?;
-    let (home, catalog) = open_home(global).await?;
+    let (home, catalog) = match open_home(global).await {
+        Err(error) if matches!(error.downcast_ref(), Some(CatalogError::Shared { .. })) => {
+            render::say(&format!(
+                "warning: {error}: the keys go into this home directory; take `catalog` out of the configuration before the next command"
+            ));
+            open_home_alone(global).await?
+        }
+        opened => opened?,
+    };
     if let Some(present) = catalog.keyring().await?
         && present.recovery().fingerprint() != kit.recovery().fingerprint()
     {
@@ -60,7 +69,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         found.keyring.entries().len(),
         vault.location()
     ))?;
-    let installation = Installation::open(global, app.cx).await?;
+    let installation = app.reloaded(config_path(global).as_deref()).await?;
     super::list::backups(&installation, None, global.json).await?;
     render::print("next: `backstay verify --all`, then `backstay restore SOURCE`")?;
     Ok(Exit::Done)

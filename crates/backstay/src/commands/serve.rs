@@ -1,12 +1,13 @@
 //! `backstay serve`: enqueues what is due, and does what waits (ADR 15). All that it knows lies in the catalog.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::future::pending;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use backstay_control::{Again, Holder, LeaseError, Since, WaitingJob};
+use backstay_control::{Again, Holder, JobState, LeaseError, Since, WaitingJob};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::{Event, Monitor};
 use backstay_format::Trigger;
@@ -41,16 +42,20 @@ pub(super) async fn serve(
     global: &Global,
     args: &ServeArgs,
 ) -> anyhow::Result<Exit> {
-    let mut server = Server { stamp: stamp(global), app, seen: Timestamp::MIN, trouble: None };
-    let scheduled = server.app.config.sources.values().filter(|source| source.policy.is_some());
+    // One that has another master key than the catalog would fail every job that it takes from others.
+    app.keyring().await.context("the keys of the catalog do not open here")?;
+    let scheduled = app.config.sources.values().filter(|source| source.policy.is_some());
     render::print(&format!("serving: {} sources have a schedule", scheduled.count()))?;
-    warn_without_kit(&server.app).await?;
-    let stop = server.app.cx.clone();
+    warn_without_kit(&app).await?;
+    let stop = app.cx.clone();
+    let file = config_path(global);
+    let stamp = stamp(file.as_deref());
+    let mut server = Server { app, file, stamp, seen: Timestamp::MIN, told: BTreeMap::new() };
     let mut working = JoinSet::new();
     let mut sources = HashSet::new();
     while stop.cancelled().is_none() {
         let room = usize::from(args.jobs).saturating_sub(working.len());
-        server.reload(global).await;
+        server.reload().await;
         for begun in server.turn(room, &sources).await {
             sources.insert(begun.source.name.to_string());
             working.spawn(work(begun));
@@ -80,11 +85,13 @@ fn forget(sources: &mut HashSet<String>, ended: Result<String, JoinError>) {
 /// What a server has in memory: nothing that matters.
 struct Server {
     app: Installation,
-    /// When the configuration was changed last, as far as it was read.
+    /// The configuration that it was started with, and stays with.
+    file: Option<PathBuf>,
+    /// When that was changed last, as far as it was looked at.
     stamp: Option<SystemTime>,
     seen: Timestamp,
-    /// What was said last of what keeps turns from succeeding: once is enough.
-    trouble: Option<String>,
+    /// What keeps something from succeeding, by what that is: it is told once, and not each turn.
+    told: BTreeMap<String, String>,
 }
 
 /// A job that was taken up.
@@ -98,58 +105,65 @@ struct Begun {
     whole: Cx,
 }
 
-fn stamp(global: &Global) -> Option<SystemTime> {
-    std::fs::metadata(config_path(global)?).ok()?.modified().ok()
+fn stamp(file: Option<&Path>) -> Option<SystemTime> {
+    std::fs::metadata(file?).ok()?.modified().ok()
 }
 
 impl Server {
     /// Reads the configuration anew if it was changed. A wrong one is told, and the one before goes on.
-    async fn reload(&mut self, global: &Global) {
-        let stamp = stamp(global);
+    async fn reload(&mut self) {
+        let stamp = stamp(self.file.as_deref());
         let added = self.app.added().await.ok();
-        if stamp == self.stamp && added.is_none_or(|added| added == self.app.additions) {
+        let is_added = added.is_some_and(|added| added != self.app.additions);
+        if stamp == self.stamp && !is_added {
             return;
         }
-        match self.app.reloaded(global).await {
-            Ok(app) => {
-                (self.app, self.stamp) = (app, stamp);
-                self.say("the configuration was read anew");
-            }
-            Err(error) => self.trouble(
-                &error
-                    .context("the configuration was changed and is wrong; the one before goes on"),
-            ),
+        let had = self.app.config.sources.len();
+        let read = self.app.reloaded(self.file.as_deref()).await.and_then(|app| {
+            // An editor that empties a file before it writes it.
+            let is_lost = app.config.sources.is_empty() && had > 0;
+            anyhow::ensure!(
+                !is_lost,
+                "it has no sources any more; restart the server if that is meant"
+            );
+            Ok(app)
+        });
+        let read =
+            read.context("the configuration was changed and is wrong; the one before goes on");
+        if let Some(app) = self.tell("the configuration", read) {
+            (self.app, self.stamp) = (app, stamp);
+            self.say("the configuration was read anew");
         }
     }
 
     /// Does what is to be done now: ends what is lost, enqueues what is due, takes up what waits. What fails is tried again
     /// by the next turn.
     async fn turn(&mut self, room: usize, busy: &HashSet<String>) -> Vec<Begun> {
-        match self.try_turn(room, busy).await {
-            Ok(begun) => {
-                self.trouble = None;
-                begun
-            }
-            Err(error) => {
-                self.trouble(&error.context("cannot look for what is due"));
-                Vec::new()
+        let looked = self.look_around().await.context("cannot look for what is due");
+        let Some((now, waiting)) = self.tell("the catalog", looked) else { return Vec::new() };
+        let mut begun: Vec<Begun> = Vec::new();
+        for job in waiting {
+            let is_begun = begun.iter().any(|begun| begun.source.name.as_str() == job.source);
+            if begun.len() < room && !is_begun && !busy.contains(&job.source) {
+                // One that cannot be begun keeps no other from it.
+                let source = job.source.clone();
+                let taken = self.take_up(job, now).await.context(source.clone());
+                begun.extend(self.tell(&source, taken).flatten());
             }
         }
+        begun
     }
 
-    async fn try_turn(
-        &mut self,
-        room: usize,
-        busy: &HashSet<String>,
-    ) -> anyhow::Result<Vec<Begun>> {
+    async fn look_around(&mut self) -> anyhow::Result<(Timestamp, Vec<WaitingJob>)> {
         let catalog = &self.app.catalog;
         let now = catalog.time(self.app.cx.now()).await?;
         if now.duration_since(self.seen).abs() >= SEEN_EVERY {
             catalog.set_setting(SEEN, &now).await?;
+            catalog.tidy_jobs(now).await?;
             self.seen = now;
         }
         let me = Holder::this_process(&host());
-        for lost in catalog.end_lost_jobs(&me, now, new_job_id).await? {
+        for lost in catalog.end_lost_jobs(None, &me, now, new_job_id).await? {
             let next = lost.next_try.map_or_else(
                 || "not tried again".to_owned(),
                 |next| format!("tried again at {next:.0}"),
@@ -157,20 +171,7 @@ impl Server {
             self.say(&format!("{}: the process that worked on it died; {next}", lost.source));
         }
         self.enqueue(now).await?;
-        let mut begun = Vec::new();
-        if room == 0 {
-            return Ok(begun);
-        }
-        for job in self.app.catalog.waiting_jobs(now).await? {
-            if begun.len() == room {
-                break;
-            }
-            let is_ours = |begun: &Begun| begun.source.name.as_str() == job.source;
-            if !busy.contains(&job.source) && !begun.iter().any(is_ours) {
-                begun.extend(self.take_up(job, now).await?);
-            }
-        }
-        Ok(begun)
+        Ok((now, self.app.catalog.waiting_jobs(now).await?))
     }
 
     /// Enqueues the slots that are due.
@@ -195,11 +196,15 @@ impl Server {
         Ok(())
     }
 
-    /// Takes up a job, unless somebody else works on its source. Sources of other servers are theirs.
+    /// Takes up a job, unless somebody else works on its source, or nothing may begin now. Sources of other servers are
+    /// theirs.
     async fn take_up(&self, job: WaitingJob, now: Timestamp) -> anyhow::Result<Option<Begun>> {
         let Some(source) = self.app.config.sources.get(&job.source).cloned() else {
             return Ok(None);
         };
+        if source.policy.as_ref().is_some_and(|policy| policy.is_in_blackout(now)) {
+            return Ok(None);
+        }
         let log = Arc::new(Log::default());
         let heard = |screen| {
             Arc::new(JobMonitor { source: job.source.clone(), log: log.clone(), screen })
@@ -213,26 +218,54 @@ impl Server {
             }
             Err(error) => return Err(error),
         };
-        let begun = app.catalog.begin_job(&job, guard.lease(), now).await;
+        let begun = begin(&app, &source, (&job, &guard), now).await;
         if !matches!(begun, Ok(true)) {
             guard.release().await;
-            return begun.map(|_| None).map_err(Into::into);
+            return begun.map(|_| None);
         }
         let whole = self.app.cx.clone();
         Ok(Some(Begun { app, source, job, guard, log, whole }))
     }
 
+    /// Returns what succeeded; tells once what did not.
+    fn tell<T>(&mut self, what: &str, done: anyhow::Result<T>) -> Option<T> {
+        match done {
+            Ok(done) => {
+                self.told.remove(what);
+                Some(done)
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                if self.told.insert(what.to_owned(), text.clone()).as_ref() != Some(&text) {
+                    self.app.cx.event(Event::Warning { text });
+                }
+                None
+            }
+        }
+    }
+
     fn say(&self, what: &str) {
         self.app.cx.event(Event::Step { what: what.to_owned() });
     }
+}
 
-    fn trouble(&mut self, error: &anyhow::Error) {
-        let text = format!("{error:#}");
-        if self.trouble.as_ref() != Some(&text) {
-            self.app.cx.event(Event::Warning { text: text.clone() });
-            self.trouble = Some(text);
+/// Begins a job under the lease on its source. Its run counts for all slots that are due by now.
+async fn begin(
+    app: &Installation,
+    source: &SourceConfig,
+    (job, guard): (&WaitingJob, &LeaseGuard),
+    now: Timestamp,
+) -> anyhow::Result<bool> {
+    if !app.catalog.begin_job(job, guard.lease(), now).await? {
+        return Ok(false);
+    }
+    if let Some(policy) = &source.policy {
+        let since = app.catalog.see(&job.source, now, CLOCK_TOLERANCE).await?;
+        if let Some(due) = policy.due(&job.source, since, now) {
+            app.catalog.cover_slots(&job.source, due.slot).await?;
         }
     }
+    Ok(true)
 }
 
 /// Does a job, and writes down what became of it. Returns the source.
@@ -245,8 +278,7 @@ async fn work(begun: Begun) -> String {
         never = watch(&app, &job) => match never {},
     };
     say_end(&app, &made);
-    let kept = app.catalog.keep_log(&job.id, &log.text()).await;
-    if let Err(error) = kept {
+    if let Err(error) = app.catalog.keep_log(&job.id, &log.text()).await {
         app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
     }
     match &made {
@@ -254,17 +286,34 @@ async fn work(begun: Begun) -> String {
             let backup = Some(made.entry.id.to_string());
             app.end_job(&job.id, made.state(), made.afterwards.as_ref(), backup).await;
         }
-        Err(error) => app.end_job(&job.id, app.failed(), Some(error), None).await,
+        Err(error) => end_failed(&app, &job, error, &whole).await,
     }
-    if made.is_err() && whole.cancelled().is_some() {
-        let again = app.catalog.try_again((new_job_id(), &job.id), Again::Interrupted, whole.now());
-        if let Err(error) = again.await {
+    guard.release().await;
+    job.source
+}
+
+/// Writes down that a job failed or was stopped, and enqueues it again where that was not its own doing.
+async fn end_failed(app: &Installation, job: &WaitingJob, error: &anyhow::Error, whole: &Cx) {
+    let wish = app.catalog.wish_to_cancel(&job.id).await.ok().flatten();
+    let again = match (&wish, app.cx.cancelled()) {
+        (Some(_), _) | (None, None) => None,
+        (None, Some(CancelReason::LeaseLost)) => Some(Again::LeaseLost),
+        (None, Some(_)) => whole.cancelled().map(|_| Again::Interrupted),
+    };
+    if let Some(again) = again {
+        // First: a job that ended has no next try.
+        let now = app.catalog.time(whole.now()).await.unwrap_or_else(|_| whole.now());
+        if let Err(error) = app.catalog.try_again((new_job_id(), &job.id), again, now).await {
             let text = format!("the job could not be enqueued again: {error}");
             app.cx.event(Event::Warning { text });
         }
     }
-    guard.release().await;
-    job.source
+    let (state, error) = match (wish, again) {
+        (Some(reason), _) => (JobState::Cancelled, &anyhow::anyhow!("cancelled: {reason}")),
+        (None, Some(Again::Interrupted)) => (JobState::Cancelled, error),
+        (None, _) => (JobState::Failed, error),
+    };
+    app.end_job(&job.id, state, Some(error), None).await;
 }
 
 fn say_end(app: &Installation, made: &anyhow::Result<Made>) {
@@ -347,7 +396,7 @@ pub(super) async fn nobody_serves(app: &Installation) -> anyhow::Result<Option<S
         app.catalog.setting(SEEN).await.context("cannot look for servers")?;
     let now = app.catalog.time(app.cx.now()).await?;
     let last = match seen {
-        Some(seen) if now.duration_since(seen) <= GONE_AFTER => return Ok(None),
+        Some(seen) if now.duration_since(seen).abs() <= GONE_AFTER => return Ok(None),
         Some(seen) => format!("the last was there at {seen:.0}"),
         None => "there never was one".to_owned(),
     };

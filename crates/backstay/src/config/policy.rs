@@ -40,7 +40,7 @@ pub(super) fn check(
         Policy { schedule: schedule?, zone: zone?, jitter: jitter?, blackouts: blackouts? };
     let any_time = Since::FirstSeen(Timestamp::UNIX_EPOCH);
     if let Some(first) = raw.blackout.first()
-        && policy.next_start("", any_time).is_none()
+        && policy.next_start("", any_time, any_time.time()).is_none()
     {
         faults.add("blackout", first.span(), "leaves no time for any backup");
     }

@@ -157,9 +157,80 @@ fn server_that_is_told_to_end_stops_its_jobs_and_the_next_one_does_them() {
     serving.end();
     assert_eq!(states(&shell), ["queued", "cancelled"]);
     std::fs::remove_file(shell.path("wait")).unwrap();
+    // Days later one run counts for all slots that were missed.
+    set_clock(&shell, 3 * 24 * 3600);
     let _serving = Serving::start(&shell);
     wait_until("the next server does it", || states(&shell) == ["succeeded", "cancelled"]);
     assert_eq!(backups(&shell), 1);
+    let next: jiff::Timestamp = next_at(&shell).parse().unwrap();
+    let three_days = jiff::SignedDuration::from_hours(3 * 24);
+    assert!(next > jiff::Timestamp::now() + three_days, "{next}");
+}
+
+fn next_at(shell: &Shell) -> String {
+    shell.json(&["status"])[0]["next_at"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn nothing_begins_in_a_blackout_not_even_what_waits() {
+    let shell = with_program("schedule = 'every 24h'\ntimezone = 'UTC'");
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let serving = Serving::start(&shell);
+    wait_until("the backup is under way", || shell.path("begun").exists());
+    serving.end();
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    let minute = |hours: i64| {
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+        at.to_zoned(jiff::tz::TimeZone::UTC).strftime("%H:%M").to_string()
+    };
+    let blackout = format!("blackout = ['{}-{}']", minute(-2), minute(3));
+    shell.edit_config("timezone = 'UTC'", &format!("timezone = 'UTC'\n{blackout}"));
+    let seen = || std::fs::read_to_string(shell.path("log")).unwrap_or_default();
+    std::fs::write(shell.path("log"), "").unwrap();
+    let _serving = Serving::start(&shell);
+    // Another source, which may be backed up, shows that the server is at work.
+    let tree = shell.path("tree");
+    std::fs::create_dir(&tree).unwrap();
+    let more = format!(
+        "\n[sources.tree]\nkind = 'files'\npath = '{}'\nstorage = 'main'\nschedule = 'every 24h'\n",
+        tree.display()
+    );
+    shell.set_config(shell.config() + &more);
+    wait_until("the other source is backed up", || seen().contains("tree: backup"));
+    assert_eq!(states(&shell), ["succeeded", "queued", "cancelled"]);
+    set_clock(&shell, 4 * 3600);
+    wait_until("it is caught up", || states(&shell) == ["succeeded", "succeeded", "cancelled"]);
+}
+
+#[test]
+fn server_with_another_master_key_takes_no_jobs_from_a_shared_catalog() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE catalog");
+    let (one, other) = (with_program("schedule = 'every 24h'"), Shell::bare());
+    let config = format!("catalog = '{}'\n{}", server.url("catalog"), one.config());
+    for shell in [&one, &other] {
+        shell.set_config(&config);
+    }
+    one.ends(0, &["backup", "db"]);
+    let refused = other.complains(12, &["serve"]);
+    assert!(refused.contains("the keys of the catalog do not open here"), "{refused}");
+}
+
+#[test]
+fn installation_is_recovered_although_its_shared_catalog_is_gone() {
+    let shell = with_program("schedule = 'every 24h'");
+    shell.ends(0, &["backup", "db"]);
+    shell.ends(0, &["keys", "kit", "--output", "kit.txt"]);
+    std::fs::remove_dir_all(shell.path("home")).unwrap();
+    let config = shell.config();
+    shell.set_config(format!("catalog = 'postgres://app@127.0.0.1:1/catalog'\n{config}"));
+    let storage = shell.path("storage").display().to_string();
+    let recover = ["recover", "--storage", &storage, "--kit", "kit.txt"];
+    let output = shell.run(&recover);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("take `catalog` out"), "{told}");
+    shell.set_config(config);
+    shell.ends(0, &["verify", "--all"]);
 }
 
 #[test]
@@ -183,9 +254,14 @@ fn configuration_that_changes_is_read_anew_and_a_wrong_one_changes_nothing() {
     let good = shell.config();
     let _serving = Serving::start(&shell);
     wait_until("the first backup", || states(&shell) == ["succeeded"]);
-    shell.set_config(good.replace("every 24h", "at night"));
     let log = || std::fs::read_to_string(shell.path("log")).unwrap();
-    wait_until("it is told", || log().contains("the one before goes on"));
+    let told = || log().matches("the one before goes on").count();
+    std::fs::remove_file(shell.path("backstay.toml")).unwrap();
+    wait_until("it is told that it is gone", || told() == 1);
+    shell.set_config("");
+    wait_until("it is told that nothing is in it", || told() == 2);
+    shell.set_config(good.replace("every 24h", "at night"));
+    wait_until("it is told that it is wrong", || told() == 3);
     std::fs::create_dir(shell.path("tree")).unwrap();
     let more = format!(
         "{good}\n[sources.tree]\nkind = 'files'\npath = '{}'\nstorage = 'main'\nschedule = 'every 24h'\n",
@@ -204,6 +280,29 @@ fn clock_that_was_set_back_keeps_nothing_from_being_backed_up() {
     set_clock(&shell, 0);
     wait_until("a backup by the right one", || states(&shell) == ["succeeded", "succeeded"]);
     serving.end();
+}
+
+#[test]
+fn catalog_that_dies_and_comes_back_costs_no_backup() {
+    let mut server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE catalog");
+    let shell = with_program("schedule = 'every 24h'");
+    shell.set_config(format!("catalog = '{}'\n{}", server.url("catalog"), shell.config()));
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let _serving = Serving::start(&shell);
+    wait_until("the backup is under way", || shell.path("begun").exists());
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::QUIT).unwrap();
+    let log = || std::fs::read_to_string(shell.path("log")).unwrap();
+    wait_until("it is told", || log().contains("cannot look for what is due"));
+    assert!(!log().contains(backstay_testkit::postgres::PASSWORD), "{}", log());
+    // Whoever needs the catalog is told what to do without it.
+    let error = shell.complains(1, &["backups"]);
+    assert!(error.contains("take `catalog` out of the configuration"), "{error}");
+    server.revive();
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    wait_until("the job ends well", || states(&shell) == ["succeeded"]);
+    assert_eq!(std::fs::read_to_string(shell.path("begun")).unwrap(), "begun\n", "one try");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Sets of databases: tenants are found by themselves, and come back all or none (H2, H12, H16-H20).
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use backstay_testkit::duckdb::{self, App};
@@ -192,6 +193,35 @@ fn member_that_cannot_come_back_keeps_all_of_them_as_they_are() {
     let error = shell.complains(1, &["restore", "app", "--id", &id, "--yes", "--no-safety-backup"]);
     assert!(error.contains("Tenant 50"), "{error}");
     assert_eq!((content(&shell), tenants()), (before, files));
+}
+
+#[test]
+fn restore_that_is_killed_between_two_members_is_finished_by_the_next_command() {
+    let shell = hundred();
+    let backed_up = content(&shell);
+    shell.ends(0, &["backup", "app"]);
+    let mut kills_between = 0;
+    for round in 0..6 {
+        for path in backed_up.keys() {
+            let later = "INSERT INTO t VALUES ('later', 1)";
+            Connection::open(path).unwrap().execute(later, []).unwrap();
+        }
+        // Killed as soon as one of the members is another file, each time another one.
+        let watched = tenant(&shell, &format!("Tenant {}", round * 17));
+        let file = || std::fs::metadata(&watched).map(|meta| meta.ino()).ok();
+        let before = file();
+        let mut restoring = shell.command(&["restore", "app", "--yes", "--quiet"]).spawn().unwrap();
+        while file() == before && restoring.try_wait().unwrap().is_none() {}
+        restoring.kill().unwrap();
+        restoring.wait().unwrap();
+        let seen = content(&shell);
+        let back = seen.iter().filter(|(path, rows)| backed_up.get(*path) == Some(*rows)).count();
+        kills_between += usize::from(0 < back && back < seen.len());
+        shell.ends(0, &["confirm", "app"]);
+        assert_eq!(content(&shell), backed_up, "round {round}: {back} members were back");
+    }
+    assert!(kills_between > 0, "no kill came between two members");
+    shell.ends(0, &["verify", "--all"]);
 }
 
 fn hex(name: &str) -> String {
