@@ -7,11 +7,12 @@ use backstay_format::Keyring;
 use jiff::Timestamp;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseBackend, DatabaseConnection, DbErr,
-    QueryResult, Statement, Value,
+    QueryResult, RuntimeErr, Statement, Value,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use crate::Home;
@@ -20,6 +21,9 @@ use crate::migrations::{Migrated, migrate};
 
 /// Connections to a shared catalog: of a server's turns, its jobs and their leases.
 const SHARED_CONNECTIONS: u32 = 5;
+/// Tries to open a catalog that others make at the same time, and the pause between two.
+const FIRST_TRIES: u32 = 100;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// How long a shared catalog may take to answer a new connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The name of the keyring among the secrets.
@@ -115,15 +119,15 @@ impl Catalog {
         master_key: MasterKey,
     ) -> Result<Self, CatalogError> {
         let url = url.expose_secret();
-        let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
-        if !["postgres", "postgresql"].contains(&scheme) {
-            return Err(CatalogError::NoPostgres { scheme: scheme.to_owned() });
-        }
+        let schemes = ["postgres://", "postgresql://"];
+        let Some(rest) = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)) else {
+            let scheme = url.split(':').next().unwrap_or_default().to_owned();
+            return Err(CatalogError::NoPostgres { scheme });
+        };
         // What stands before the last @ has the password, and what stands behind a question mark may.
-        let address = rest.split('?').next().and_then(|address| address.strip_prefix("//"));
-        let host =
-            address.map(|address| address.rsplit_once('@').map_or(address, |(_, host)| host));
-        let place = format!("{scheme}://{}", host.unwrap_or_default());
+        let address = rest.split('?').next().unwrap_or_default();
+        let host = address.rsplit_once('@').map_or(address, |(_, host)| host);
+        let place = format!("postgres://{host}");
         let mut options = ConnectOptions::new(url);
         options.max_connections(SHARED_CONNECTIONS).sqlx_logging(false);
         options.connect_timeout(PATIENCE).acquire_timeout(PATIENCE);
@@ -140,7 +144,14 @@ impl Catalog {
             (true, place) => CatalogError::Shared { place, cause },
             (false, place) => CatalogError::Database { place, cause },
         };
-        let db = Database::connect(options).await.map_err(failed)?;
+        let mut tries = 0;
+        let db = loop {
+            tries += 1;
+            match Database::connect(options.clone()).await {
+                Err(error) if is_busy(&error) && tries < FIRST_TRIES => sleep(FIRST_PAUSE).await,
+                connected => break connected.map_err(failed)?,
+            }
+        };
         match migrate(&db).await.map_err(failed)? {
             Migrated::Ready => Ok(Self { db, master_key }),
             Migrated::Newer(found, known) => Err(CatalogError::Newer { found, known }),
@@ -277,6 +288,12 @@ impl Catalog {
             .await
             .map_err(|cause| CatalogError::Query { action, cause })
     }
+}
+
+/// Says whether a database of SQLite is being made by somebody else: of that its busy timeout takes no notice.
+fn is_busy(error: &DbErr) -> bool {
+    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else { return false };
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "5")
 }
 
 /// Percent-encodes what would end the path of a database URL.
