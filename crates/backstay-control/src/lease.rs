@@ -69,7 +69,7 @@ impl LeaseError {
 /// A lease that is not renewed for this long is free.
 pub(crate) const TTL: SignedDuration = SignedDuration::from_secs(60);
 /// When a lease ends that was given back.
-const RELEASED: i64 = 0;
+pub(crate) const RELEASED: i64 = 0;
 
 impl Holder {
     /// Describes this process.
@@ -189,9 +189,9 @@ impl Catalog {
     }
 
     /// Gives a lease back. The row stays, so that its token goes on growing.
-    pub async fn release(&self, lease: Lease) -> Result<(), LeaseError> {
+    pub async fn release(&self, lease: &Lease) -> Result<(), LeaseError> {
         let update = "UPDATE leases SET expires_at = $1 WHERE source = $2 AND token = $3";
-        let values = [RELEASED.into(), lease.source.into(), lease.token.into()];
+        let values = [RELEASED.into(), lease.source.clone().into(), lease.token.into()];
         self.execute("gave a lease back", update, values).await?;
         Ok(())
     }
@@ -242,7 +242,7 @@ mod tests {
         assert!(second.token > first.token);
         assert!(matches!(catalog.renew(&first, now()).await, Err(LeaseError::Lost { .. })));
         catalog.renew(&second, now()).await.unwrap();
-        catalog.release(second).await.unwrap();
+        catalog.release(&second).await.unwrap();
         catalog.lease("shop", &elsewhere, now()).await.unwrap();
     }
 
@@ -288,7 +288,7 @@ mod tests {
         let other = Holder { pid: 1, ..here };
         assert!(catalog.lease("shop", &other, in_an_hour).await.unwrap_err().is_held());
         catalog.renew(&lease, in_an_hour).await.unwrap();
-        catalog.release(lease).await.unwrap();
+        catalog.release(&lease).await.unwrap();
         catalog.lease("shop", &other, in_an_hour).await.unwrap();
     }
 

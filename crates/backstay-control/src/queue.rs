@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
 use crate::job::{JobId, JobKind, JobState};
+use crate::lease::RELEASED;
 use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Since};
 
 /// Tries of a job, at most, whose worker died each time: what kills workers must not go on for ever.
@@ -264,8 +265,11 @@ fn is_lost(row: &QueryResult, me: &Holder, now: Timestamp) -> Result<bool, Catal
     let number = |name: &str| row.try_get::<Option<i64>>("", name).map_err(|_| unreadable(name));
     let holder = Holder::from_json(&text(row, "holder")?);
     let (token, lease) = (number("token")?, number("lease")?);
-    let is_expired = number("expires_at")?.is_none_or(|until| until < now.as_microsecond());
+    let expires_at = number("expires_at")?;
+    let is_expired = expires_at.is_none_or(|until| until < now.as_microsecond());
     Ok(match holder {
+        // Given back without a word of how the job ended.
+        _ if expires_at == Some(RELEASED) => true,
         // Whatever the clock says: it goes on.
         Some(holder) if holder.is_alive(me) => token.is_some() && token != lease,
         Some(holder) if holder.is_gone(me) => true,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use backstay_control::{Catalog, Lease, LeaseError};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -16,11 +17,13 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// How long a lease may go without being renewed: others take it ten seconds later.
 const PATIENCE: Duration = Duration::from_secs(50);
 
-/// Renews a lease while work goes on; a lost one stops the work. Dropped without a release, it runs out by itself.
+/// Renews a lease while work goes on; a lost one stops the work. Dropped, as by work that panics, it is given back, too: as
+/// long as this process lives nobody else would take it.
 pub(crate) struct LeaseGuard {
     catalog: Catalog,
     renewing: JoinSet<()>,
     lease: Arc<Lease>,
+    is_released: bool,
     cx: Cx,
 }
 
@@ -29,7 +32,7 @@ impl LeaseGuard {
         let lease = Arc::new(lease);
         let mut renewing = JoinSet::new();
         renewing.spawn(renew(catalog.clone(), lease.clone(), cx.clone()));
-        Self { catalog, renewing, lease, cx }
+        Self { catalog, renewing, lease, is_released: false, cx }
     }
 
     /// Returns the lease that is kept.
@@ -40,12 +43,28 @@ impl LeaseGuard {
     /// Gives the lease back. If that fails it runs out by itself, and what was done under it is done.
     pub(crate) async fn release(mut self) {
         self.renewing.shutdown().await;
-        if let Some(lease) = Arc::into_inner(self.lease)
-            && let Err(error) = self.catalog.release(lease).await
-        {
-            let text = format!("the lease could not be given back and runs out by itself: {error}");
-            self.cx.event(Event::Warning { text });
+        self.is_released = true;
+        give_back(&self.catalog, &self.lease, &self.cx).await;
+    }
+}
+
+impl Drop for LeaseGuard {
+    fn drop(&mut self) {
+        self.renewing.abort_all();
+        if self.is_released {
+            return;
         }
+        let (catalog, lease, cx) = (self.catalog.clone(), self.lease.clone(), self.cx.clone());
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { give_back(&catalog, &lease, &cx).await });
+        }
+    }
+}
+
+async fn give_back(catalog: &Catalog, lease: &Lease, cx: &Cx) {
+    if let Err(error) = catalog.release(lease).await {
+        let text = format!("the lease could not be given back and runs out by itself: {error}");
+        cx.event(Event::Warning { text });
     }
 }
 
@@ -65,5 +84,38 @@ async fn renew(catalog: Catalog, lease: Arc<Lease>, cx: Cx) {
             Ok(Err(LeaseError::Catalog(_))) if renewed.elapsed() < PATIENCE => AGAIN,
             _ => return cx.cancel_handle().cancel(CancelReason::LeaseLost),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backstay_control::{Holder, Home, MasterKey};
+    use backstay_engine::event::Silent;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn lease_of_work_that_panics_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(&dir.path().join("home")).unwrap();
+        let key = MasterKey::load(&home, None, None).unwrap();
+        let catalog = Catalog::open(&home, key).await.unwrap();
+        let (me, cx) = (Holder::this_process("here"), Cx::new(Arc::new(Silent)));
+        let lease = catalog.lease("shop", &me, cx.now()).await.unwrap();
+        let guard = LeaseGuard::keep(catalog.clone(), lease, cx.clone());
+        let work = tokio::spawn(async move {
+            let _kept = guard;
+            panic!("the work panics");
+        });
+        assert!(work.await.unwrap_err().is_panic());
+        let mut held = true;
+        for _ in 0..100 {
+            held = catalog.lease("shop", &me, cx.now()).await.is_err();
+            if !held {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(!held, "nobody works on it any more");
     }
 }

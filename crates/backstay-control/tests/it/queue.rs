@@ -175,7 +175,7 @@ async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
             assert_eq!(again, Some(at));
         }
         catalog.advance_job(&job.id, JobState::Cancelled, at, (None, None)).await.unwrap();
-        catalog.release(lease).await.unwrap();
+        catalog.release(&lease).await.unwrap();
         assert_eq!(catalog.waiting_jobs(at).await.unwrap().len(), 1, "{}", place.name());
         let by_hand = catalog
             .start_job((id(), "crm"), backstay_control::JobKind::Backup, &here, at)
@@ -189,7 +189,7 @@ async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
             let (job, lease) = begin(&catalog, &here, at).await;
             catalog.try_again((id(), &job.id), Again::Interrupted, at).await.unwrap();
             catalog.advance_job(&job.id, JobState::Cancelled, at, (None, None)).await.unwrap();
-            catalog.release(lease).await.unwrap();
+            catalog.release(&lease).await.unwrap();
         }
         begin(&catalog, &dead, at).await;
         catalog.advance_job(&by_hand, JobState::Failed, at, (None, None)).await.unwrap();
@@ -213,6 +213,12 @@ async fn job_goes_on_though_its_lease_ran_out_while_its_machine_slept() {
         place.sql("UPDATE leases SET expires_at = 1");
         let lost = catalog.end_lost_jobs(None, &here, at + minutes(60), id).await.unwrap();
         assert_eq!(lost, [], "{}", place.name());
+        // Given back, it is nobody's any more.
+        place.sql("UPDATE leases SET expires_at = 0");
+        assert_eq!(catalog.end_lost_jobs(None, &here, at, id).await.unwrap().len(), 1);
+        place.sql(
+            "UPDATE jobs SET state = 'running' WHERE attempt = 1; UPDATE leases SET expires_at = 1",
+        );
         // Seen from elsewhere it is lost.
         let elsewhere = Holder { host: "b".to_owned(), ..here };
         let lost = catalog.end_lost_jobs(None, &elsewhere, at, id).await.unwrap();
@@ -239,7 +245,7 @@ async fn lost_job_that_was_cancelled_is_not_tried_again_and_one_whose_source_is_
         let lost = catalog.end_lost_jobs(Some("crm"), &here, at, id).await.unwrap();
         assert_eq!(lost.len(), 1);
         assert_eq!(states(&catalog, "crm").await, [(JobState::Failed, 1), (JobState::Queued, 2)]);
-        catalog.release(lease).await.unwrap();
+        catalog.release(&lease).await.unwrap();
         catalog.end_lost_jobs(None, &here, at, id).await.unwrap();
         assert_eq!(states(&catalog, "shop").await, [(JobState::Cancelled, 1)], "{}", place.name());
     }
