@@ -28,6 +28,7 @@ pub struct RedisServer {
     dir: tempfile::TempDir,
     is_sealed: bool,
     daemon: Daemon,
+    _bus: Port,
     /// Where it listens, on 127.0.0.1.
     pub port: u16,
 }
@@ -47,8 +48,11 @@ impl RedisServer {
     pub fn start_in(dir: tempfile::TempDir, settings: &[&str]) -> Self {
         let reserved = Port::reserve();
         let port = reserved.number;
+        // What a node of a cluster takes by itself, 10,000 above, may be a connection's already.
+        let bus = Port::reserve();
         let mut text = format!(
-            "bind 127.0.0.1\nsave \"\"\nrepl-diskless-sync-delay 0\nenable-debug-command yes\nrequirepass {PASSWORD}\ndir {}\n",
+            "bind 127.0.0.1\nsave \"\"\nrepl-diskless-sync-delay 0\nenable-debug-command yes\nrequirepass {PASSWORD}\ncluster-port {}\ndir {}\n",
+            bus.number,
             dir.path().display()
         );
         let is_sealed = settings.iter().any(|setting| setting.starts_with("tls-cert-file"));
@@ -60,7 +64,7 @@ impl RedisServer {
         let mut command = Command::new("redis-server");
         command.arg(&file).current_dir(dir.path());
         let daemon = Daemon::start(reserved, command, Signal::KILL);
-        let server = Self { dir, is_sealed, daemon, port };
+        let server = Self { dir, is_sealed, daemon, _bus: bus, port };
         server.wait();
         server
     }
