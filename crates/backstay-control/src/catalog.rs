@@ -7,7 +7,7 @@ use backstay_format::Keyring;
 use jiff::Timestamp;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseBackend, DatabaseConnection, DbErr,
-    QueryResult, RuntimeErr, Statement, Value,
+    QueryResult, RuntimeErr, Statement, TryGetable, Value,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
@@ -110,7 +110,8 @@ impl Catalog {
                 .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
                 .busy_timeout(Duration::from_secs(10))
         });
-        Self::connect(options, place, master_key).await
+        let failed = |cause| CatalogError::Database { place: place.clone(), cause };
+        Self::connect(options, failed, master_key).await
     }
 
     /// Opens a catalog that several servers share, in a PostgreSQL database, making its tables if there are none.
@@ -131,28 +132,24 @@ impl Catalog {
         let mut options = ConnectOptions::new(url);
         options.max_connections(SHARED_CONNECTIONS).sqlx_logging(false);
         options.connect_timeout(PATIENCE).acquire_timeout(PATIENCE);
-        Self::connect(options, place, master_key).await
+        let failed = |cause| CatalogError::Shared { place: place.clone(), cause };
+        Self::connect(options, failed, master_key).await
     }
 
     async fn connect(
         options: ConnectOptions,
-        place: String,
+        failed: impl Fn(DbErr) -> CatalogError,
         master_key: MasterKey,
     ) -> Result<Self, CatalogError> {
-        let is_shared = options.get_url().starts_with("postgres");
-        let failed = |cause| match (is_shared, place.clone()) {
-            (true, place) => CatalogError::Shared { place, cause },
-            (false, place) => CatalogError::Database { place, cause },
-        };
         let mut tries = 0;
         let db = loop {
             tries += 1;
             match Database::connect(options.clone()).await {
                 Err(error) if is_busy(&error) && tries < FIRST_TRIES => sleep(FIRST_PAUSE).await,
-                connected => break connected.map_err(failed)?,
+                connected => break connected.map_err(&failed)?,
             }
         };
-        match migrate(&db).await.map_err(failed)? {
+        match migrate(&db).await.map_err(&failed)? {
             Migrated::Ready => Ok(Self { db, master_key }),
             Migrated::Newer(found, known) => Err(CatalogError::Newer { found, known }),
         }
@@ -288,6 +285,29 @@ impl Catalog {
             .await
             .map_err(|cause| CatalogError::Query { action, cause })
     }
+}
+
+/// Reads a column of a row. What cannot be read is told by its table and name.
+pub(crate) fn column<T: TryGetable>(
+    row: &QueryResult,
+    table: &str,
+    name: &str,
+) -> Result<T, CatalogError> {
+    row.try_get("", name).map_err(|_| unreadable(table, name))
+}
+
+/// Reads a column that holds a time, if it holds one.
+pub(crate) fn time_column(
+    row: &QueryResult,
+    table: &str,
+    name: &str,
+) -> Result<Option<Timestamp>, CatalogError> {
+    let micros: Option<i64> = column(row, table, name)?;
+    micros.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(table, name))
+}
+
+pub(crate) fn unreadable(table: &str, name: &str) -> CatalogError {
+    CatalogError::Unreadable { name: format!("{table}.{name}") }
 }
 
 /// Says whether a database of SQLite is being made by somebody else: of that its busy timeout takes no notice.

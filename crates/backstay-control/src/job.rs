@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
+use crate::catalog::{column, time_column, unreadable};
 use crate::{Catalog, CatalogError, Holder};
 
 /// Names a job.
@@ -233,23 +234,18 @@ impl Catalog {
 const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log";
 
 fn read(row: &QueryResult) -> Result<Job, CatalogError> {
-    let unreadable = |name: &str| CatalogError::Unreadable { name: format!("jobs.{name}") };
-    let text = |name: &str| row.try_get::<String>("", name).map_err(|_| unreadable(name));
-    let perhaps =
-        |name: &str| row.try_get::<Option<String>>("", name).map_err(|_| unreadable(name));
-    let time = |name: &str| {
-        let micros: Option<i64> = row.try_get("", name).map_err(|_| unreadable(name))?;
-        micros.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(name))
-    };
-    let attempt: i64 = row.try_get("", "attempt").map_err(|_| unreadable("attempt"))?;
+    let text = |name| column::<String>(row, "jobs", name);
+    let perhaps = |name| column::<Option<String>>(row, "jobs", name);
+    let time = |name| time_column(row, "jobs", name);
+    let attempt: i64 = column(row, "jobs", "attempt")?;
     Ok(Job {
         id: JobId(text("id")?),
         source: text("source")?,
         kind: text("kind")?,
-        state: JobState::parse(&text("state")?).ok_or_else(|| unreadable("state"))?,
+        state: JobState::parse(&text("state")?).ok_or_else(|| unreadable("jobs", "state"))?,
         slot: time("slot")?,
         attempt: u32::try_from(attempt).unwrap_or(1),
-        queued_at: time("queued_at")?.ok_or_else(|| unreadable("queued_at"))?,
+        queued_at: time("queued_at")?.ok_or_else(|| unreadable("jobs", "queued_at"))?,
         not_before: time("not_before")?.unwrap_or_default(),
         started_at: time("started_at")?,
         finished_at: time("finished_at")?,

@@ -77,8 +77,8 @@ impl Holder {
         let pid = std::process::id();
         Self {
             host: host.to_owned(),
-            machine: first_line("/etc/machine-id"),
-            boot: first_line("/proc/sys/kernel/random/boot_id"),
+            machine: trimmed("/etc/machine-id"),
+            boot: trimmed("/proc/sys/kernel/random/boot_id"),
             namespace: namespace(),
             pid,
             started: started(pid).unwrap_or(0),
@@ -197,7 +197,7 @@ impl Catalog {
     }
 }
 
-fn first_line(path: &str) -> String {
+fn trimmed(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
+use crate::catalog::{column, time_column, unreadable};
 use crate::job::{JobId, JobKind, JobState};
 use crate::lease::RELEASED;
 use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Since};
@@ -72,14 +73,14 @@ impl Catalog {
         }
         let select = "SELECT first_seen, last_slot FROM slots WHERE source = $1";
         let row = self.query_one("looked for the last slot", select, [source.into()]).await?;
-        since(&row.ok_or_else(|| unreadable("slots"))?)
+        since(&row.ok_or_else(|| unreadable("slots", "source"))?)
     }
 
     /// Returns from where the slots of all sources are counted that somebody saw.
     pub async fn slots(&self) -> Result<HashMap<String, Since>, CatalogError> {
         let select = "SELECT source, first_seen, last_slot FROM slots";
         let rows = self.query_all("looked for the last slots", select, []).await?;
-        rows.iter().map(|row| Ok((text(row, "source")?, since(row)?))).collect()
+        rows.iter().map(|row| Ok((column(row, "slots", "source")?, since(row)?))).collect()
     }
 
     /// Enqueues the backup of a slot, once, whoever else does; returns whether it was this call.
@@ -118,7 +119,10 @@ impl Catalog {
         let values = [now.as_microsecond().into(), latest.as_microsecond().into()];
         let rows = self.query_all("looked for waiting jobs", select, values).await?;
         rows.iter()
-            .map(|row| Ok(WaitingJob { id: JobId(text(row, "id")?), source: text(row, "source")? }))
+            .map(|row| {
+                let text = |name| column(row, "jobs", name);
+                Ok(WaitingJob { id: JobId(text("id")?), source: text("source")? })
+            })
             .collect()
     }
 
@@ -172,9 +176,9 @@ impl Catalog {
             if leased.is_none() && !is_lost(&row, me, now)? {
                 continue;
             }
-            let (job, source) = (JobId(text(&row, "id")?), text(&row, "source")?);
-            let wish: Option<String> =
-                row.try_get("", "cancel").map_err(|_| unreadable("cancel"))?;
+            let (job, source) =
+                (JobId(column(&row, "jobs", "id")?), column(&row, "jobs", "source")?);
+            let wish: Option<String> = column(&row, "jobs", "cancel")?;
             let (state, error, next_try) = match wish {
                 Some(reason) => (JobState::Cancelled, format!("cancelled: {reason}"), None),
                 None => {
@@ -201,7 +205,7 @@ impl Catalog {
         let select = "SELECT lost FROM jobs WHERE id = $1 AND slot IS NOT NULL";
         let row = self.query_one("looked for a job", select, [job.0.clone().into()]).await?;
         let Some(row) = row else { return Ok(None) };
-        let before: i64 = row.try_get("", "lost").map_err(|_| unreadable("lost"))?;
+        let before: i64 = column(&row, "jobs", "lost")?;
         let (lost, pause) = match why {
             Again::Interrupted => (before, SignedDuration::ZERO),
             Again::LeaseLost if before + 1 >= MAX_ATTEMPTS => return Ok(None),
@@ -251,7 +255,7 @@ impl Catalog {
     pub async fn wish_to_cancel(&self, job: &JobId) -> Result<Option<String>, CatalogError> {
         let select = "SELECT cancel FROM jobs WHERE id = $1";
         let row = self.query_one("looked at a job", select, [job.0.clone().into()]).await?;
-        row.map_or(Ok(None), |row| row.try_get("", "cancel").map_err(|_| unreadable("cancel")))
+        row.map_or(Ok(None), |row| column(&row, "jobs", "cancel"))
     }
 
     /// Keeps what was said while a job was done.
@@ -262,8 +266,8 @@ impl Catalog {
 }
 
 fn is_lost(row: &QueryResult, me: &Holder, now: Timestamp) -> Result<bool, CatalogError> {
-    let number = |name: &str| row.try_get::<Option<i64>>("", name).map_err(|_| unreadable(name));
-    let holder = Holder::from_json(&text(row, "holder")?);
+    let number = |name| column::<Option<i64>>(row, "jobs", name);
+    let holder = Holder::from_json(&column::<String>(row, "jobs", "holder")?);
     let (token, lease) = (number("token")?, number("lease")?);
     let expires_at = number("expires_at")?;
     let is_expired = expires_at.is_none_or(|until| until < now.as_microsecond());
@@ -278,19 +282,7 @@ fn is_lost(row: &QueryResult, me: &Holder, now: Timestamp) -> Result<bool, Catal
 }
 
 fn since(row: &QueryResult) -> Result<Since, CatalogError> {
-    let first_seen = time(row, "first_seen")?.ok_or_else(|| unreadable("slots"))?;
-    Ok(time(row, "last_slot")?.map_or(Since::FirstSeen(first_seen), Since::Slot))
-}
-
-fn unreadable(name: &str) -> CatalogError {
-    CatalogError::Unreadable { name: name.to_owned() }
-}
-
-fn text(row: &QueryResult, name: &str) -> Result<String, CatalogError> {
-    row.try_get("", name).map_err(|_| unreadable(name))
-}
-
-fn time(row: &QueryResult, name: &str) -> Result<Option<Timestamp>, CatalogError> {
-    let micros: Option<i64> = row.try_get("", name).map_err(|_| unreadable(name))?;
-    micros.map(Timestamp::from_microsecond).transpose().map_err(|_| unreadable(name))
+    let time = |name| time_column(row, "slots", name);
+    let first_seen = time("first_seen")?.ok_or_else(|| unreadable("slots", "first_seen"))?;
+    Ok(time("last_slot")?.map_or(Since::FirstSeen(first_seen), Since::Slot))
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use sea_orm::QueryResult;
 
+use crate::catalog::{column, time_column, unreadable};
 use crate::{Catalog, CatalogError};
 
 /// How far a swap went.
@@ -111,20 +112,16 @@ impl Catalog {
 }
 
 fn read(row: &QueryResult) -> Result<SwapRecord, CatalogError> {
-    let unreadable = |name: &str| CatalogError::Unreadable { name: format!("swaps.{name}") };
-    let text = |name: &str| row.try_get::<String>("", name).map_err(|_| unreadable(name));
-    let time = |name: &str| {
-        let micros = row.try_get::<i64>("", name).map_err(|_| unreadable(name))?;
-        Timestamp::from_microsecond(micros).map_err(|_| unreadable(name))
-    };
+    let text = |name| column::<String>(row, "swaps", name);
+    let time = |name| time_column(row, "swaps", name)?.ok_or_else(|| unreadable("swaps", name));
     Ok(SwapRecord {
         id: text("id")?,
         source: text("source")?,
         storage: text("storage")?,
-        state: SwapState::parse(&text("state")?).ok_or_else(|| unreadable("state"))?,
+        state: SwapState::parse(&text("state")?).ok_or_else(|| unreadable("swaps", "state"))?,
         made_at: time("made_at")?,
         undo_until: time("undo_until")?,
         swap: text("swap")?,
-        safety: row.try_get("", "safety").map_err(|_| unreadable("safety"))?,
+        safety: column(row, "swaps", "safety")?,
     })
 }

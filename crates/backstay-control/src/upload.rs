@@ -1,5 +1,6 @@
 //! Uploads in parts that go on: what a killed process leaves of them costs money until somebody ends it.
 
+use crate::catalog::column;
 use crate::{Catalog, CatalogError, Holder};
 
 /// An upload that was begun and not seen to end.
@@ -51,10 +52,7 @@ impl Catalog {
             "SELECT object, upload, holder FROM uploads WHERE storage = $1 ORDER BY object";
         let mut abandoned = Vec::new();
         for row in self.query_all("looked for uploads", select, [storage.into()]).await? {
-            let text = |name: &str| {
-                let unreadable = |_| CatalogError::Unreadable { name: format!("uploads.{name}") };
-                row.try_get::<String>("", name).map_err(unreadable)
-            };
+            let text = |name| column::<String>(&row, "uploads", name);
             if Holder::from_json(&text("holder")?).is_some_and(|holder| holder.is_gone(me)) {
                 abandoned.push(UploadRecord { object: text("object")?, upload: text("upload")? });
             }

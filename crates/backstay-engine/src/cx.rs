@@ -71,7 +71,7 @@ pub struct Cancel {
     // The first reason wins: what comes later did not stop the work.
     reason: Arc<OnceLock<CancelReason>>,
     /// That of whatever this is a piece of.
-    whole: Option<Arc<OnceLock<CancelReason>>>,
+    whole: Option<Arc<Cancel>>,
 }
 
 impl Cancel {
@@ -79,6 +79,11 @@ impl Cancel {
     pub fn cancel(&self, reason: CancelReason) {
         self.reason.get_or_init(|| reason);
         self.token.cancel();
+    }
+
+    /// Its own, or that of the whole.
+    fn reason(&self) -> Option<CancelReason> {
+        self.reason.get().copied().or_else(|| self.whole.as_ref()?.reason())
     }
 }
 
@@ -106,7 +111,7 @@ impl Cx {
         let cancel = Cancel {
             token: self.cancel.token.child_token(),
             reason: Arc::default(),
-            whole: Some(self.cancel.reason.clone()),
+            whole: Some(Arc::new(self.cancel.clone())),
         };
         Self { cancel, ..self.clone() }
     }
@@ -135,9 +140,7 @@ impl Cx {
     /// Returns why the work should stop, if it should.
     pub fn cancelled(&self) -> Option<CancelReason> {
         // The reason is set before the token; a cancelled token always has one.
-        let own = self.cancel.reason.get();
-        let reason = own.or_else(|| self.cancel.whole.as_ref().and_then(|whole| whole.get()));
-        self.cancel.token.is_cancelled().then_some(()).and(reason.copied())
+        if self.cancel.token.is_cancelled() { self.cancel.reason() } else { None }
     }
 
     /// Fails if the work should stop. Loops call it at each turn.

@@ -34,7 +34,7 @@ pub struct Rules {
 }
 
 /// Rules as somebody writes them.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct GivenRules {
     last: u32,
@@ -47,42 +47,17 @@ struct GivenRules {
     /// A number, or a text such as `50GB` or `50GiB`.
     #[serde(deserialize_with = "bytes")]
     max_bytes: u64,
-    keep_at_least: u32,
-}
-
-impl Default for GivenRules {
-    fn default() -> Self {
-        let Rules {
-            last,
-            days: _,
-            hourly,
-            daily,
-            weekly,
-            monthly,
-            yearly,
-            max_bytes,
-            keep_at_least,
-        } = Rules::none();
-        Self { last, days: None, hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least }
-    }
+    keep_at_least: Option<u32>,
 }
 
 impl From<GivenRules> for Rules {
     fn from(given: GivenRules) -> Self {
-        let GivenRules {
-            last,
-            days,
-            hourly,
-            daily,
-            weekly,
-            monthly,
-            yearly,
-            max_bytes,
-            keep_at_least,
-        } = given;
+        let GivenRules { last, hourly, daily, weekly, monthly, yearly, max_bytes, .. } = given;
         let others = [last, hourly, daily, weekly, monthly, yearly];
         let is_other_rule = others.iter().any(|count| *count > 0);
-        let days = days.unwrap_or(if is_other_rule { 0 } else { Self::default().days });
+        let base = if is_other_rule { Self::none() } else { Self::default() };
+        let days = given.days.unwrap_or(base.days);
+        let keep_at_least = given.keep_at_least.unwrap_or(base.keep_at_least);
         Self { last, days, hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least }
     }
 }

@@ -138,6 +138,11 @@ impl Config {
         if faults.is_empty() { Ok(catalog) } else { Err(wrong(faults.into_list())) }
     }
 
+    /// Counts the sources that are backed up by themselves.
+    pub(crate) fn scheduled(&self) -> usize {
+        self.sources.values().filter(|source| source.policy.is_some()).count()
+    }
+
     /// Returns the JSON schema of the file.
     pub(crate) fn schema() -> serde_json::Value {
         schemars::schema_for!(raw::RawConfig).to_value()

@@ -1,10 +1,10 @@
 //! Wires configuration, home directory and engine together: what every command works with.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use backstay_control::{Catalog, Holder, Home, JobId, JobKind, JobState, MasterKey};
+use backstay_control::{Catalog, Holder, Home, JobId, JobKind, JobState};
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
@@ -12,28 +12,30 @@ use backstay_engine::vault::{BackupPlace, Draft, Vault};
 use backstay_format::{DataKey, Keyring, RecoveryKey, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
 use rand::RngCore as _;
-use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
 use crate::config::{
-    Additions, Config, CredentialConfig, Environment, SourceConfig, SourceKind, StorageConfig,
-    StorageKind,
+    Additions, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, StorageKind,
 };
 use crate::exit::UsageError;
 use crate::lease::LeaseGuard;
+use crate::opening::{
+    additions_in, config_path, configured, environment, is_home_there, open_catalog, shared_catalog,
+};
 
 /// Credentials that end within this time are warned of (T26).
 const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// The catalog's setting with storages that `recover` was told of.
-const RECOVERED: &str = "recovered";
+pub(crate) const RECOVERED: &str = "recovered";
 /// The catalog's setting with what `source add` and `storage add` were told.
-const ADDITIONS: &str = "additions";
+pub(crate) const ADDITIONS: &str = "additions";
 
 /// A configuration, a home directory, and what runs in them.
 #[derive(Clone)]
 pub(crate) struct Installation {
-    pub(crate) config: Config,
+    /// Shared: each job of a server has an installation of its own.
+    pub(crate) config: Arc<Config>,
     /// What of it was added by commands.
     pub(crate) additions: Additions,
     pub(crate) home: Home,
@@ -94,19 +96,14 @@ impl Installation {
     pub(crate) async fn open_even_empty(global: &Global, cx: Cx) -> anyhow::Result<Self> {
         // Checked before anything is made, and before an existing home says what else belongs to it.
         let file = config_path(global);
-        let (home, catalog) = match open_present_home(global).await? {
-            Some(there) => there,
-            None => {
-                let checked = Config::load(file.as_deref(), &Additions::default(), &environment());
-                // What a shared catalog adds to it is not known yet.
-                if shared_catalog(global)?.is_none() {
-                    checked?;
-                }
-                open_home(global).await?
-            }
-        };
+        let shared = shared_catalog(global)?;
+        // What a shared catalog adds to it is not known yet.
+        if !is_home_there(global)? && shared.is_none() {
+            Config::load(file.as_deref(), &Additions::default(), &environment())?;
+        }
+        let (home, catalog) = open_catalog(global, shared).await?;
         let additions = additions_in(&catalog).await?;
-        let config = configured(file.as_deref(), &catalog, &additions).await?;
+        let config = Arc::new(configured(file.as_deref(), &catalog, &additions).await?);
         backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
         Ok(Self { config, additions, home, catalog, cx })
     }
@@ -117,7 +114,7 @@ impl Installation {
         global: &Global,
         additions: Additions,
     ) -> anyhow::Result<()> {
-        self.config = self.with_additions(global, &additions)?;
+        self.config = Arc::new(self.with_additions(global, &additions)?);
         self.catalog.set_setting(ADDITIONS, &additions).await?;
         self.additions = additions;
         Ok(())
@@ -346,7 +343,7 @@ impl Installation {
     /// Returns it with the configuration as it is now.
     pub(crate) async fn reloaded(&self, file: Option<&Path>) -> anyhow::Result<Self> {
         let additions = self.added().await?;
-        let config = configured(file, &self.catalog, &additions).await?;
+        let config = Arc::new(configured(file, &self.catalog, &additions).await?);
         Ok(Self { config, additions, ..self.clone() })
     }
 
@@ -409,99 +406,6 @@ impl Installation {
     pub(crate) async fn remember(&self, recovered: &Recovered) -> anyhow::Result<()> {
         Ok(self.catalog.set_setting(RECOVERED, recovered).await?)
     }
-}
-
-/// Reads the configuration, with what commands and `recover` added to it.
-async fn configured(
-    file: Option<&Path>,
-    catalog: &Catalog,
-    additions: &Additions,
-) -> anyhow::Result<Config> {
-    let mut config = Config::load(file, additions, &environment())?;
-    if let Some(recovered) = catalog.setting::<Recovered>(RECOVERED).await? {
-        if file.is_none() {
-            config.organisation = recovered.organisation.clone();
-        }
-        config.storages.entry(RECOVERED.to_owned()).or_insert(recovered.as_storage());
-    }
-    Ok(config)
-}
-
-fn shared_catalog(global: &Global) -> anyhow::Result<Option<SecretString>> {
-    Ok(Config::shared_catalog(config_path(global).as_deref(), &environment())?)
-}
-
-/// Reads what commands added, without making a home where there is none.
-pub(crate) async fn read_additions(global: &Global) -> anyhow::Result<Additions> {
-    match open_present_home(global).await? {
-        Some((_, catalog)) => additions_in(&catalog).await,
-        None => Ok(Additions::default()),
-    }
-}
-
-async fn additions_in(catalog: &Catalog) -> anyhow::Result<Additions> {
-    Ok(catalog.setting(ADDITIONS).await?.unwrap_or_default())
-}
-
-/// Opens the home directory and its catalog, unless nobody has made them yet.
-async fn open_present_home(global: &Global) -> anyhow::Result<Option<(Home, Catalog)>> {
-    let home = home_path(global)?;
-    // A shared catalog is not here, but the key to it is.
-    if home.join("catalog.db").exists() || home.join("master.key").exists() {
-        return open_home(global).await.map(Some);
-    }
-    Ok(None)
-}
-
-/// Opens the home directory and its catalog, without a configuration.
-pub(crate) async fn open_home(global: &Global) -> anyhow::Result<(Home, Catalog)> {
-    open_catalog(global, shared_catalog(global)?).await
-}
-
-/// Opens the home directory and the catalog in it, whatever the configuration says: to recover where a shared one is lost.
-pub(crate) async fn open_home_alone(global: &Global) -> anyhow::Result<(Home, Catalog)> {
-    open_catalog(global, None).await
-}
-
-async fn open_catalog(
-    global: &Global,
-    shared: Option<SecretString>,
-) -> anyhow::Result<(Home, Catalog)> {
-    let home = Home::open(&home_path(global)?)?;
-    let given = std::env::var("BACKSTAY_MASTER_KEY").ok().map(SecretString::from);
-    let given = given.filter(|key| !key.expose_secret().is_empty());
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let master_key = MasterKey::load(&home, given.as_ref(), credentials.as_deref())?;
-    let catalog = match shared {
-        Some(url) => Catalog::open_shared(&url, master_key).await?,
-        None => Catalog::open(&home, master_key).await?,
-    };
-    Ok((home, catalog))
-}
-
-/// Returns the variables of the environment that can be read.
-pub(crate) fn environment() -> Environment {
-    let readable = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    readable.collect()
-}
-
-/// Returns the configuration that is meant, if any is there.
-pub(crate) fn config_path(global: &Global) -> Option<PathBuf> {
-    let usual = ["backstay.toml", "/etc/backstay/backstay.toml"].map(PathBuf::from);
-    global.config.clone().or_else(|| usual.into_iter().find(|path| path.exists()))
-}
-
-fn home_path(global: &Global) -> anyhow::Result<PathBuf> {
-    if let Some(home) = &global.home {
-        return Ok(std::path::absolute(home)?);
-    }
-    if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/backstay"));
-    }
-    let home =
-        std::env::var_os("HOME").context("HOME is not set; name a home directory with --home")?;
-    Ok(PathBuf::from(home).join(".local/share/backstay"))
 }
 
 pub(crate) fn credentials_name(storage: &str) -> String {

@@ -8,6 +8,7 @@ mod config;
 mod exit;
 mod installation;
 mod lease;
+mod opening;
 mod render;
 mod sources;
 mod uploads;

@@ -91,6 +91,11 @@ fn draw(bar: &mut ProgressBar, event: &Event) {
     }
 }
 
+/// Shows a time to the second; nothing if there is none.
+pub(crate) fn time(time: Option<Timestamp>) -> String {
+    time.map(|time| format!("{time:.0}")).unwrap_or_default()
+}
+
 /// Says an event in a line; nothing where it says too little.
 pub(crate) fn event_line(event: &Event) -> Option<String> {
     Some(match event {

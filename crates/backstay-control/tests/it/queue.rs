@@ -32,6 +32,12 @@ async fn states(catalog: &Catalog, source: &str) -> Vec<(JobState, u32)> {
     jobs.iter().map(|job| (job.state, job.attempt)).collect()
 }
 
+/// Enqueues a slot of a source as a server does; returns whether it was enqueued.
+async fn enqueue(catalog: &Catalog, source: &str, slot: Timestamp) -> bool {
+    catalog.see(source, slot, minutes(10)).await.unwrap();
+    catalog.enqueue_slot((id(), source), due(slot), slot).await.unwrap()
+}
+
 /// Takes up the only job that waits.
 async fn begin(
     catalog: &Catalog,
@@ -79,8 +85,7 @@ async fn each_job_is_begun_by_one_worker_and_a_source_has_one_at_a_time() {
         let at = now(&catalog).await;
         for source in 0..10 {
             let source = format!("source-{source}");
-            catalog.see(&source, at, minutes(10)).await.unwrap();
-            assert!(catalog.enqueue_slot((id(), &source), due(at), at).await.unwrap());
+            assert!(enqueue(&catalog, &source, at).await);
         }
         let workers = (0..5).map(|worker| {
             let catalog = catalog.clone();
@@ -111,8 +116,7 @@ async fn job_whose_worker_died_is_tried_again_later_and_not_for_ever() {
         let here = Holder::this_process("a");
         let dead = Holder { started: here.started + 1, ..here.clone() };
         let mut at = now(&catalog).await;
-        catalog.see("shop", at, minutes(10)).await.unwrap();
-        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        enqueue(&catalog, "shop", at).await;
         for (attempt, pause) in [(1, Some(1)), (2, Some(4)), (3, None)] {
             let (job, _) = begin(&catalog, &dead, at).await;
             let lost = catalog.end_lost_jobs(None, &here, at, id).await.unwrap();
@@ -137,8 +141,7 @@ async fn worker_that_lost_its_lease_cannot_end_its_job() {
         let here = Holder::this_process("a");
         let elsewhere = Holder { host: "b".to_owned(), ..here.clone() };
         let at = now(&catalog).await;
-        catalog.see("shop", at, minutes(10)).await.unwrap();
-        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        enqueue(&catalog, "shop", at).await;
         let (job, lease) = begin(&catalog, &elsewhere, at).await;
         // As long as it is renewed nobody touches it.
         assert_eq!(catalog.end_lost_jobs(None, &here, at, id).await.unwrap(), []);
@@ -167,8 +170,7 @@ async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
         let catalog = place.open().await.unwrap();
         let here = Holder::this_process("a");
         let at = now(&catalog).await;
-        catalog.see("shop", at, minutes(10)).await.unwrap();
-        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        enqueue(&catalog, "shop", at).await;
         let (job, lease) = begin(&catalog, &here, at).await;
         for _ in 0..2 {
             let again = catalog.try_again((id(), &job.id), Again::Interrupted, at).await.unwrap();
@@ -207,8 +209,7 @@ async fn job_goes_on_though_its_lease_ran_out_while_its_machine_slept() {
         let catalog = place.open().await.unwrap();
         let here = Holder::this_process("a");
         let at = now(&catalog).await;
-        catalog.see("shop", at, minutes(10)).await.unwrap();
-        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        enqueue(&catalog, "shop", at).await;
         begin(&catalog, &here, at).await;
         place.sql("UPDATE leases SET expires_at = 1");
         let lost = catalog.end_lost_jobs(None, &here, at + minutes(60), id).await.unwrap();
@@ -234,8 +235,7 @@ async fn lost_job_that_was_cancelled_is_not_tried_again_and_one_whose_source_is_
         let dead = Holder { started: here.started + 1, ..here.clone() };
         let at = now(&catalog).await;
         for source in ["shop", "crm"] {
-            catalog.see(source, at, minutes(10)).await.unwrap();
-            catalog.enqueue_slot((id(), source), due(at), at).await.unwrap();
+            enqueue(&catalog, source, at).await;
             begin(&catalog, &dead, at).await;
         }
         let job = catalog.jobs(Some("shop"), 1).await.unwrap().remove(0);
@@ -273,8 +273,7 @@ async fn source_whose_last_slot_is_in_the_future_is_seen_anew() {
         let catalog = place.open().await.unwrap();
         let at = now(&catalog).await;
         let wrong = at + SignedDuration::from_hours(24 * 365);
-        catalog.see("shop", wrong, minutes(10)).await.unwrap();
-        catalog.enqueue_slot((id(), "shop"), due(wrong), wrong).await.unwrap();
+        enqueue(&catalog, "shop", wrong).await;
         assert_eq!(catalog.see("shop", wrong, minutes(10)).await.unwrap(), Since::Slot(wrong));
         assert_eq!(catalog.see("shop", at, minutes(10)).await.unwrap(), Since::FirstSeen(at));
         // When that slot comes it is run, whatever was run for it by the wrong clock.
@@ -294,8 +293,7 @@ async fn waiting_job_is_cancelled_at_once_and_a_running_one_by_its_worker() {
         let catalog = place.open().await.unwrap();
         let at = now(&catalog).await;
         for source in ["shop", "crm"] {
-            catalog.see(source, at, minutes(10)).await.unwrap();
-            catalog.enqueue_slot((id(), source), due(at), at).await.unwrap();
+            enqueue(&catalog, source, at).await;
         }
         let waiting = catalog.jobs(Some("crm"), 1).await.unwrap().remove(0);
         catalog.cancel_job(&waiting.id, "not tonight", at).await.unwrap();
@@ -314,8 +312,7 @@ async fn job_that_pauses_by_a_clock_that_was_set_back_waits_no_longer() {
     for place in Place::both() {
         let catalog = place.open().await.unwrap();
         let at = now(&catalog).await;
-        catalog.see("shop", at, minutes(10)).await.unwrap();
-        catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap();
+        enqueue(&catalog, "shop", at).await;
         let in_a_year = (at + SignedDuration::from_hours(24 * 365)).as_microsecond();
         let soon = (at + minutes(4)).as_microsecond();
         place.sql(&format!("UPDATE jobs SET not_before = {soon}"));
@@ -333,8 +330,7 @@ async fn job_that_nobody_took_up_fails_and_old_ones_are_forgotten_but_for_the_ne
         let days = |days: i64| SignedDuration::from_hours(24 * days);
         for (source, age) in [("gone", 8), ("shop", 2)] {
             let then = at - days(age);
-            catalog.see(source, then, minutes(10)).await.unwrap();
-            catalog.enqueue_slot((id(), source), due(then), then).await.unwrap();
+            enqueue(&catalog, source, then).await;
         }
         let here = Holder::this_process("a");
         for (source, age) in [("crm", 200), ("crm", 100), ("crm", 95), ("old", 300)] {

@@ -190,15 +190,13 @@ async fn list_segments(
         if files && !json {
             render::print(&objects.join("\n"))?;
         }
-        let shown =
-            |time: Option<Timestamp>| time.map(|time| format!("{time:.0}")).unwrap_or_default();
         rows.push(vec![
             segment.place.backup.to_string(),
             content.rows().to_string(),
             content.files.len().to_string(),
             render::size(segment.manifest.stored_bytes()),
-            shown(oldest),
-            shown(newest),
+            render::time(oldest),
+            render::time(newest),
             if segment.deleted.is_some() { "deleted" } else { "kept" }.to_owned(),
             content.changes.join("; "),
         ]);

@@ -1,7 +1,7 @@
 //! `backstay backup`.
 
 use anyhow::Context as _;
-use backstay_control::{JobKind, JobState};
+use backstay_control::{JobId, JobKind, JobState};
 use backstay_engine::backup::backup;
 use backstay_engine::error::{EngineError, ErrorKind};
 use backstay_engine::event::Event;
@@ -122,14 +122,13 @@ pub(super) struct Made {
     pub(super) afterwards: Option<anyhow::Error>,
 }
 
-impl Made {
-    /// Returns how the job ends that made it.
-    pub(super) fn state(&self) -> JobState {
-        match self.entry.status {
-            Status::Complete => JobState::Succeeded,
-            Status::Incomplete => JobState::Incomplete,
-        }
-    }
+/// Writes down that a job made a backup.
+pub(super) async fn end_made(app: &Installation, job: &JobId, made: &Made) {
+    let state = match made.entry.status {
+        Status::Complete => JobState::Succeeded,
+        Status::Incomplete => JobState::Incomplete,
+    };
+    app.end_job(job, state, made.afterwards.as_ref(), Some(made.entry.id.to_string())).await;
 }
 
 /// Backs up one source under its lease, with its hooks around, and forgets what its rules forget.
@@ -141,10 +140,7 @@ async fn backup_one(
     let job = app.start_job(&source.name, JobKind::Backup).await?;
     let made = Box::pin(make(app, source, order)).await;
     match &made {
-        Ok(made) => {
-            let backup = Some(made.entry.id.to_string());
-            app.end_job(&job, made.state(), made.afterwards.as_ref(), backup).await;
-        }
+        Ok(made) => end_made(app, &job, made).await,
         Err(error) => app.end_job(&job, app.failed(), Some(error), None).await,
     }
     made

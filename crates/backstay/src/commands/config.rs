@@ -10,7 +10,7 @@ use crate::config::{
     ArchiveConfig, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig,
 };
 use crate::exit::{Exit, UsageError};
-use crate::installation::{config_path, environment, read_additions};
+use crate::opening::{config_path, environment, read_additions};
 use crate::render;
 
 pub(super) async fn config(global: &Global, command: ConfigCommand) -> anyhow::Result<Exit> {
@@ -110,7 +110,7 @@ fn source_json(source: &SourceConfig) -> Value {
         "storage": source.storage,
         "app": source.app,
         "environment": source.environment,
-        "schedule": source.policy.as_ref().map(|policy| policy.schedule.to_string()),
+        "schedule": source.schedule(),
         "timezone": source.policy.as_ref().and_then(|policy| policy.zone.iana_name()),
         "jitter_seconds": source.policy.as_ref().map(|policy| policy.jitter.as_secs()),
         "blackout": source.policy.as_ref().map(|policy| policy.blackouts.iter().map(ToString::to_string).collect::<Vec<_>>()),

@@ -45,7 +45,7 @@ pub(super) async fn doctor(app: &Installation, json: bool) -> anyhow::Result<Exi
     for text in super::archives::backups_off(app).await? {
         findings.push(finding("archives", Err(text)));
     }
-    if app.config.sources.values().any(|source| source.policy.is_some()) {
+    if app.config.scheduled() > 0 {
         let nobody = super::serve::nobody_serves(app).await?;
         findings.push(finding("schedules", nobody.map_or(Ok("a server runs".to_owned()), Err)));
     }

@@ -15,7 +15,8 @@ use serde_json::json;
 use super::{find_backup, list};
 use crate::cli::Global;
 use crate::exit::{Exit, UsageError};
-use crate::installation::{Installation, open_home};
+use crate::installation::Installation;
+use crate::opening::open_home;
 use crate::render;
 
 pub(super) async fn verify(

@@ -22,18 +22,8 @@ pub(super) async fn jobs(
 }
 
 async fn one(app: &Installation, id: &str) -> anyhow::Result<Job> {
-    let mut found = app.catalog.jobs_by_id(id).await?;
-    match (found.pop(), found.is_empty()) {
-        (Some(job), true) => Ok(job),
-        (None, _) => {
-            Err(UsageError(format!("there is no job {id:?}; list them with `backstay jobs list`"))
-                .into())
-        }
-        (Some(_), false) => {
-            Err(UsageError(format!("{id:?} begins the ids of several jobs; write more of it"))
-                .into())
-        }
-    }
+    let found = app.catalog.jobs_by_id(id).await?;
+    super::the_one(found, id, ("job", "backstay jobs list"))
 }
 
 async fn list(
@@ -55,8 +45,8 @@ async fn list(
                 job.kind.clone(),
                 job.state.as_str().to_owned(),
                 cause(job),
-                time(job.started_at),
-                time(job.finished_at),
+                render::time(job.started_at),
+                render::time(job.finished_at),
                 job.error.clone().or_else(|| job.backup.clone()).unwrap_or_default(),
             ]
         };
@@ -70,13 +60,9 @@ async fn list(
 fn cause(job: &Job) -> String {
     match (job.slot, job.attempt) {
         (None, _) => String::new(),
-        (Some(slot), 1) => time(Some(slot)),
-        (Some(slot), attempt) => format!("{}, try {attempt}", time(Some(slot))),
+        (Some(slot), 1) => render::time(Some(slot)),
+        (Some(slot), attempt) => format!("{}, try {attempt}", render::time(Some(slot))),
     }
-}
-
-fn time(time: Option<Timestamp>) -> String {
-    time.map(|time| format!("{time:.0}")).unwrap_or_default()
 }
 
 fn show(job: &Job, json: bool) -> anyhow::Result<Exit> {
@@ -90,9 +76,9 @@ fn show(job: &Job, json: bool) -> anyhow::Result<Exit> {
         ("kind", job.kind.clone()),
         ("state", job.state.as_str().to_owned()),
         ("for", cause(job)),
-        ("queued", time(Some(job.queued_at))),
-        ("began", time(job.started_at)),
-        ("ended", time(job.finished_at)),
+        ("queued", render::time(Some(job.queued_at))),
+        ("began", render::time(job.started_at)),
+        ("ended", render::time(job.finished_at)),
         ("backup", job.backup.clone().unwrap_or_default()),
         ("error", job.error.clone().unwrap_or_default()),
     ];

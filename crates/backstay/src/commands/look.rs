@@ -61,7 +61,7 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
             source.name.to_string(),
             newest,
             run.map_or("", |run| run.state.as_str()).to_owned(),
-            next.map(|next| format!("{next:.0}")).unwrap_or_default(),
+            render::time(next),
             trouble.unwrap_or_default(),
         ]);
     }
@@ -82,10 +82,6 @@ pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exi
     Ok(Exit::Done)
 }
 
-fn schedule(source: &SourceConfig) -> Option<String> {
-    source.policy.as_ref().map(|policy| policy.schedule.to_string())
-}
-
 pub(super) async fn source(
     app: &Installation,
     command: SourceCommand,
@@ -101,7 +97,7 @@ pub(super) async fn source(
                     "kind": source.kind.as_str(),
                     "location": source.kind.location(),
                     "storage": source.storage,
-                    "schedule": schedule(source),
+                    "schedule": source.schedule(),
                     "declared": !app.additions.sources.contains_key(source.name.as_str()),
                 })
             });
@@ -114,7 +110,7 @@ pub(super) async fn source(
                         source.kind.as_str().to_owned(),
                         source.kind.location(),
                         source.storage.clone(),
-                        schedule(source).unwrap_or_default(),
+                        source.schedule().unwrap_or_default(),
                     ]
                 };
                 let rows = app.config.sources.values().map(row).collect();

@@ -149,15 +149,15 @@ async fn find_backup<'a>(
             }
         }
     }
-    match (found.pop(), found.is_empty()) {
-        (Some(one), true) => Ok(one),
-        (None, _) => {
-            Err(UsageError(format!("there is no backup {id:?}; list them with `backstay backups`"))
-                .into())
-        }
-        (Some(_), false) => {
-            Err(UsageError(format!("{id:?} begins the ids of several backups; write more of it"))
-                .into())
-        }
-    }
+    the_one(found, id, ("backup", "backstay backups"))
+}
+
+/// Returns the only one of what was found by the beginning of an id, or says what to do: what it is, and what lists all.
+fn the_one<T>(mut found: Vec<T>, id: &str, (what, list): (&str, &str)) -> anyhow::Result<T> {
+    let text = match (found.pop(), found.is_empty()) {
+        (Some(one), true) => return Ok(one),
+        (None, _) => format!("there is no {what} {id:?}; list them with `{list}`"),
+        (Some(_), false) => format!("{id:?} begins the ids of several {what}s; write more of it"),
+    };
+    Err(UsageError(text).into())
 }

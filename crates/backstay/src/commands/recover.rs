@@ -12,7 +12,8 @@ use backstay_format::Slug;
 use crate::cli::{Global, RecoverArgs};
 use crate::config::{Additions, Config, StorageKind, parse_location};
 use crate::exit::{Exit, UsageError};
-use crate::installation::{Installation, Recovered, config_path, open_home, open_home_alone};
+use crate::installation::{Installation, Recovered};
+use crate::opening::{config_path, open_home, open_home_alone};
 use crate::render;
 
 pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyhow::Result<Exit> {
@@ -51,7 +52,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         warnings: Vec::new(),
     };
     let additions = Additions::default();
-    let app = Installation { config, additions, home, catalog, cx };
+    let app = Installation { config: Arc::new(config), additions, home, catalog, cx };
     let recovered = Recovered { organisation, storage };
     let storage = recovered.as_storage();
     let spec = app.store_spec(&storage).await?;

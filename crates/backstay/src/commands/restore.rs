@@ -16,7 +16,8 @@ use super::undo::{CatalogJournal, finish_interrupted, let_go_of_expired, sweep};
 use crate::cli::RestoreArgs;
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
-use crate::installation::{Installation, environment, random};
+use crate::installation::{Installation, random};
+use crate::opening::environment;
 use crate::render;
 
 pub(super) async fn restore(

@@ -1,6 +1,6 @@
 //! `backstay serve`: enqueues what is due, and does what waits (ADR 15). All that it knows lies in the catalog.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,14 +12,15 @@ use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::{Event, Monitor};
 use backstay_format::Trigger;
 use jiff::{SignedDuration, Timestamp};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
-use super::backup::{Made, Order, make, warn_without_kit};
+use super::backup::{Made, Order, end_made, make, warn_without_kit};
 use crate::cli::{Global, ServeArgs};
 use crate::config::SourceConfig;
 use crate::exit::Exit;
-use crate::installation::{Installation, config_path, host, new_job_id};
+use crate::installation::{Installation, host, new_job_id};
 use crate::lease::LeaseGuard;
+use crate::opening::config_path;
 use crate::render;
 
 /// The pause between two looks at what is due.
@@ -30,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 /// How often a server writes down that it is there.
 const SEEN_EVERY: SignedDuration = SignedDuration::from_secs(30);
+/// How often jobs are looked for that nobody takes up, or that are old enough to be forgotten.
+const TIDY_EVERY: SignedDuration = SignedDuration::from_hours(1);
 /// A server that was not seen for this long is none.
 const GONE_AFTER: SignedDuration = SignedDuration::from_mins(2);
 /// The setting with when a server was seen last.
@@ -44,42 +47,29 @@ pub(super) async fn serve(
 ) -> anyhow::Result<Exit> {
     // One that has another master key than the catalog would fail every job that it takes from others.
     app.keyring().await.context("the keys of the catalog do not open here")?;
-    let scheduled = app.config.sources.values().filter(|source| source.policy.is_some());
-    render::print(&format!("serving: {} sources have a schedule", scheduled.count()))?;
+    render::print(&format!("serving: {} sources have a schedule", app.config.scheduled()))?;
     warn_without_kit(&app).await?;
     let stop = app.cx.clone();
     let file = config_path(global);
     let stamp = stamp(file.as_deref());
-    let mut server = Server { app, file, stamp, seen: Timestamp::MIN, told: BTreeMap::new() };
+    let (seen, tidied) = (Timestamp::MIN, Timestamp::MIN);
+    let mut server = Server { app, file, stamp, seen, tidied, told: BTreeMap::new() };
+    // One that panics leaves its job to the next turn, which finds it lost.
     let mut working = JoinSet::new();
-    let mut sources = HashSet::new();
     while stop.cancelled().is_none() {
         let room = usize::from(args.jobs).saturating_sub(working.len());
         server.reload().await;
-        for begun in server.turn(room, &sources).await {
-            sources.insert(begun.source.name.to_string());
+        for begun in server.turn(room).await {
             working.spawn(work(begun));
         }
         tokio::select! {
             _ = stop.until_cancelled() => {}
-            Some(ended) = working.join_next() => forget(&mut sources, ended),
+            Some(_) = working.join_next() => {}
             () = tokio::time::sleep(TURN) => {}
         }
     }
-    while let Some(ended) = working.join_next().await {
-        forget(&mut sources, ended);
-    }
+    while working.join_next().await.is_some() {}
     Ok(Exit::Done)
-}
-
-fn forget(sources: &mut HashSet<String>, ended: Result<String, JoinError>) {
-    match ended {
-        Ok(source) => {
-            sources.remove(&source);
-        }
-        // Which one is not known any more; those that run hold their leases.
-        Err(_) => sources.clear(),
-    }
 }
 
 /// What a server has in memory: nothing that matters.
@@ -89,7 +79,9 @@ struct Server {
     file: Option<PathBuf>,
     /// When that was changed last, as far as it was looked at.
     stamp: Option<SystemTime>,
+    /// When it wrote down last that it is there, and when it looked last for jobs to forget.
     seen: Timestamp,
+    tidied: Timestamp,
     /// What keeps something from succeeding, by what that is: it is told once, and not each turn.
     told: BTreeMap<String, String>,
 }
@@ -138,18 +130,18 @@ impl Server {
 
     /// Does what is to be done now: ends what is lost, enqueues what is due, takes up what waits. What fails is tried again
     /// by the next turn.
-    async fn turn(&mut self, room: usize, busy: &HashSet<String>) -> Vec<Begun> {
+    async fn turn(&mut self, room: usize) -> Vec<Begun> {
         let looked = self.look_around().await.context("cannot look for what is due");
         let Some((now, waiting)) = self.tell("the catalog", looked) else { return Vec::new() };
-        let mut begun: Vec<Begun> = Vec::new();
+        let mut begun = Vec::new();
         for job in waiting {
-            let is_begun = begun.iter().any(|begun| begun.source.name.as_str() == job.source);
-            if begun.len() < room && !is_begun && !busy.contains(&job.source) {
-                // One that cannot be begun keeps no other from it.
-                let source = job.source.clone();
-                let taken = self.take_up(job, now).await.context(source.clone());
-                begun.extend(self.tell(&source, taken).flatten());
+            if begun.len() == room {
+                break;
             }
+            // One that cannot be begun keeps no other from it.
+            let source = job.source.clone();
+            let taken = self.take_up(job, now).await.context(source.clone());
+            begun.extend(self.tell(&source, taken).flatten());
         }
         begun
     }
@@ -159,8 +151,11 @@ impl Server {
         let now = catalog.time(self.app.cx.now()).await?;
         if now.duration_since(self.seen).abs() >= SEEN_EVERY {
             catalog.set_setting(SEEN, &now).await?;
-            catalog.tidy_jobs(now).await?;
             self.seen = now;
+        }
+        if now.duration_since(self.tidied).abs() >= TIDY_EVERY {
+            catalog.tidy_jobs(now).await?;
+            self.tidied = now;
         }
         let me = Holder::this_process(&host());
         for lost in catalog.end_lost_jobs(None, &me, now, new_job_id).await? {
@@ -268,8 +263,8 @@ async fn begin(
     Ok(true)
 }
 
-/// Does a job, and writes down what became of it. Returns the source.
-async fn work(begun: Begun) -> String {
+/// Does a job, and writes down what became of it.
+async fn work(begun: Begun) {
     let Begun { app, source, job, guard, log, whole } = begun;
     app.cx.event(Event::Step { what: "the scheduled backup begins".to_owned() });
     let order = Order { trigger: Trigger::Scheduled, note: None, hold: false };
@@ -282,14 +277,10 @@ async fn work(begun: Begun) -> String {
         app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
     }
     match &made {
-        Ok(made) => {
-            let backup = Some(made.entry.id.to_string());
-            app.end_job(&job.id, made.state(), made.afterwards.as_ref(), backup).await;
-        }
+        Ok(made) => end_made(&app, &job.id, made).await,
         Err(error) => end_failed(&app, &job, error, &whole).await,
     }
     guard.release().await;
-    job.source
 }
 
 /// Writes down that a job failed or was stopped, and enqueues it again where that was not its own doing.
@@ -388,7 +379,7 @@ impl Monitor for JobMonitor {
 
 /// Warns if sources have schedules and nobody backs them up by these.
 pub(super) async fn nobody_serves(app: &Installation) -> anyhow::Result<Option<String>> {
-    let scheduled = app.config.sources.values().filter(|source| source.policy.is_some()).count();
+    let scheduled = app.config.scheduled();
     if scheduled == 0 {
         return Ok(None);
     }

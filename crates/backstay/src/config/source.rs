@@ -191,6 +191,11 @@ impl SourceKind {
 }
 
 impl SourceConfig {
+    /// Returns its schedule as it is written, if it has one.
+    pub(crate) fn schedule(&self) -> Option<String> {
+        self.policy.as_ref().map(|policy| policy.schedule.to_string())
+    }
+
     /// Adds what a person should know though it is legal.
     pub(super) fn warn(&self, warnings: &mut Vec<String>) {
         if let SourceKind::Postgres(postgres) = &self.kind

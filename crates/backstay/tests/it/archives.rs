@@ -39,8 +39,13 @@ fn sqlite_rows(database: &Path, table: &str, condition: &str) -> Vec<String> {
 
 /// A machine with a table in a SQLite database whose old rows are archived.
 pub(crate) fn with_sqlite(more: &str) -> Shell {
+    with_sqlite_of(SQLITE, more)
+}
+
+/// The same with a database of these statements.
+pub(crate) fn with_sqlite_of(statements: &str, more: &str) -> Shell {
     let shell = Shell::bare();
-    sqlite(&shell.path("app.db")).execute_batch(SQLITE).unwrap();
+    sqlite(&shell.path("app.db")).execute_batch(statements).unwrap();
     let source = format!("kind = 'sqlite'\npath = '{}'", shell.path("app.db").display());
     configure(&shell, &source, "events", more);
     shell

@@ -7,7 +7,7 @@ use backstay_testkit::duckdb;
 use backstay_testkit::mysql::MysqlServer;
 use backstay_testkit::postgres::PostgresServer;
 
-use crate::archives::{configure, sqlite, sqlite_rows_of};
+use crate::archives::{sqlite, sqlite_rows_of, with_sqlite_of};
 use crate::archives_engines::{with_duckdb, with_mariadb, with_postgres};
 use crate::shell::Shell;
 
@@ -25,15 +25,6 @@ fn mariadb(statements: &str) -> (MysqlServer, Shell) {
     server.sql("shop", statements);
     let shell = with_mariadb(&server);
     (server, shell)
-}
-
-/// A machine with a SQLite database of these statements.
-fn lite(statements: &str, more: &str) -> Shell {
-    let shell = Shell::bare();
-    sqlite(&shell.path("app.db")).execute_batch(statements).unwrap();
-    let source = format!("kind = 'sqlite'\npath = '{}'", shell.path("app.db").display());
-    configure(&shell, &source, "events", more);
-    shell
 }
 
 fn run(shell: &Shell) -> serde_json::Value {
@@ -87,7 +78,7 @@ fn references_to_a_partition_and_rules_keep_rows_from_being_deleted() {
 
 #[test]
 fn row_that_went_back_to_what_it_was_is_archived_again_as_the_newest() {
-    let shell = lite(
+    let shell = with_sqlite_of(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT, v TEXT); INSERT INTO events VALUES (1, '2020-01-01', 'A')",
         "encryption = 'none'",
     );
@@ -110,7 +101,7 @@ fn row_that_went_back_to_what_it_was_is_archived_again_as_the_newest() {
 
 #[test]
 fn deletion_follows_the_configuration_of_today() {
-    let shell = lite(
+    let shell = with_sqlite_of(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT); INSERT INTO events VALUES (1, '2020-01-01'), (2, datetime('now', '-3 days'));
          CREATE TABLE others (id INTEGER PRIMARY KEY, created_at TEXT); INSERT INTO others SELECT * FROM events",
         "encryption = 'none'",
@@ -131,7 +122,7 @@ fn deletion_follows_the_configuration_of_today() {
 
 #[test]
 fn numbers_and_texts_of_sqlite_return_to_the_bit() {
-    let shell = lite(
+    let shell = with_sqlite_of(
         "PRAGMA encoding = 'UTF-16le'; CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT, r REAL, n NUMERIC, t TEXT, x)",
         "delete = true",
     );
@@ -258,7 +249,7 @@ fn restored_rows_that_are_not_what_was_archived_are_taken_back() {
 
 #[test]
 fn text_of_a_storage_is_never_a_statement() {
-    let shell = lite(
+    let shell = with_sqlite_of(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT, x); INSERT INTO events VALUES (1, '2020-01-01', 5), (2, '2020-01-01', '\\''); DROP TABLE shop.victims; -- ')",
         "encryption = 'none'",
     );
@@ -293,7 +284,7 @@ fn keys_that_a_server_takes_for_equal_and_large_values_return() {
 
 #[test]
 fn row_that_cannot_be_deleted_keeps_none_from_being_archived() {
-    let shell = lite(
+    let shell = with_sqlite_of(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT); INSERT INTO events VALUES (1, '2020-01-01');
          CREATE TABLE parts (event INTEGER REFERENCES events (id)); INSERT INTO parts VALUES (1)",
         "delete = true\nencryption = 'none'",
@@ -311,14 +302,14 @@ fn row_that_cannot_be_deleted_keeps_none_from_being_archived() {
 
 #[test]
 fn odd_times_and_columns_are_counted_or_refused() {
-    let shell = lite(
+    let shell = with_sqlite_of(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at INTEGER); INSERT INTO events VALUES (1, 1577836800), (2, 9223372036854775807), (3, -9223372036854775808), (4, 1e300), (5, NULL)",
         "delete = true\ncolumn_unit = 's'",
     );
     let ran = run(&shell);
     assert_eq!((&ran["deleted"], &ran["unreadable"]), (&1.into(), &4.into()), "{ran}");
     // A replaced row is seen by its time, though their number is the same.
-    let shell = lite(
+    let shell = with_sqlite_of(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT); INSERT INTO events VALUES (1, '2020-01-01'), (2, '2020-01-02')",
         "encryption = 'none'",
     );
@@ -331,7 +322,7 @@ fn odd_times_and_columns_are_counted_or_refused() {
         .unwrap();
     assert_eq!(run(&shell)["archived"], 1);
     let columns: Vec<String> = (0..700).map(|i| format!("c{i}")).collect();
-    let shell = lite(
+    let shell = with_sqlite_of(
         &format!(
             "CREATE TABLE events (id TEXT PRIMARY KEY, created_at TEXT, {}); INSERT INTO events (id, created_at) VALUES ('a', '2020-01-01')",
             columns.join(", ")
@@ -345,7 +336,7 @@ fn odd_times_and_columns_are_counted_or_refused() {
         .unwrap();
     let error = shell.complains(1, &["archives", "run", "events"]);
     assert!(error.contains("rows without a key"), "{error}");
-    let shell = lite(
+    let shell = with_sqlite_of(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT, \"backstay.at\" TEXT); INSERT INTO events VALUES (1, '2020-01-01', 'x')",
         "delete = true",
     );
@@ -355,7 +346,7 @@ fn odd_times_and_columns_are_counted_or_refused() {
 
 #[test]
 fn rows_that_prune_lets_go_are_not_archived_again() {
-    let shell = lite(
+    let shell = with_sqlite_of(
         "CREATE TABLE events (id INTEGER PRIMARY KEY, created_at TEXT); INSERT INTO events SELECT i, datetime('now', '-' || i || ' days') FROM (WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 80) SELECT i FROM n)",
         "encryption = 'none'\nkeep = '30d'",
     );

@@ -77,6 +77,14 @@ fn with_program(more: &str) -> Shell {
     shell
 }
 
+/// Starts a server, and waits until it is at work on a backup that stands still.
+fn start_standing_still(shell: &Shell) -> Serving {
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let serving = Serving::start(shell);
+    wait_until("the backup is under way", || shell.path("begun").exists());
+    serving
+}
+
 fn jobs(shell: &Shell) -> Vec<Value> {
     shell.json(&["jobs", "list", "--limit", "100"]).as_array().unwrap().clone()
 }
@@ -129,9 +137,7 @@ fn source_is_backed_up_by_its_schedule_and_old_backups_are_forgotten() {
 #[test]
 fn job_of_a_killed_server_is_lost_and_tried_again() {
     let shell = with_program("schedule = 'every 24h'");
-    std::fs::write(shell.path("wait"), "").unwrap();
-    let serving = Serving::start(&shell);
-    wait_until("the backup is under way", || shell.path("begun").exists());
+    let serving = start_standing_still(&shell);
     assert_eq!(states(&shell), ["running"]);
     serving.kill();
     let _serving = Serving::start(&shell);
@@ -151,9 +157,7 @@ fn job_of_a_killed_server_is_lost_and_tried_again() {
 #[test]
 fn server_that_is_told_to_end_stops_its_jobs_and_the_next_one_does_them() {
     let shell = with_program("schedule = 'every 24h'");
-    std::fs::write(shell.path("wait"), "").unwrap();
-    let serving = Serving::start(&shell);
-    wait_until("the backup is under way", || shell.path("begun").exists());
+    let serving = start_standing_still(&shell);
     serving.end();
     assert_eq!(states(&shell), ["queued", "cancelled"]);
     std::fs::remove_file(shell.path("wait")).unwrap();
@@ -174,9 +178,7 @@ fn next_at(shell: &Shell) -> String {
 #[test]
 fn nothing_begins_in_a_blackout_not_even_what_waits() {
     let shell = with_program("schedule = 'every 24h'\ntimezone = 'UTC'");
-    std::fs::write(shell.path("wait"), "").unwrap();
-    let serving = Serving::start(&shell);
-    wait_until("the backup is under way", || shell.path("begun").exists());
+    let serving = start_standing_still(&shell);
     serving.end();
     std::fs::remove_file(shell.path("wait")).unwrap();
     let minute = |hours: i64| {
@@ -236,9 +238,7 @@ fn installation_is_recovered_although_its_shared_catalog_is_gone() {
 #[test]
 fn job_is_cancelled_by_hand_with_a_reason() {
     let shell = with_program("schedule = 'every 24h'");
-    std::fs::write(shell.path("wait"), "").unwrap();
-    let _serving = Serving::start(&shell);
-    wait_until("the backup is under way", || shell.path("begun").exists());
+    let _serving = start_standing_still(&shell);
     let id = jobs(&shell)[0]["id"].as_str().unwrap().to_owned();
     shell.ends(0, &["jobs", "cancel", &id[..6], "--reason", "the app is busy"]);
     wait_until("it stops", || states(&shell) == ["cancelled"]);
@@ -288,9 +288,7 @@ fn catalog_that_dies_and_comes_back_costs_no_backup() {
     server.sql("postgres", "CREATE DATABASE catalog");
     let shell = with_program("schedule = 'every 24h'");
     shell.set_config(format!("catalog = '{}'\n{}", server.url("catalog"), shell.config()));
-    std::fs::write(shell.path("wait"), "").unwrap();
-    let _serving = Serving::start(&shell);
-    wait_until("the backup is under way", || shell.path("begun").exists());
+    let _serving = start_standing_still(&shell);
     let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::QUIT).unwrap();
     let log = || std::fs::read_to_string(shell.path("log")).unwrap();
