@@ -1,5 +1,7 @@
 //! Jobs: what was asked for, what became of it. The ground that `status` stands on.
 
+use std::collections::HashSet;
+
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
@@ -211,6 +213,23 @@ impl Catalog {
         );
         let row = self.query_one("looked for jobs", &select, [source.into()]).await?;
         row.as_ref().map(read).transpose()
+    }
+
+    /// Returns the newest backup job of a source that ended by itself, well or not.
+    pub async fn last_run(&self, source: &str) -> Result<Option<Job>, CatalogError> {
+        let select = format!(
+            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND kind = 'backup' AND state IN ('succeeded', 'incomplete', 'failed') \
+             ORDER BY finished_at DESC LIMIT 1"
+        );
+        let row = self.query_one("looked for jobs", &select, [source.into()]).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Returns the sources whose backups wait or are under way.
+    pub async fn sources_at_work(&self) -> Result<HashSet<String>, CatalogError> {
+        let select = "SELECT DISTINCT source FROM jobs WHERE kind = 'backup' AND state IN ('queued', 'leased', 'running')";
+        let rows = self.query_all("looked for jobs", select, []).await?;
+        rows.iter().map(|row| column(row, "jobs", "source")).collect()
     }
 
     /// Returns the newest jobs, of one source or of all.

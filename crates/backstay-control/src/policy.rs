@@ -26,6 +26,11 @@ pub struct Policy {
     pub blackouts: Vec<Blackout>,
 }
 
+/// More runs than this are not counted.
+const MOST_RUNS: usize = 1000;
+/// Of so many runs to come the longest gap is looked for: of those of a week, where there is one each night.
+const NEXT_RUNS: usize = 15;
+
 /// A slot whose run may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DueSlot {
@@ -59,6 +64,33 @@ impl Policy {
             }
         }
         None
+    }
+
+    /// Returns how many runs begin after one time and until another, a thousand at most. Slots that a blackout puts together
+    /// are one run.
+    pub fn runs_between(&self, source: &str, since: Since, until: Timestamp) -> u32 {
+        let starts = self.starts(source, since).take(MOST_RUNS).take_while(|start| *start <= until);
+        let mut starts: Vec<Timestamp> = starts.collect();
+        starts.dedup();
+        u32::try_from(starts.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the longest time between two of the next runs.
+    pub fn longest_gap(&self, source: &str, now: Timestamp) -> SignedDuration {
+        let starts: Vec<Timestamp> =
+            self.starts(source, Since::Slot(now)).take(NEXT_RUNS).collect();
+        let gaps = starts.windows(2).map(|two| two[1].duration_since(two[0]));
+        gaps.max().unwrap_or_default()
+    }
+
+    /// When the runs of the next slots begin, one after the other.
+    fn starts(&self, source: &str, since: Since) -> impl Iterator<Item = Timestamp> {
+        let mut since = since;
+        std::iter::from_fn(move || {
+            let start = self.next_start(source, since, since.time())?;
+            since = Since::Slot(self.schedule.next(since, &self.zone)?);
+            Some(start)
+        })
     }
 
     /// The source's share of the jitter: always the same, and the same for every server.

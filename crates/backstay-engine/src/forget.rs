@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use backstay_format::retention::{self, Rules, Verdict};
-use backstay_format::{BackupFile, BackupId, ParsedName, Slug};
+use backstay_format::{BackupFile, BackupId, IndexEntry, ParsedName, Slug};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cx::Cx;
 use crate::error::EngineError;
+use crate::store::ObjectInfo;
 use crate::vault::{BackupPlace, Vault};
 
 /// Nothing younger is pruned: it may belong to a backup that is being written.
@@ -83,36 +84,95 @@ pub async fn plan_prune(
     vault: &Vault,
     organisation: &Slug,
 ) -> Result<PrunePlan, EngineError> {
-    let objects = vault.objects(cx, organisation).await?;
-    let mut folders: BTreeMap<BackupPlace, Vec<(String, u64, i64)>> = BTreeMap::new();
-    let mut committed = BTreeSet::new();
+    Ok(unnamed(cx.now(), &folders(vault.objects(cx, organisation, None).await?)))
+}
+
+/// What lies in the folder of a backup.
+#[derive(Debug, Default)]
+struct Folder {
+    has_manifest: bool,
+    objects: Vec<ObjectInfo>,
+}
+
+fn folders(objects: Vec<ObjectInfo>) -> BTreeMap<BackupPlace, Folder> {
+    let mut folders: BTreeMap<BackupPlace, Folder> = BTreeMap::new();
     for object in objects {
         let ParsedName::Backup { organisation, source, backup, file } =
             ParsedName::parse(&object.name)
         else {
             continue;
         };
-        let place = BackupPlace { organisation, source, backup };
-        if file == BackupFile::Manifest {
-            committed.insert(place.clone());
-        }
-        folders.entry(place).or_default().push((object.name, object.bytes, object.modified_secs));
+        let folder = folders.entry(BackupPlace { organisation, source, backup }).or_default();
+        folder.has_manifest |= file == BackupFile::Manifest;
+        folder.objects.push(object);
     }
+    folders
+}
+
+/// What lies beside a manifest is the manifest's business: a damaged one may name it.
+fn unnamed(now: Timestamp, folders: &BTreeMap<BackupPlace, Folder>) -> PrunePlan {
     let mut plan = PrunePlan::default();
-    for (place, objects) in folders {
-        // What lies beside a manifest is the manifest's business: a damaged one may name it.
-        if committed.contains(&place) {
-            continue;
-        }
-        for (name, bytes, modified_secs) in objects {
-            if is_past_grace(cx.now(), &place.backup, modified_secs) {
-                plan.objects.push((name, bytes));
+    for (place, folder) in folders.iter().filter(|(_, folder)| !folder.has_manifest) {
+        for object in &folder.objects {
+            if is_past_grace(now, &place.backup, object.modified_secs) {
+                plan.objects.push((object.name.clone(), object.bytes));
             } else {
                 plan.too_young += 1;
             }
         }
     }
-    Ok(plan)
+    plan
+}
+
+/// What a source has in the vault that does not fit together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// What no manifest names.
+    pub unnamed: PrunePlan,
+    /// Backups of which objects are definitely gone.
+    pub orphaned: BTreeSet<BackupId>,
+}
+
+/// Compares what lies in the vault with what manifests name, of one source (V36 to V38), and writes down which backups are
+/// orphaned; those that came back are not any more. Only while nobody else works on the source.
+pub async fn survey(
+    cx: &Cx,
+    vault: &Vault,
+    organisation: &Slug,
+    source: &Slug,
+) -> Result<Survey, EngineError> {
+    let folders = folders(vault.objects(cx, organisation, Some(source)).await?);
+    let listing = vault.list(cx, organisation, source).await?;
+    let mut survey = Survey { unnamed: unnamed(cx.now(), &folders), ..Survey::default() };
+    let mut is_changed = false;
+    for entry in &listing.backups {
+        let place = BackupPlace {
+            organisation: organisation.clone(),
+            source: source.clone(),
+            backup: entry.id.clone(),
+        };
+        let looks_whole = folders.get(&place).is_some_and(|folder| has_all(folder, entry));
+        // A list may be behind: only what was asked for by name is definitely not there.
+        let is_orphaned = !looks_whole && !vault.is_whole(cx, &place).await?;
+        is_changed |= is_orphaned != entry.orphaned;
+        if is_orphaned {
+            survey.orphaned.insert(entry.id.clone());
+        }
+    }
+    if is_changed {
+        vault.mark_orphaned(cx, organisation, source, &survey.orphaned).await?;
+    }
+    Ok(survey)
+}
+
+/// Says whether a folder has an object of the size of each part.
+fn has_all(folder: &Folder, entry: &IndexEntry) -> bool {
+    let mut sizes: Vec<u64> = folder.objects.iter().map(|object| object.bytes).collect();
+    folder.has_manifest
+        && entry.parts.iter().all(|part| {
+            let found = sizes.iter().position(|size| *size == part.stored_bytes);
+            found.map(|found| sizes.swap_remove(found)).is_some()
+        })
 }
 
 /// By the storage's clock and by the time in the id: either alone may be wrong.

@@ -1,11 +1,16 @@
 //! The command line.
 
+mod archives;
+mod jobs;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::exit::EXIT_CODES;
+pub(crate) use self::archives::{ArchiveRestoreArgs, ArchivesCommand};
+pub(crate) use self::jobs::{GuardArgs, JobsCommand, ServeArgs};
+use crate::exit::{EXIT_CODES, GUARD_CODES};
 
 /// Backs up databases and app data to object storage, and gives them back.
 #[derive(Debug, Parser)]
@@ -55,7 +60,11 @@ pub(crate) enum Command {
     Doctor,
     /// Say of each source whether it is protected
     #[command(after_help = EXIT_CODES)]
-    Status,
+    Status {
+        /// Exit with 1 unless all is good, for monitoring
+        #[arg(long)]
+        check: bool,
+    },
     /// Look at sources, add and remove them
     #[command(subcommand)]
     Source(SourceCommand),
@@ -190,6 +199,9 @@ pub(crate) enum Command {
     /// Look at jobs: what waits, what is being done, what became of the rest
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Run a command that changes sources, such as a deploy: check before that they can be backed up, back up after it
+    #[command(after_help = GUARD_CODES)]
+    Guard(GuardArgs),
     /// Make a fresh installation from a storage and a recovery kit alone
     #[command(after_help = EXIT_CODES)]
     Recover(RecoverArgs),
@@ -331,115 +343,6 @@ pub(crate) enum KeysCommand {
         /// The file
         file: PathBuf,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// How many jobs are done at a time
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) jobs: u16,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum JobsCommand {
-    /// List jobs, newest first
-    #[command(after_help = EXIT_CODES)]
-    List {
-        /// Of this source only
-        source: Option<String>,
-        /// So many
-        #[arg(long, default_value_t = 20)]
-        limit: u32,
-    },
-    /// Show one job, and what was said while it was done
-    #[command(after_help = EXIT_CODES)]
-    Show {
-        /// Its id, or the beginning of it
-        id: String,
-    },
-    /// Cancel a job that waits or is being done by a server
-    #[command(after_help = EXIT_CODES)]
-    Cancel {
-        /// Its id, or the beginning of it
-        id: String,
-        /// Why
-        #[arg(long, default_value = "cancelled by hand")]
-        reason: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ArchivesCommand {
-    /// Archive the rows that are old enough, and delete them from the table if that is configured
-    #[command(after_help = EXIT_CODES)]
-    Run {
-        /// Which archives
-        #[arg(required_unless_present = "all")]
-        names: Vec<String>,
-        /// All archives of the configuration
-        #[arg(long, conflicts_with = "names")]
-        all: bool,
-        /// Count what would be archived, and stop
-        #[arg(long)]
-        dry_run: bool,
-        /// Trust segments that are not sealed although the archive should be
-        #[arg(long)]
-        accept_unsealed: bool,
-    },
-    /// List the archives, or the segments of one
-    #[command(after_help = EXIT_CODES)]
-    List {
-        /// Of this archive, its segments
-        name: Option<String>,
-        /// Print where each file lies instead, for other tools
-        #[arg(long, requires = "name")]
-        files: bool,
-    },
-    /// Read every file, and compare its rows with what was archived
-    #[command(after_help = EXIT_CODES)]
-    Verify {
-        /// Which archives; all if left out
-        names: Vec<String>,
-    },
-    /// Bring archived rows back, into a table or as Parquet files
-    #[command(after_help = EXIT_CODES)]
-    Restore(ArchiveRestoreArgs),
-    /// Remove segments that were kept long enough, and what killed runs left
-    #[command(after_help = EXIT_CODES)]
-    Prune {
-        /// Which archives; all if left out
-        names: Vec<String>,
-        /// Say what would be removed
-        #[arg(long)]
-        dry_run: bool,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ArchiveRestoreArgs {
-    /// Which archive
-    pub(crate) name: String,
-    /// From this partition on, for example 2026-01-03 or 2026-01
-    #[arg(long, value_name = "PARTITION")]
-    pub(crate) from: Option<String>,
-    /// To this partition, with it
-    #[arg(long, value_name = "PARTITION")]
-    pub(crate) until: Option<String>,
-    /// Into another table of the same database, which must exist
-    #[arg(long, value_name = "TABLE")]
-    pub(crate) to: Option<String>,
-    /// As Parquet files below a directory that must not exist
-    #[arg(long, value_name = "DIR", conflicts_with = "to")]
-    pub(crate) to_file: Option<PathBuf>,
-    /// Do not ask
-    #[arg(long)]
-    pub(crate) yes: bool,
-    /// Say how many rows it would be, and stop
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Take segments that are not sealed although the archive should be
-    #[arg(long)]
-    pub(crate) accept_unsealed: bool,
 }
 
 #[derive(Debug, Args)]

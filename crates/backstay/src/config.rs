@@ -22,13 +22,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use backstay_format::Slug;
+use backstay_format::retention::parse_bytes;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use archive::ArchiveConfig;
-pub(crate) use source::{SourceConfig, SourceKind};
+pub(crate) use source::{SourceConfig, SourceKind, parse_duration};
 use storage::resolve_file;
 pub(crate) use storage::{CredentialConfig, StorageConfig, StorageKind, parse_location};
+
+/// Disks with less room are warned of where nothing else is said (V55).
+pub(crate) const DEFAULT_DISK_WARN: u64 = 500_000_000;
 
 /// The variables of the environment.
 pub(crate) type Environment = BTreeMap<String, String>;
@@ -51,6 +55,8 @@ pub(crate) struct Additions {
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) organisation: Slug,
+    /// Disks with less room are warned of, in bytes.
+    pub(crate) disk_warn: u64,
     pub(crate) storages: BTreeMap<String, StorageConfig>,
     pub(crate) sources: BTreeMap<String, SourceConfig>,
     pub(crate) archives: BTreeMap<String, ArchiveConfig>,
@@ -211,8 +217,19 @@ impl Config {
             source.warn(&mut warnings);
         }
         check_catalog(raw, env, faults);
-        Some(Self { organisation: organisation?, storages, sources, archives, warnings })
+        let disk_warn = check_disk_warn(raw, faults);
+        Some(Self { organisation: organisation?, disk_warn, storages, sources, archives, warnings })
     }
+}
+
+fn check_disk_warn(raw: &raw::RawConfig, faults: &mut raw::Faults<'_>) -> u64 {
+    let Some(text) = &raw.disk_warn else { return DEFAULT_DISK_WARN };
+    parse_bytes(text.get_ref()).unwrap_or_else(|| {
+        let problem =
+            format!("found `{}`, expected a size such as \"500MB\" or \"2GiB\"", text.get_ref());
+        faults.add("disk_warn", text.span(), problem);
+        DEFAULT_DISK_WARN
+    })
 }
 
 fn check_catalog(

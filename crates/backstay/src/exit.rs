@@ -14,19 +14,26 @@ pub(crate) const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, nothing made;
 backup made; 10 no vault; 11 source is being worked on by another; 12 wrong or missing key; 13 damaged data found; 14 not \
 enough rights or space; 130 interrupted.";
 
+/// Those of `guard`.
+pub(crate) const GUARD_CODES: &str = "Exit codes: that of the command, if it was run: 126 and 127 if it cannot be started, 128 and \
+the signal's number if it was killed. If it was not run, standard error says so: 1 a check or the backup before it failed; 2 usage \
+or configuration; 3 the backup before it is incomplete; 11 source is being worked on by another; others as of `backstay backup`.";
+
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    Incomplete = 3,
-    NoVault = 10,
-    LeaseHeld = 11,
-    Key = 12,
-    Damaged = 13,
-    RightsOrSpace = 14,
-    Interrupted = 130,
+    Done,
+    Failed,
+    Usage,
+    Incomplete,
+    NoVault,
+    LeaseHeld,
+    Key,
+    Damaged,
+    RightsOrSpace,
+    Interrupted,
+    /// As the command ended that was guarded.
+    Command(u8),
 }
 
 /// Marks an error as the user's: a wrong call, not a failed one.
@@ -35,6 +42,23 @@ pub(crate) enum Exit {
 pub(crate) struct UsageError(pub(crate) String);
 
 impl Exit {
+    /// Returns the code for the operating system.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Incomplete => 3,
+            Self::NoVault => 10,
+            Self::LeaseHeld => 11,
+            Self::Key => 12,
+            Self::Damaged => 13,
+            Self::RightsOrSpace => 14,
+            Self::Interrupted => 130,
+            Self::Command(code) => code,
+        }
+    }
+
     /// Finds the code in the first error of the chain that has one.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         error.chain().find_map(code).unwrap_or(Self::Failed)

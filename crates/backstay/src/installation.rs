@@ -18,7 +18,7 @@ use crate::cli::Global;
 use crate::config::{
     Additions, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, StorageKind,
 };
-use crate::exit::UsageError;
+use crate::exit::{Exit, UsageError};
 use crate::lease::LeaseGuard;
 use crate::opening::{
     additions_in, config_path, configured, environment, is_home_there, open_catalog, shared_catalog,
@@ -145,9 +145,13 @@ impl Installation {
     async fn remembered_source(&self, name: &str) -> anyhow::Result<Option<SourceConfig>> {
         let Ok(slug) = name.parse::<Slug>() else { return Ok(None) };
         for storage in self.config.storages.values() {
-            let vault = self.vault(storage).await?;
+            let vault = match self.vault(storage).await {
+                Err(error) if Exit::of(&error) == Exit::NoVault => continue,
+                vault => vault?,
+            };
             let listing = vault.list(&self.cx, &self.config.organisation, &slug).await?;
-            let Some(newest) = listing.backups.first() else { continue };
+            let there = listing.backups.iter().find(|backup| !backup.orphaned);
+            let Some(newest) = there else { continue };
             let place = self.place(&slug, newest.id.clone());
             let manifest = vault.manifest(&self.cx, &place).await?;
             let origin = vault.details(&manifest)?.origin;

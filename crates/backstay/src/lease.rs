@@ -61,6 +61,11 @@ impl Drop for LeaseGuard {
     }
 }
 
+/// Says whether something could not be done since somebody else works on its source.
+pub(crate) fn is_held(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<LeaseError>().is_some_and(LeaseError::is_held)
+}
+
 async fn give_back(catalog: &Catalog, lease: &Lease, cx: &Cx) {
     if let Err(error) = catalog.release(lease).await {
         let text = format!("the lease could not be given back and runs out by itself: {error}");

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             render::say(&format!("error: cannot start: {error}"));
-            return ExitCode::from(Exit::Failed as u8);
+            return ExitCode::from(Exit::Failed.code());
         }
     };
     let json = cli.global.json;
@@ -41,15 +41,15 @@ fn main() -> ExitCode {
     // Blocking threads that wait for nobody must not keep the program alive.
     runtime.shutdown_background();
     match ended {
-        Ok(exit) => ExitCode::from(exit as u8),
+        Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {
             let exit = Exit::of(&error);
             if json {
-                render::say(&serde_json::json!({"event": "error", "error": format!("{error:#}"), "exit_code": exit as u8}).to_string());
+                render::say(&serde_json::json!({"event": "error", "error": format!("{error:#}"), "exit_code": exit.code()}).to_string());
             } else {
                 render::say(&format!("error: {error:#}"));
             }
-            ExitCode::from(exit as u8)
+            ExitCode::from(exit.code())
         }
     }
 }
@@ -84,5 +84,5 @@ fn stop_on_signals(cx: &Cx) -> anyhow::Result<()> {
 
 #[expect(clippy::exit, reason = "the user asked twice")]
 fn end_now() -> ! {
-    std::process::exit(Exit::Interrupted as i32)
+    std::process::exit(i32::from(Exit::Interrupted.code()))
 }

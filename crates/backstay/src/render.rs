@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use backstay_control::Span;
 use backstay_engine::event::{Event, Monitor};
 use backstay_format::{Encryption, IndexEntry, Trigger};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -158,7 +159,7 @@ pub(crate) fn backup_json(backup: &IndexEntry, storage: &str, location: &str) ->
     json!({
         "id": backup.id,
         "source": backup.source,
-        "status": backup.status,
+        "status": status(backup),
         "trigger": backup.trigger,
         "storage": storage,
         "location": format!("{location}/{}", backup.id),
@@ -198,7 +199,7 @@ pub(crate) fn backup_row(backup: &IndexEntry, storage: &str) -> Vec<String> {
     vec![
         backup.id.to_string(),
         backup.source.to_string(),
-        word(backup.status),
+        status(backup),
         trigger(backup.trigger).to_owned(),
         storage.to_owned(),
         size(backup.plain_bytes),
@@ -210,6 +211,10 @@ pub(crate) fn backup_row(backup: &IndexEntry, storage: &str) -> Vec<String> {
 
 pub(crate) const BACKUP_HEAD: [&str; 9] =
     ["ID", "SOURCE", "STATUS", "TRIGGER", "STORAGE", "SIZE", "STORED", "SEALED", "REMARKS"];
+
+fn status(backup: &IndexEntry) -> String {
+    if backup.orphaned { "orphaned".to_owned() } else { word(backup.status) }
+}
 
 /// The word for a value of a closed set, as it stands in JSON.
 pub(crate) fn word(value: impl serde::Serialize) -> String {
@@ -234,14 +239,8 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// How long ago, for a person.
-pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
-    let secs = now.duration_since(then).as_secs().max(0);
-    match secs {
-        0..60 => format!("{secs} s"),
-        60..3600 => format!("{} min", secs / 60),
-        3600..172_800 => format!("{} h", secs / 3600),
-        _ => format!("{} days", secs / 86_400),
-    }
+pub(crate) fn age(then: Timestamp, now: Timestamp) -> Span {
+    Span(now.duration_since(then))
 }
 
 /// How long something takes, for a person.

@@ -305,13 +305,34 @@ impl Vault {
         Ok(())
     }
 
-    /// Lists everything that an organisation has in the vault.
+    /// Says whether a manifest is there, and every object that it names, in its size. Trouble with the storage is an error.
+    pub(crate) async fn is_whole(&self, cx: &Cx, place: &BackupPlace) -> Result<bool, EngineError> {
+        let manifest = match self.manifest(cx, place).await {
+            Err(EngineError::Store(error)) if error.kind() == StoreErrorKind::NotFound => {
+                return Ok(false);
+            }
+            // Damaged, and there: that is something else, and told elsewhere.
+            Err(EngineError::Manifest { .. }) => return Ok(true),
+            manifest => manifest?,
+        };
+        match self.check_objects(cx, &manifest).await {
+            Err(EngineError::DamagedPart { .. }) => Ok(false),
+            checked => checked.map(|()| true),
+        }
+    }
+
+    /// Lists everything that an organisation has in the vault, or only what is of one source.
     pub(crate) async fn objects(
         &self,
         cx: &Cx,
         organisation: &Slug,
+        source: Option<&Slug>,
     ) -> Result<Vec<ObjectInfo>, EngineError> {
-        Ok(self.store.list(cx, &format!("{organisation}/")).await?)
+        let prefix = source.map_or_else(
+            || format!("{organisation}/"),
+            |source| format!("{organisation}/{source}/"),
+        );
+        Ok(self.store.list(cx, &prefix).await?)
     }
 
     /// Removes an object that no manifest names.

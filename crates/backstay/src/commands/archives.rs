@@ -9,7 +9,7 @@ use std::sync::Arc;
 use backstay_engine::archive::{self, ArchiveSpec, Segment};
 use backstay_engine::event::Event;
 use backstay_engine::vault::Vault;
-use backstay_format::{BackupFile, StoredPart};
+use backstay_format::{BackupFile, IndexEntry, StoredPart};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -235,13 +235,13 @@ pub(super) async fn backups_off(app: &Installation) -> anyhow::Result<Vec<String
     let mut off = Vec::new();
     for source in app.config.sources.values() {
         let Some(warning) = no_backup(app, source) else { continue };
-        let (newest, error) = super::list::newest_good(app, source).await?;
+        let (backups, error) = super::list::known(app, source).await?;
         if let Some(error) = error {
             let text =
                 format!("whether {} has a backup could not be found out: {error:#}", source.name);
             app.cx.event(Event::Warning { text });
         }
-        if newest.is_none() {
+        if !backups.iter().any(IndexEntry::is_good) {
             off.push(warning);
         }
     }

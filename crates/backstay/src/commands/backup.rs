@@ -10,6 +10,7 @@ use backstay_engine::hook::run_hook;
 use backstay_engine::vault::{Draft, Vault};
 use backstay_format::{IndexEntry, Status, Trigger};
 
+use super::room::warn_of_little;
 use super::undo::{finish_interrupted, let_go_of_expired};
 use crate::cli::BackupArgs;
 use crate::config::SourceConfig;
@@ -29,12 +30,7 @@ pub(super) async fn backup_all(
         _ => Trigger::Manual,
     };
     let order = Order { trigger, note: args.note.clone(), hold: args.hold };
-    let names = if args.all { app.source_names(false).await? } else { args.sources.clone() };
-    let mut sources = Vec::new();
-    for name in &names {
-        // A misspelt name must be told before an hour of work.
-        sources.push(app.source(name).await?);
-    }
+    let sources = chosen(app, &args.sources, args.all).await?;
     for warning in &app.config.warnings {
         app.cx.event(Event::Warning { text: warning.clone() });
     }
@@ -70,6 +66,20 @@ pub(super) async fn backup_all(
     show_made(&made, is_single, json)?;
     warn_without_kit(app).await?;
     only_error.map_or(Ok(exit), Err)
+}
+
+/// Returns the sources of these names, or all of the configuration. A misspelt name must be told before an hour of work.
+pub(super) async fn chosen(
+    app: &Installation,
+    names: &[String],
+    all: bool,
+) -> anyhow::Result<Vec<SourceConfig>> {
+    let names = if all { app.source_names(false).await? } else { names.to_vec() };
+    let mut sources = Vec::new();
+    for name in &names {
+        sources.push(app.source(name).await?);
+    }
+    Ok(sources)
 }
 
 fn show_made(made: &[Made], is_single: bool, json: bool) -> anyhow::Result<()> {
@@ -122,6 +132,20 @@ pub(super) struct Made {
     pub(super) afterwards: Option<anyhow::Error>,
 }
 
+impl Made {
+    /// Says in a line what was made.
+    pub(super) fn summary(&self) -> String {
+        let entry = &self.entry;
+        format!(
+            "backup {} is {}: {} read, {} stored",
+            entry.id,
+            render::word(entry.status),
+            render::size(entry.plain_bytes),
+            render::size(entry.stored_bytes)
+        )
+    }
+}
+
 /// Writes down that a job made a backup.
 pub(super) async fn end_made(app: &Installation, job: &JobId, made: &Made) {
     let state = match made.entry.status {
@@ -132,7 +156,7 @@ pub(super) async fn end_made(app: &Installation, job: &JobId, made: &Made) {
 }
 
 /// Backs up one source under its lease, with its hooks around, and forgets what its rules forget.
-async fn backup_one(
+pub(super) async fn backup_one(
     app: &Installation,
     source: &SourceConfig,
     order: &Order,
@@ -153,6 +177,7 @@ pub(super) async fn make(
     order: &Order,
 ) -> anyhow::Result<Made> {
     let storage = app.storage(&source.storage)?;
+    warn_of_little(app, source);
     finish_interrupted(app, source).await?;
     let vault = app.vault_for_writing(storage).await?;
     let_go_of_expired(app, source).await;
@@ -166,6 +191,9 @@ pub(super) async fn make(
     }
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;
+        if order.trigger == Trigger::Scheduled {
+            look_for_orphans(app, source, &vault).await;
+        }
     }
     let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
     let context = format!("backup {} was made, and then", entry.id);
@@ -250,6 +278,29 @@ async fn forget_old(app: &Installation, source: &SourceConfig, vault: &Vault) {
         let text = format!("old backups of {} were not forgotten: {error}", source.name);
         app.cx.event(Event::Warning { text });
     }
+}
+
+/// Removes what no manifest names, and marks the backups of which something is gone (V36 to V38).
+async fn look_for_orphans(app: &Installation, source: &SourceConfig, vault: &Vault) {
+    let surveyed = async {
+        let organisation = &app.config.organisation;
+        let survey = forget::survey(&app.cx, vault, organisation, &source.name).await?;
+        forget::prune(&app.cx, vault, &survey.unnamed).await?;
+        Ok::<_, EngineError>(survey.orphaned)
+    };
+    let text = match surveyed.await {
+        Ok(orphaned) if orphaned.is_empty() => return,
+        Ok(orphaned) => {
+            let ids: Vec<String> = orphaned.iter().map(ToString::to_string).collect();
+            format!(
+                "backups of {} are orphaned, objects of them are gone: {}",
+                source.name,
+                ids.join(", ")
+            )
+        }
+        Err(error) => format!("orphans of {} were not looked for: {error}", source.name),
+    };
+    app.cx.event(Event::Warning { text });
 }
 
 /// Sealed backups without a kit are lost with this machine.

@@ -66,6 +66,7 @@ fn shown(config: &Config) -> Value {
         .collect();
     json!({
         "organisation": config.organisation,
+        "disk_warn_bytes": config.disk_warn,
         "storages": storages,
         "sources": sources,
         "archives": archives,
@@ -115,6 +116,8 @@ fn source_json(source: &SourceConfig) -> Value {
         "jitter_seconds": source.policy.as_ref().map(|policy| policy.jitter.as_secs()),
         "blackout": source.policy.as_ref().map(|policy| policy.blackouts.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "keep": source.keep,
+        "rpo_seconds": source.rpo.map(|rpo| rpo.as_secs()),
+        "rto_seconds": source.rto.map(|rto| rto.as_secs()),
         "encryption": if source.sealed { "sealed" } else { "none" },
         "compression_level": source.compression_level,
         "undo_for_seconds": source.undo_for.as_secs(),

@@ -7,6 +7,7 @@ use backstay_control::SwapState;
 use jiff::SignedDuration;
 use serde_json::json;
 
+use super::room::free_bytes;
 use crate::config::{SourceConfig, SourceKind, StorageConfig, StorageKind};
 use crate::exit::Exit;
 use crate::installation::Installation;
@@ -14,8 +15,6 @@ use crate::render;
 
 /// S3 storages refuse requests from clocks that are off by 15 minutes; a third of that deserves a hand.
 const TOLERABLE_SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// A disk with less room than this fills within a night.
-const LITTLE_ROOM: u64 = 256 << 20;
 
 /// One thing that was looked at: fine, or not.
 struct Finding {
@@ -25,7 +24,7 @@ struct Finding {
 
 pub(super) async fn doctor(app: &Installation, json: bool) -> anyhow::Result<Exit> {
     let mut findings = vec![home(app), keys(app).await?];
-    findings.push(room("room for snapshots", app.home.path()));
+    findings.push(room(app, "room for snapshots", app.home.path()));
     // Trees and SQLite are read by this program itself.
     let needs_tools = |source: &SourceConfig| {
         matches!(source.kind, SourceKind::Postgres(_) | SourceKind::Mysql(_))
@@ -134,7 +133,7 @@ async fn storage_findings(
         }
     }
     if let StorageKind::Local { path, .. } = &storage.kind {
-        findings.push(room(&format!("room on storage {}", storage.name), path));
+        findings.push(room(app, &format!("room on storage {}", storage.name), path));
     }
 }
 
@@ -174,19 +173,14 @@ async fn source_finding(app: &Installation, source: &SourceConfig) -> Finding {
     finding(what, result)
 }
 
-fn room(what: &str, path: &Path) -> Finding {
+fn room(app: &Installation, what: &str, path: &Path) -> Finding {
     let shown = path.display();
     let result = match free_bytes(path) {
         None => Err(format!("{shown} cannot be looked at")),
-        Some(free) if free < LITTLE_ROOM => {
+        Some(free) if free < app.config.disk_warn => {
             Err(format!("{shown} has only {} left", render::size(free)))
         }
         Some(free) => Ok(format!("{shown} has {} left", render::size(free))),
     };
     finding(what, result)
-}
-
-fn free_bytes(path: &Path) -> Option<u64> {
-    let room = rustix::fs::statvfs(path).ok()?;
-    Some(room.f_bavail.saturating_mul(room.f_frsize))
 }

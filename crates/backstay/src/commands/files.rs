@@ -108,8 +108,12 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
             }
             for entry in listing.backups {
                 let place = app.place(&source, entry.id.clone());
-                if let Err(error) = check_backup(app, &vault, &place).await {
-                    note(error);
+                match check_backup(app, &vault, &place).await {
+                    Err(error) if entry.orphaned => {
+                        note(error.context(format!("backup {} of {source} is orphaned", entry.id)));
+                    }
+                    Err(error) => note(error),
+                    Ok(()) => {}
                 }
             }
         }

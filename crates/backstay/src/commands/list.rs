@@ -58,18 +58,17 @@ pub(super) async fn all(
     Ok((listed, exit))
 }
 
-/// Returns the newest good backup of a source. If its storages do not answer, what was seen last is better than nothing; the
+/// Returns the backups of a source, newest first. If its storages do not answer, what was seen last is better than nothing; the
 /// error comes with it.
-pub(super) async fn newest_good(
+pub(super) async fn known(
     app: &Installation,
     source: &SourceConfig,
-) -> anyhow::Result<(Option<IndexEntry>, Option<anyhow::Error>)> {
+) -> anyhow::Result<(Vec<IndexEntry>, Option<anyhow::Error>)> {
     let name = source.name.as_str();
-    let (known, error) = match all(app, Some(name)).await {
+    Ok(match all(app, Some(name)).await {
         Ok((listed, _)) => (listed.into_iter().map(|listed| listed.entry).collect(), None),
         Err(error) => (app.catalog.known_backups(&source.storage, name).await?, Some(error)),
-    };
-    Ok((known.into_iter().find(IndexEntry::is_good), error))
+    })
 }
 
 pub(super) async fn backups(

@@ -1,10 +1,9 @@
-//! Looking around: init, status, sources, storages.
+//! Looking around: init, sources, storages.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use backstay_control::Since;
 use serde_json::json;
 
 use crate::cli::{SourceCommand, StorageCommand};
@@ -17,68 +16,6 @@ pub(super) fn init(file: &Path) -> anyhow::Result<Exit> {
     let mut out = super::files::create_new(file)?;
     out.write_all(template::TEMPLATE.as_bytes())?;
     render::print(&format!("{} written; edit it, then run `backstay doctor`", file.display()))?;
-    Ok(Exit::Done)
-}
-
-pub(super) async fn status(app: &Installation, json: bool) -> anyhow::Result<Exit> {
-    let mut rows = Vec::new();
-    let mut values = Vec::new();
-    let mut off = Vec::new();
-    let slots = app.catalog.slots().await?;
-    for source in app.config.sources.values() {
-        let run = app.catalog.last_backup_job(source.name.as_str()).await?;
-        let last_error = run.as_ref().and_then(|run| run.error.clone());
-        let (newest, error) = super::list::newest_good(app, source).await?;
-        let trouble = error.map(|error| format!("{error:#}")).or(last_error);
-        let next = match &source.policy {
-            Some(policy) => {
-                let since = slots.get(source.name.as_str()).copied();
-                let since = since.unwrap_or(Since::FirstSeen(app.cx.now()));
-                policy.next_start(source.name.as_str(), since, app.cx.now())
-            }
-            None => None,
-        };
-        if newest.is_none() {
-            off.extend(super::archives::no_backup(app, source));
-        }
-        values.push(json!({
-            "source": source.name,
-            "newest_good": newest.as_ref().map(|n| &n.id),
-            "newest_good_at": newest.as_ref().map(|n| n.started_at),
-            "age_seconds": newest.as_ref().map(|n| app.cx.now().duration_since(n.started_at).as_secs()),
-            "last_job": run.as_ref().map(|run| run.state.as_str()),
-            "last_job_at": run.as_ref().map(|run| run.queued_at),
-            "next_at": next,
-            "last_error": trouble,
-        }));
-        let newest = newest.map_or_else(
-            || "NONE".to_owned(),
-            |newest| {
-                format!("{} ({} ago)", newest.id, render::age(newest.started_at, app.cx.now()))
-            },
-        );
-        rows.push(vec![
-            source.name.to_string(),
-            newest,
-            run.map_or("", |run| run.state.as_str()).to_owned(),
-            render::time(next),
-            trouble.unwrap_or_default(),
-        ]);
-    }
-    off.extend(super::serve::nobody_serves(app).await?);
-    for warning in &off {
-        render::say(&format!("warning: {warning}"));
-    }
-    if json {
-        render::print_json(&values.into())?;
-    } else if rows.is_empty() {
-        render::print("nothing is backed up: the configuration has no sources")?;
-    } else {
-        render::print(&render::table(
-            &["SOURCE", "NEWEST GOOD BACKUP", "LAST JOB", "NEXT", "LAST ERROR"],
-            rows,
-        ))?;
-    }
     Ok(Exit::Done)
 }
 

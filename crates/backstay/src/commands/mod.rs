@@ -7,6 +7,7 @@ mod config;
 mod doctor;
 mod drill;
 mod files;
+mod guard;
 mod holdings;
 mod jobs;
 mod keys;
@@ -17,7 +18,9 @@ mod quickstart;
 mod recover;
 mod restore;
 mod retention;
+mod room;
 mod serve;
+mod status;
 mod undo;
 
 use std::path::Path;
@@ -69,7 +72,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
     let app = &installation;
     match cli.command {
         Command::Doctor => doctor::doctor(app, json).await,
-        Command::Status => look::status(app, json).await,
+        Command::Status { check } => status::status(app, check, json).await,
         Command::Source(command) => look::source(app, command, json).await,
         Command::Storage(command) => look::storage(app, command, json).await,
         Command::Backup(args) => backup::backup_all(app, args, json).await,
@@ -96,6 +99,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Archives(command) => archives::archives(app, command, json).await,
         Command::Keys(command) => keys::keys(app, command, json).await,
         Command::Serve(args) => Box::pin(serve::serve(installation, &global, &args)).await,
+        Command::Guard(args) => Box::pin(guard::guard(app, &args)).await,
         Command::Jobs(command) => jobs::jobs(app, command, json).await,
         Command::Quickstart
         | Command::Init { .. }

@@ -10,7 +10,7 @@ use backstay_engine::vault::Vault;
 use backstay_format::Slug;
 
 use crate::cli::{Global, RecoverArgs};
-use crate::config::{Additions, Config, StorageKind, parse_location};
+use crate::config::{Additions, Config, DEFAULT_DISK_WARN, StorageKind, parse_location};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, Recovered};
 use crate::opening::{config_path, open_home, open_home_alone};
@@ -46,6 +46,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
     }
     let config = Config {
         organisation: organisation.clone(),
+        disk_warn: DEFAULT_DISK_WARN,
         storages: Default::default(),
         sources: Default::default(),
         archives: Default::default(),

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 
 use backstay_control::{JobKind, JobState};
+use backstay_engine::event::Event;
 use backstay_engine::restore::{Around, RestoreOptions, RestorePlan, plan_restore};
 use backstay_engine::source::{How, TargetOptions};
 use backstay_engine::vault::Vault;
@@ -188,7 +189,16 @@ pub(super) async fn choose(
     if let Some(id) = wanted.id {
         let mut found = listing.backups.iter().filter(|b| b.id.as_str().starts_with(id));
         return match (found.next(), found.next()) {
-            (Some(one), None) => Ok(one.id.clone()),
+            (Some(one), None) => {
+                if one.orphaned {
+                    let text = format!(
+                        "backup {} is orphaned: objects of it were gone from the storage when somebody looked last",
+                        one.id
+                    );
+                    app.cx.event(Event::Warning { text });
+                }
+                Ok(one.id.clone())
+            }
             (None, _) => {
                 match listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id)) {
                     Some(unusable) => Err(unusable.error.into()),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use backstay_control::{Again, Holder, JobState, LeaseError, Since, WaitingJob};
+use backstay_control::{Again, Holder, JobState, Since, WaitingJob};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::{Event, Monitor};
 use backstay_format::Trigger;
@@ -19,7 +19,7 @@ use crate::cli::{Global, ServeArgs};
 use crate::config::SourceConfig;
 use crate::exit::Exit;
 use crate::installation::{Installation, host, new_job_id};
-use crate::lease::LeaseGuard;
+use crate::lease::{LeaseGuard, is_held};
 use crate::opening::config_path;
 use crate::render;
 
@@ -208,9 +208,7 @@ impl Server {
         let app = self.app.with_cx(self.app.cx.piece().heard_by(heard));
         let guard = match app.lease(&job.source).await {
             Ok(guard) => guard,
-            Err(error) if error.downcast_ref::<LeaseError>().is_some_and(LeaseError::is_held) => {
-                return Ok(None);
-            }
+            Err(error) if is_held(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         let begun = begin(&app, &source, (&job, &guard), now).await;
@@ -309,15 +307,9 @@ async fn end_failed(app: &Installation, job: &WaitingJob, error: &anyhow::Error,
 
 fn say_end(app: &Installation, made: &anyhow::Result<Made>) {
     let event = match made {
-        Ok(Made { entry, afterwards, .. }) => {
-            let what = format!(
-                "backup {} is {}: {} read, {} stored",
-                entry.id,
-                render::word(entry.status),
-                render::size(entry.plain_bytes),
-                render::size(entry.stored_bytes)
-            );
-            match afterwards {
+        Ok(made) => {
+            let what = made.summary();
+            match &made.afterwards {
                 None => Event::Step { what },
                 Some(error) => Event::Warning { text: format!("{what}; {error:#}") },
             }

@@ -25,6 +25,9 @@ pub(super) struct RawConfig {
     /// `postgres://user:password@host/database` for a catalog that several servers share; a file in the home directory if left out.
     #[schemars(with = "Option<String>")]
     pub(super) catalog: Option<Spanned<String>>,
+    /// Warn before a backup if the disk of the home directory or of a local storage has less room left, for example `2GB`; `500MB` if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) disk_warn: Option<Spanned<String>>,
     /// Where backups go, by name.
     #[serde(default)]
     pub(super) storages: BTreeMap<String, RawStorage>,
@@ -194,6 +197,12 @@ pub(super) struct RawSource {
     /// Which backups are kept.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub(super) keep: Option<Rules>,
+    /// How old the newest good backup may be (RPO); what the schedule promises and an hour if left out, a day and an hour at least.
+    #[schemars(with = "Option<String>")]
+    pub(super) rpo: Option<Spanned<String>>,
+    /// How long a restore may take (RTO); `15m` if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) rto: Option<Spanned<String>>,
     /// `sealed`, or `none` for standard files that anybody can read.
     #[schemars(with = "Option<String>")]
     pub(super) encryption: Option<Spanned<String>>,

@@ -45,6 +45,9 @@ pub(crate) struct SourceConfig {
     /// When it is backed up by itself.
     pub(crate) policy: Option<Policy>,
     pub(crate) keep: Rules,
+    /// How old the newest good backup may be, and how long a restore may take, if somebody says so.
+    pub(crate) rpo: Option<SignedDuration>,
+    pub(crate) rto: Option<SignedDuration>,
     pub(crate) sealed: bool,
     pub(crate) compression_level: i32,
     pub(crate) retries: u32,
@@ -215,6 +218,8 @@ impl SourceConfig {
             environment: None,
             policy: None,
             keep: Rules::default(),
+            rpo: None,
+            rto: None,
             sealed: true,
             compression_level: DEFAULT_LEVEL,
             retries: DEFAULT_RETRIES,
@@ -273,6 +278,8 @@ pub(super) fn check(
         }
         waited.ok()
     });
+    let (rpo, rto) =
+        (objective("rpo", raw.rpo.as_ref(), faults), objective("rto", raw.rto.as_ref(), faults));
     let label = |name, value: &Option<Spanned<String>>| {
         value.as_ref().and_then(|value| faults.text(name, value, env))
     };
@@ -297,6 +304,8 @@ pub(super) fn check(
         environment,
         policy: policy?,
         keep: raw.keep.clone().unwrap_or_default(),
+        rpo,
+        rto,
         sealed,
         compression_level: level,
         retries: raw.retries.as_ref().map_or(DEFAULT_RETRIES, |retries| *retries.get_ref()),
@@ -451,16 +460,25 @@ fn check_hook(name: &str, raw: &Spanned<RawHook>, faults: &mut Faults<'_>) -> Op
     Some(Hook { argv: hook.run.clone(), timeout: timeout? })
 }
 
+fn objective(
+    name: &str,
+    text: Option<&Spanned<String>>,
+    faults: &mut Faults<'_>,
+) -> Option<SignedDuration> {
+    let text = text?;
+    let time = duration(name, text, faults)?;
+    if !time.is_positive() {
+        faults.add(name, text.span(), "no backup and no restore is that fast");
+    }
+    Some(time)
+}
+
 pub(super) fn duration(
     name: &str,
     text: &Spanned<String>,
     faults: &mut Faults<'_>,
 ) -> Option<SignedDuration> {
-    // Days are not of one length everywhere; here they are 24 hours.
-    let days = text.get_ref().strip_suffix('d').and_then(|days| days.trim().parse::<i64>().ok());
-    let parsed = days
-        .map(|days| SignedDuration::from_hours(24 * days))
-        .or_else(|| text.get_ref().parse().ok());
+    let parsed = parse_duration(text.get_ref());
     if parsed.is_none() {
         faults.add(
             name,
@@ -469,4 +487,11 @@ pub(super) fn duration(
         );
     }
     parsed
+}
+
+/// Reads a time such as `7d`, `12h` or `1h 30m`.
+pub(crate) fn parse_duration(text: &str) -> Option<SignedDuration> {
+    // Days are not of one length everywhere; here they are 24 hours.
+    let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<i64>().ok());
+    days.map(|days| SignedDuration::from_hours(24 * days)).or_else(|| text.parse().ok())
 }

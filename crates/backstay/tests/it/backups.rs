@@ -26,7 +26,7 @@ fn hook_that_fails_after_the_backup_fails_the_command_and_the_backup_stays() {
     let status = shell.json(&["status"]);
     let shop = status.as_array().unwrap().iter().find(|one| one["source"] == "shop").unwrap();
     assert_eq!((&shop["last_job"], &shop["newest_good"]), (&"succeeded".into(), &id.into()));
-    assert!(shop["last_error"].as_str().unwrap().contains("after_backup"), "{status}");
+    assert!(shop["troubles"].to_string().contains("after_backup"), "{status}");
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod drills;
 mod duckdb;
 mod faults;
 mod golden;
+mod guard;
+mod health;
 mod manual;
 mod mysql;
 mod mysql_faults;

@@ -64,7 +64,7 @@ fn set_clock(shell: &Shell, seconds: i64) {
 }
 
 /// A machine whose source is what a program says; it stands still as long as the file `wait` is there.
-fn with_program(more: &str) -> Shell {
+pub(crate) fn with_program(more: &str) -> Shell {
     let shell = Shell::bare();
     let script =
         "echo begun >> \"$$0/begun\"; while [ -e \"$$0/wait\" ]; do sleep 0.05; done; echo dump";
