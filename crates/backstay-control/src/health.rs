@@ -7,7 +7,7 @@ use backstay_format::IndexEntry;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::job::{Job, JobState, PastRestore};
-use crate::{Policy, Since};
+use crate::{Policy, Seen, Since};
 
 /// Without another objective no more than a day may be lost (V57), or what lies between two runs of the schedule.
 const DEFAULT_RPO: SignedDuration = SignedDuration::from_hours(24);
@@ -17,6 +17,8 @@ const ROOM_FOR_A_BACKUP: SignedDuration = SignedDuration::from_hours(1);
 const DEFAULT_RTO: SignedDuration = SignedDuration::from_mins(15);
 /// A run that begins by so much later is not missed yet.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
+/// Clocks of two machines may differ by this much without harm.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 /// Of so many of the newest good backups the worst distance is told.
 const RECENT: usize = 10;
 
@@ -59,6 +61,10 @@ pub struct Facts<'a> {
     pub last_run: Option<&'a Job>,
     /// A run waits or is under way.
     pub is_at_work: bool,
+    /// Backups of which objects are gone; they are not among the others.
+    pub orphaned: usize,
+    /// Since when its slots are looked for, and from where they are counted; none if nobody ever did.
+    pub seen: Option<Seen>,
     /// The newest restore, in earnest or as a drill.
     pub last_restore: Option<&'a PastRestore>,
     /// What time it is.
@@ -91,6 +97,11 @@ pub enum Alarm {
         age: SignedDuration,
         /// How old it may be.
         objective: SignedDuration,
+    },
+    /// A backup was made in the future: a clock is or was wrong. It says nothing of how old the others are.
+    Future {
+        /// When.
+        at: Timestamp,
     },
     /// The last run made no good backup. Stays until one does (V31).
     LastRun {
@@ -127,7 +138,10 @@ impl Alarm {
             Self::NoBackup => "unprotected",
             Self::TooOld { .. } => "late",
             Self::LastRun { .. } => "failing",
-            Self::Missed { .. } | Self::Orphaned { .. } | Self::SlowRestore { .. } => "attention",
+            Self::Future { .. }
+            | Self::Missed { .. }
+            | Self::Orphaned { .. }
+            | Self::SlowRestore { .. } => "attention",
         }
     }
 }
@@ -155,7 +169,14 @@ impl fmt::Display for Alarm {
                 )?;
                 error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
             }
+            Self::Future { at } => {
+                write!(f, "a backup was made at {at:.0}, which is in the future: check the clocks")
+            }
+            Self::Missed { runs: 1 } => f.write_str("a run of the schedule made no good backup"),
             Self::Missed { runs } => write!(f, "{runs} runs of the schedule made no good backup"),
+            Self::Orphaned { backups: 1 } => {
+                f.write_str("objects of a backup are gone from the storage")
+            }
             Self::Orphaned { backups } => {
                 write!(f, "objects of {backups} backups are gone from the storage")
             }
@@ -194,17 +215,23 @@ impl fmt::Display for Span {
 impl Health {
     /// Works out how a source is.
     pub fn of(facts: &Facts<'_>) -> Self {
-        let good: Vec<&IndexEntry> = facts.backups.iter().filter(|entry| entry.is_good()).collect();
+        let latest = facts.now.checked_add(CLOCK_TOLERANCE).unwrap_or(Timestamp::MAX);
+        let (good, future): (Vec<&IndexEntry>, Vec<&IndexEntry>) = facts
+            .backups
+            .iter()
+            .filter(|entry| entry.is_good())
+            .partition(|entry| entry.started_at <= latest);
         let newest = good.first().copied();
         let age = newest.map(|newest| facts.now.duration_since(newest.started_at));
         let missed = missed(facts, newest);
         let rto_seen = facts.last_restore.map(|restore| restore.took);
         let Objectives { rpo, rto } = facts.objectives;
-        let orphaned = facts.backups.iter().filter(|entry| entry.orphaned).count();
+        let orphaned = facts.orphaned;
         let alarms = [
             newest.is_none().then_some(Alarm::NoBackup),
             age.filter(|age| *age > rpo).map(|age| Alarm::TooOld { age, objective: rpo }),
             facts.last_run.and_then(|run| failed(run, newest)),
+            future.first().map(|entry| Alarm::Future { at: entry.started_at }),
             (missed > 0).then_some(Alarm::Missed { runs: missed }),
             (orphaned > 0).then_some(Alarm::Orphaned { backups: orphaned }),
             rto_seen
@@ -237,9 +264,18 @@ fn failed(run: &Job, newest: Option<&IndexEntry>) -> Option<Alarm> {
 }
 
 fn missed(facts: &Facts<'_>, newest: Option<&IndexEntry>) -> u32 {
-    let (Some(policy), Some(newest)) = (facts.policy, newest) else { return 0 };
+    let (Some(policy), Some(newest), Some(seen)) = (facts.policy, newest, facts.seen) else {
+        return 0;
+    };
+    // What a run begins late is for the slot before it; nobody looked for slots before the source was first seen.
+    let since = match seen.since() {
+        Since::Slot(slot) if slot <= newest.started_at => Since::Slot(slot),
+        Since::Slot(_) => Since::Slot(newest.started_at.max(seen.first)),
+        Since::FirstSeen(first) if first <= newest.started_at => Since::Slot(newest.started_at),
+        first => first,
+    };
     let until = facts.now.checked_sub(PATIENCE).unwrap_or(facts.now);
-    let runs = policy.runs_between(facts.source, Since::Slot(newest.started_at), until);
+    let runs = policy.runs_between(facts.source, since, until);
     // One that waits or is under way may still make it good.
     runs.saturating_sub(u32::from(facts.is_at_work))
 }

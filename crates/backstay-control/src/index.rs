@@ -20,6 +20,16 @@ impl Catalog {
             .map(drop)
     }
 
+    /// Forgets what was seen on a storage: another vault has its name now.
+    pub async fn forget_listings(&self, storage: &str) -> Result<(), CatalogError> {
+        for delete in
+            ["DELETE FROM listings WHERE storage = $1", "DELETE FROM gone WHERE storage = $1"]
+        {
+            self.execute("forgot listings", delete, [storage.into()]).await?;
+        }
+        Ok(())
+    }
+
     /// Returns the backups of a source as they were seen last, newest first.
     pub async fn known_backups(
         &self,

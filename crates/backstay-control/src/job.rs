@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::{column, time_column, unreadable};
 use crate::{Catalog, CatalogError, Holder};
@@ -137,6 +138,19 @@ pub struct Job {
     pub backup: Option<String>,
     /// What was said meanwhile, line by line.
     pub log: Option<String>,
+    /// How far it is, or was when somebody wrote it down last.
+    pub progress: Option<Progress>,
+}
+
+/// How far a job is: which part it is at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The name of the part.
+    pub part: String,
+    /// Plain bytes of it that went through.
+    pub plain_bytes: u64,
+    /// Plain bytes that are expected, if anybody knows.
+    pub estimate_bytes: Option<u64>,
 }
 
 /// A restore that went well.
@@ -225,10 +239,12 @@ impl Catalog {
         row.as_ref().map(read).transpose()
     }
 
-    /// Returns the sources whose backups wait or are under way.
-    pub async fn sources_at_work(&self) -> Result<HashSet<String>, CatalogError> {
-        let select = "SELECT DISTINCT source FROM jobs WHERE kind = 'backup' AND state IN ('queued', 'leased', 'running')";
-        let rows = self.query_all("looked for jobs", select, []).await?;
+    /// Returns the sources whose backups wait, or are under way under a lease that has not run out.
+    pub async fn sources_at_work(&self, now: Timestamp) -> Result<HashSet<String>, CatalogError> {
+        let select = "SELECT DISTINCT j.source FROM jobs j LEFT JOIN leases l ON l.source = j.source WHERE j.kind = 'backup' \
+                      AND (j.state = 'queued' OR j.state IN ('leased', 'running') AND l.expires_at >= $1)";
+        let values = [self.time(now).await?.as_microsecond().into()];
+        let rows = self.query_all("looked for jobs", select, values).await?;
         rows.iter().map(|row| column(row, "jobs", "source")).collect()
     }
 
@@ -250,7 +266,7 @@ impl Catalog {
     }
 }
 
-const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log";
+const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, progress";
 
 fn read(row: &QueryResult) -> Result<Job, CatalogError> {
     let text = |name| column::<String>(row, "jobs", name);
@@ -271,6 +287,8 @@ fn read(row: &QueryResult) -> Result<Job, CatalogError> {
         error: perhaps("error")?,
         backup: perhaps("backup")?,
         log: perhaps("log")?,
+        // What a newer program wrote there is no reason to show no job.
+        progress: perhaps("progress")?.and_then(|text| serde_json::from_str(&text).ok()),
     })
 }
 

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 /// The steps; the version of a catalog is how many of them were taken. Never changed, only added to.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     // Also where a program without steps made them.
     "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
      CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -36,6 +36,12 @@ const STEPS: [&str; 2] = [
      ALTER TABLE jobs ADD COLUMN log TEXT;
      CREATE UNIQUE INDEX jobs_by_slot ON jobs (source, slot, attempt);
      CREATE INDEX jobs_by_state ON jobs (state, not_before);",
+    // How far a job is, how often it was tried again; backups that are not there any more, or not wholly (ADR 17).
+    "ALTER TABLE jobs ADD COLUMN retries BIGINT NOT NULL DEFAULT 0;
+     ALTER TABLE jobs ADD COLUMN progress TEXT;
+     CREATE TABLE gone (
+         storage TEXT NOT NULL, source TEXT NOT NULL, backup TEXT NOT NULL, why TEXT NOT NULL, since BIGINT NOT NULL, entry TEXT,
+         PRIMARY KEY (storage, source, backup));",
 ];
 
 /// A number that nothing else of the database's locks by: it is the beginning of "backstay".

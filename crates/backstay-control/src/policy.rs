@@ -28,8 +28,9 @@ pub struct Policy {
 
 /// More runs than this are not counted.
 const MOST_RUNS: usize = 1000;
-/// Of so many runs to come the longest gap is looked for: of those of a week, where there is one each night.
-const NEXT_RUNS: usize = 15;
+/// So many runs are looked at for the longest gap: two weeks of one each five minutes.
+const MOST_RUNS_OF_WEEKS: usize = 5000;
+const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// A slot whose run may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,27 +70,45 @@ impl Policy {
     /// Returns how many runs begin after one time and until another, a thousand at most. Slots that a blackout puts together
     /// are one run.
     pub fn runs_between(&self, source: &str, since: Since, until: Timestamp) -> u32 {
-        let starts = self.starts(source, since).take(MOST_RUNS).take_while(|start| *start <= until);
-        let mut starts: Vec<Timestamp> = starts.collect();
-        starts.dedup();
-        u32::try_from(starts.len()).unwrap_or(u32::MAX)
+        let starts = self.starts(source, since).take_while(|start| *start <= until);
+        u32::try_from(starts.take(MOST_RUNS).count()).unwrap_or(u32::MAX)
     }
 
-    /// Returns the longest time between two of the next runs.
+    /// Returns the longest time between two runs that follow each other, of those of two weeks around now: after a weekend the
+    /// one that it makes still counts, and before it, too.
     pub fn longest_gap(&self, source: &str, now: Timestamp) -> SignedDuration {
-        let starts: Vec<Timestamp> =
-            self.starts(source, Since::Slot(now)).take(NEXT_RUNS).collect();
-        let gaps = starts.windows(2).map(|two| two[1].duration_since(two[0]));
-        gaps.max().unwrap_or_default()
+        let begin = now.checked_sub(WEEK).unwrap_or(now);
+        let end = now.checked_add(WEEK).unwrap_or(now);
+        let mut longest = SignedDuration::ZERO;
+        let mut before: Option<Timestamp> = None;
+        for start in self.starts(source, Since::Slot(begin)).take(MOST_RUNS_OF_WEEKS) {
+            if let Some(before) = before {
+                longest = longest.max(start.duration_since(before));
+            }
+            // The first run behind the end closes the last gap.
+            if start > end && before.is_some() {
+                break;
+            }
+            before = Some(start);
+        }
+        longest
     }
 
-    /// When the runs of the next slots begin, one after the other.
+    /// When runs begin, one after the other.
     fn starts(&self, source: &str, since: Since) -> impl Iterator<Item = Timestamp> {
-        let mut since = since;
+        let delay = self.delay(source);
+        let (mut since, mut last) = (since, None);
         std::iter::from_fn(move || {
-            let start = self.next_start(source, since, since.time())?;
-            since = Since::Slot(self.schedule.next(since, &self.zone)?);
-            Some(start)
+            loop {
+                let slot = self.schedule.next(since, &self.zone)?;
+                let start = self.next_start(source, since, since.time())?;
+                // All slots of a blackout begin at its end, as one.
+                let covered = start.checked_sub(delay).ok()?.max(slot);
+                since = Since::Slot(covered);
+                if last.replace(start) != Some(start) {
+                    return Some(start);
+                }
+            }
         })
     }
 

@@ -9,15 +9,17 @@ use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
 use crate::catalog::{column, time_column, unreadable};
-use crate::job::{JobId, JobKind, JobState};
+use crate::job::{JobId, JobKind, JobState, Progress};
 use crate::lease::RELEASED;
-use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Since};
+use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Seen, Since};
 
 /// Tries of a job, at most, whose worker died each time: what kills workers must not go on for ever.
 const MAX_ATTEMPTS: i64 = 3;
 /// The pause before the second try of such a job; each further one is four times as long.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
-/// No job pauses for so long: one that says so has it from a clock that was set back.
+/// How often a job is tried again while something is out of order: with pauses that grow to an hour, for three hours and a half.
+const OUTAGE_RETRIES: i64 = 6;
+/// No job pauses for longer: one that says so has it from a clock that was set back.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 /// A job that nobody took up for so long is of a source that no server has.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -51,6 +53,15 @@ pub enum Again {
     LeaseLost,
     /// Its worker was told to end: nothing is wrong with the job.
     Interrupted,
+    /// It gave way to the app: so often at most, and so much later.
+    GaveWay {
+        /// How often a job is tried again.
+        retries: u32,
+        /// The pause before that.
+        after: SignedDuration,
+    },
+    /// A storage, a server or the way to it is out of order: with pauses that grow, for some hours.
+    Outage,
 }
 
 impl Catalog {
@@ -73,14 +84,14 @@ impl Catalog {
         }
         let select = "SELECT first_seen, last_slot FROM slots WHERE source = $1";
         let row = self.query_one("looked for the last slot", select, [source.into()]).await?;
-        since(&row.ok_or_else(|| unreadable("slots", "source"))?)
+        Ok(seen(&row.ok_or_else(|| unreadable("slots", "source"))?)?.since())
     }
 
-    /// Returns from where the slots of all sources are counted that somebody saw.
-    pub async fn slots(&self) -> Result<HashMap<String, Since>, CatalogError> {
+    /// Returns what is known of the slots of all sources that somebody saw.
+    pub async fn slots(&self) -> Result<HashMap<String, Seen>, CatalogError> {
         let select = "SELECT source, first_seen, last_slot FROM slots";
         let rows = self.query_all("looked for the last slots", select, []).await?;
-        rows.iter().map(|row| Ok((column(row, "slots", "source")?, since(row)?))).collect()
+        rows.iter().map(|row| Ok((column(row, "slots", "source")?, seen(row)?))).collect()
     }
 
     /// Enqueues the backup of a slot, once, whoever else does; returns whether it was this call.
@@ -202,27 +213,21 @@ impl Catalog {
         why: Again,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, CatalogError> {
-        let select = "SELECT lost FROM jobs WHERE id = $1 AND slot IS NOT NULL";
+        let select = "SELECT lost, retries FROM jobs WHERE id = $1 AND slot IS NOT NULL";
         let row = self.query_one("looked for a job", select, [job.0.clone().into()]).await?;
         let Some(row) = row else { return Ok(None) };
-        let before: i64 = column(&row, "jobs", "lost")?;
-        let (lost, pause) = match why {
-            Again::Interrupted => (before, SignedDuration::ZERO),
-            Again::LeaseLost if before + 1 >= MAX_ATTEMPTS => return Ok(None),
-            Again::LeaseLost => {
-                let longer = 4_i32.saturating_pow(u32::try_from(before).unwrap_or(0));
-                (before + 1, FIRST_PAUSE.saturating_mul(longer))
-            }
-        };
+        let (lost, retries) = (column(&row, "jobs", "lost")?, column(&row, "jobs", "retries")?);
+        let Some((lost, retries, pause)) = next_try(why, lost, retries) else { return Ok(None) };
         let start = now.checked_add(pause).unwrap_or(now);
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, lost, not_before) \
-                      SELECT $1, source, kind, $2, $3, '', slot, attempt + 1, $4, $5 FROM jobs \
-                      WHERE id = $6 AND state IN ('leased', 'running') ON CONFLICT (source, slot, attempt) DO NOTHING";
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, lost, retries, not_before) \
+                      SELECT $1, source, kind, $2, $3, '', slot, attempt + 1, $4, $5, $6 FROM jobs \
+                      WHERE id = $7 AND state IN ('leased', 'running') ON CONFLICT (source, slot, attempt) DO NOTHING";
         let values = [
             id.into(),
             JobState::Queued.as_str().into(),
             now.as_microsecond().into(),
             lost.into(),
+            retries.into(),
             start.as_microsecond().into(),
             job.0.clone().into(),
         ];
@@ -258,10 +263,37 @@ impl Catalog {
         row.map_or(Ok(None), |row| column(&row, "jobs", "cancel"))
     }
 
+    /// Keeps how far a job is.
+    pub async fn keep_progress(
+        &self,
+        job: &JobId,
+        progress: &Progress,
+    ) -> Result<(), CatalogError> {
+        let update = "UPDATE jobs SET progress = $1 WHERE id = $2";
+        let text = serde_json::to_string(progress).expect("progress is plain values");
+        self.execute("kept progress", update, [text.into(), job.0.clone().into()]).await.map(drop)
+    }
+
     /// Keeps what was said while a job was done.
     pub async fn keep_log(&self, job: &JobId, log: &str) -> Result<(), CatalogError> {
         let update = "UPDATE jobs SET log = $1 WHERE id = $2";
         self.execute("kept a log", update, [log.into(), job.0.clone().into()]).await.map(drop)
+    }
+}
+
+/// Returns how often it was lost and tried again by then, and the pause; none if it was tried often enough.
+fn next_try(why: Again, lost: i64, retries: i64) -> Option<(i64, i64, SignedDuration)> {
+    let growing = |tries: i64| {
+        let factor = 4_i32.saturating_pow(u32::try_from(tries).unwrap_or(0));
+        FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
+    };
+    match why {
+        Again::Interrupted => Some((lost, retries, SignedDuration::ZERO)),
+        Again::LeaseLost => (lost + 1 < MAX_ATTEMPTS).then(|| (lost + 1, retries, growing(lost))),
+        Again::GaveWay { retries: most, after } => {
+            (retries < i64::from(most)).then(|| (lost, retries + 1, after.min(LONGEST_PAUSE)))
+        }
+        Again::Outage => (retries < OUTAGE_RETRIES).then(|| (lost, retries + 1, growing(retries))),
     }
 }
 
@@ -281,8 +313,8 @@ fn is_lost(row: &QueryResult, me: &Holder, now: Timestamp) -> Result<bool, Catal
     })
 }
 
-fn since(row: &QueryResult) -> Result<Since, CatalogError> {
+fn seen(row: &QueryResult) -> Result<Seen, CatalogError> {
     let time = |name| time_column(row, "slots", name);
-    let first_seen = time("first_seen")?.ok_or_else(|| unreadable("slots", "first_seen"))?;
-    Ok(time("last_slot")?.map_or(Since::FirstSeen(first_seen), Since::Slot))
+    let first = time("first_seen")?.ok_or_else(|| unreadable("slots", "first_seen"))?;
+    Ok(Seen { first, last_slot: time("last_slot")? })
 }

@@ -42,6 +42,22 @@ pub enum Since {
     Slot(Timestamp),
 }
 
+/// What is known of a source's slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Since when they are looked for.
+    pub first: Timestamp,
+    /// The last one that something was enqueued for.
+    pub last_slot: Option<Timestamp>,
+}
+
+impl Seen {
+    /// Returns from where they are counted.
+    pub fn since(self) -> Since {
+        self.last_slot.map_or(Since::FirstSeen(self.first), Since::Slot)
+    }
+}
+
 impl Since {
     /// Returns the point in time.
     pub fn time(self) -> Timestamp {

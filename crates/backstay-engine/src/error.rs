@@ -159,6 +159,15 @@ pub enum EngineError {
     Cancelled(#[from] Cancelled),
 }
 
+/// Why something that failed may work later, with nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passing {
+    /// It gave way to the app, which is done soon.
+    GaveWay,
+    /// A storage, a server or the way to it is out of order.
+    Outage,
+}
+
 /// What a caller may do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -182,9 +191,13 @@ impl EngineError {
         matches!(self, Self::Source(SourceError::Redis(RedisError::Gone { .. })))
     }
 
-    /// Says whether the same may work a little later, with nothing changed: a dump gave way to the app.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Source(error) if error.is_passing())
+    /// Says why the same may work later, with nothing changed, if it may.
+    pub fn passing(&self) -> Option<Passing> {
+        match self {
+            Self::Source(error) => error.passing(),
+            Self::Store(error) => error.kind().is_outage().then_some(Passing::Outage),
+            _ => None,
+        }
     }
 
     /// Says what a caller may do about it.

@@ -26,19 +26,27 @@ pub struct ForgetPlan {
 }
 
 /// Works out which backups of a source are forgotten. Does nothing by halves: a listing that failed, or that shows
-/// backups which cannot be read, plans nothing.
+/// backups which cannot be read, plans nothing. Orphaned backups, of which somebody found objects missing, are no good ones: no
+/// rule counts them, and they stay for people to see.
 pub async fn plan_forget(
     cx: &Cx,
     vault: &Vault,
-    organisation: &Slug,
-    source: &Slug,
+    (organisation, source): (&Slug, &Slug),
     rules: &Rules,
+    orphaned: &BTreeSet<BackupId>,
 ) -> Result<ForgetPlan, EngineError> {
     let listing = vault.list(cx, organisation, source).await?;
     if let Some(unusable) = listing.unusable.into_iter().next() {
         return Err(unusable.error);
     }
-    let verdicts = retention::plan(&listing.backups, rules, cx.now())?;
+    let (gone, whole): (Vec<_>, Vec<_>) =
+        listing.backups.into_iter().partition(|entry| orphaned.contains(&entry.id));
+    let mut verdicts = retention::plan(&whole, rules, cx.now())?;
+    verdicts.extend(gone.into_iter().map(|entry| Verdict {
+        id: entry.id,
+        keep: true,
+        reasons: vec!["orphaned: objects of it are gone".to_owned()],
+    }));
     Ok(ForgetPlan { organisation: organisation.clone(), source: source.clone(), verdicts })
 }
 
@@ -78,19 +86,23 @@ pub struct PrunePlan {
     pub too_young: usize,
 }
 
-/// Finds the objects of an organisation that no manifest names.
+/// Finds the objects of an organisation that no manifest names, but for those of backups that somebody knows: their manifests
+/// may come back.
 pub async fn plan_prune(
     cx: &Cx,
     vault: &Vault,
     organisation: &Slug,
+    is_known: impl Fn(&BackupPlace) -> bool,
 ) -> Result<PrunePlan, EngineError> {
-    Ok(unnamed(cx.now(), &folders(vault.objects(cx, organisation, None).await?)))
+    let folders = folders(vault.objects(cx, organisation, None).await?);
+    unnamed(cx, vault, &folders, is_known).await
 }
 
 /// What lies in the folder of a backup.
 #[derive(Debug, Default)]
 struct Folder {
     has_manifest: bool,
+    is_held: bool,
     objects: Vec<ObjectInfo>,
 }
 
@@ -104,24 +116,34 @@ fn folders(objects: Vec<ObjectInfo>) -> BTreeMap<BackupPlace, Folder> {
         };
         let folder = folders.entry(BackupPlace { organisation, source, backup }).or_default();
         folder.has_manifest |= file == BackupFile::Manifest;
+        folder.is_held |= file == BackupFile::Hold;
         folder.objects.push(object);
     }
     folders
 }
 
-/// What lies beside a manifest is the manifest's business: a damaged one may name it.
-fn unnamed(now: Timestamp, folders: &BTreeMap<BackupPlace, Folder>) -> PrunePlan {
+async fn unnamed(
+    cx: &Cx,
+    vault: &Vault,
+    folders: &BTreeMap<BackupPlace, Folder>,
+    is_known: impl Fn(&BackupPlace) -> bool,
+) -> Result<PrunePlan, EngineError> {
     let mut plan = PrunePlan::default();
-    for (place, folder) in folders.iter().filter(|(_, folder)| !folder.has_manifest) {
-        for object in &folder.objects {
-            if is_past_grace(now, &place.backup, object.modified_secs) {
-                plan.objects.push((object.name.clone(), object.bytes));
-            } else {
-                plan.too_young += 1;
-            }
+    for (place, folder) in folders {
+        // What lies beside a manifest is the manifest's business: a damaged one may name it.
+        if folder.has_manifest || folder.is_held || is_known(place) {
+            continue;
+        }
+        let is_old =
+            |object: &&ObjectInfo| is_past_grace(cx.now(), &place.backup, object.modified_secs);
+        let (old, young): (Vec<_>, Vec<_>) = folder.objects.iter().partition(is_old);
+        plan.too_young += young.len();
+        // A list may be behind: only what was asked for by name is definitely not there.
+        if !old.is_empty() && !vault.has_manifest(cx, place).await? {
+            plan.objects.extend(old.iter().map(|object| (object.name.clone(), object.bytes)));
         }
     }
-    plan
+    Ok(plan)
 }
 
 /// What a source has in the vault that does not fit together.
@@ -129,40 +151,34 @@ fn unnamed(now: Timestamp, folders: &BTreeMap<BackupPlace, Folder>) -> PrunePlan
 pub struct Survey {
     /// What no manifest names.
     pub unnamed: PrunePlan,
-    /// Backups of which objects are definitely gone.
-    pub orphaned: BTreeSet<BackupId>,
+    /// Backups with a manifest that names objects which are definitely gone.
+    pub damaged: BTreeSet<BackupId>,
 }
 
-/// Compares what lies in the vault with what manifests name, of one source (V36 to V38), and writes down which backups are
-/// orphaned; those that came back are not any more. Only while nobody else works on the source.
+/// Compares what lies in the vault with what manifests name, of one source and its backups as they were just listed (V36 to V38).
+/// Only while nobody else works on it.
 pub async fn survey(
     cx: &Cx,
     vault: &Vault,
-    organisation: &Slug,
-    source: &Slug,
+    (organisation, source): (&Slug, &Slug),
+    listed: &[IndexEntry],
+    is_known: impl Fn(&BackupPlace) -> bool,
 ) -> Result<Survey, EngineError> {
     let folders = folders(vault.objects(cx, organisation, Some(source)).await?);
-    let listing = vault.list(cx, organisation, source).await?;
-    let mut survey = Survey { unnamed: unnamed(cx.now(), &folders), ..Survey::default() };
-    let mut is_changed = false;
-    for entry in &listing.backups {
+    let unnamed = unnamed(cx, vault, &folders, is_known).await?;
+    let mut damaged = BTreeSet::new();
+    for entry in listed {
         let place = BackupPlace {
             organisation: organisation.clone(),
             source: source.clone(),
             backup: entry.id.clone(),
         };
         let looks_whole = folders.get(&place).is_some_and(|folder| has_all(folder, entry));
-        // A list may be behind: only what was asked for by name is definitely not there.
-        let is_orphaned = !looks_whole && !vault.is_whole(cx, &place).await?;
-        is_changed |= is_orphaned != entry.orphaned;
-        if is_orphaned {
-            survey.orphaned.insert(entry.id.clone());
+        if !looks_whole && !vault.is_whole(cx, &place).await? {
+            damaged.insert(entry.id.clone());
         }
     }
-    if is_changed {
-        vault.mark_orphaned(cx, organisation, source, &survey.orphaned).await?;
-    }
-    Ok(survey)
+    Ok(Survey { unnamed, damaged })
 }
 
 /// Says whether a folder has an object of the size of each part.

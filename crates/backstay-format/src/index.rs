@@ -60,16 +60,13 @@ pub struct IndexEntry {
     pub item_error_count: u64,
     /// Why it must not be forgotten, if it is held.
     pub hold: Option<String>,
-    /// Objects of it were gone from the storage when somebody looked last.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub orphaned: bool,
 }
 
 impl IndexEntry {
-    /// Says whether it is what somebody means by a good backup of the source: all was read, all is there, and it is more than
-    /// what a restore put aside.
+    /// Says whether it is what somebody means by a good backup of the source: all was read, and it is more than what a
+    /// restore put aside.
     pub fn is_good(&self) -> bool {
-        self.status == Status::Complete && self.trigger != Trigger::PreRestore && !self.orphaned
+        self.status == Status::Complete && self.trigger != Trigger::PreRestore
     }
 }
 
@@ -127,7 +124,6 @@ impl IndexEntry {
             item_errors,
             item_error_count: manifest.item_error_count,
             hold,
-            orphaned: false,
         }
     }
 }

@@ -153,16 +153,13 @@ pub enum RetentionError {
     },
 }
 
-/// How long backups are shown whose objects are gone. A bucket with lifecycle rules of its own makes many of them.
-const ORPHANS_SHOWN: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// Clocks of two machines may differ by this much without harm.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Says of each backup of one source whether it is kept, newest first.
 ///
 /// Held backups and safety backups that were not released stay and are not counted. Incomplete ones are not counted, and
-/// stay until `keep_at_least` complete ones are newer, so that a bad night never pushes out a good one. Orphaned ones are not
-/// counted, and stay for people to see.
+/// stay until `keep_at_least` complete ones are newer, so that a bad night never pushes out a good one.
 pub fn plan(
     backups: &[IndexEntry],
     rules: &Rules,
@@ -196,7 +193,7 @@ pub fn plan(
     let nth_good = counted.get(rules.keep_at_least.max(1) as usize - 1).map(|b| b.started_at);
     let verdicts = newest_first.into_iter().map(|backup| {
         let kept = reasons.remove(&backup.id);
-        verdict(backup, kept, (nth_good, now))
+        verdict(backup, kept, nth_good)
     });
     Ok(verdicts.collect())
 }
@@ -287,19 +284,9 @@ fn enforce_size(
     }
 }
 
-fn verdict(
-    backup: &IndexEntry,
-    kept: Option<Vec<String>>,
-    (nth_good, now): (Option<Timestamp>, Timestamp),
-) -> Verdict {
+fn verdict(backup: &IndexEntry, kept: Option<Vec<String>>, nth_good: Option<Timestamp>) -> Verdict {
     let (keep, reasons) = if let Some(why) = &backup.hold {
         (true, vec![format!("held: {why}")])
-    } else if backup.orphaned {
-        if now.duration_since(backup.started_at) > ORPHANS_SHOWN {
-            (false, vec!["orphaned, and shown for long enough".to_owned()])
-        } else {
-            (true, vec!["orphaned: objects of it are gone".to_owned()])
-        }
     } else if backup.trigger == Trigger::PreRestore {
         (false, vec!["a safety backup that was released".to_owned()])
     } else if backup.status == Status::Incomplete {

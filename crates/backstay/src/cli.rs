@@ -226,6 +226,16 @@ pub(crate) enum ConfigCommand {
     Show,
     /// Print the JSON schema of backstay.toml, for editors
     Schema,
+    /// Print what `storage add` and `source add` keep in the catalog, as backstay.toml; sealed secrets are not in it
+    Export,
+    /// Keep the storages and sources of a file in the catalog, as `storage add` and `source add` do
+    Import {
+        /// The file
+        file: PathBuf,
+        /// Replace what is kept by the same names
+        #[arg(long)]
+        replace: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ mod source;
 mod ssh;
 mod storage;
 pub(crate) mod template;
+mod time;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,9 +28,10 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use archive::ArchiveConfig;
-pub(crate) use source::{SourceConfig, SourceKind, parse_duration};
+pub(crate) use source::{SourceConfig, SourceKind};
 use storage::resolve_file;
 pub(crate) use storage::{CredentialConfig, StorageConfig, StorageKind, parse_location};
+pub(crate) use time::parse_duration;
 
 /// Disks with less room are warned of where nothing else is said (V55).
 pub(crate) const DEFAULT_DISK_WARN: u64 = 500_000_000;
@@ -277,8 +279,13 @@ impl Additions {
         rest
     }
 
+    /// Reads them from a text in the words of the file, which has nothing else in it.
+    pub(crate) fn from_text(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
     /// Returns them as the file would say it.
-    fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         if self.is_empty() {
             return String::new();
         }

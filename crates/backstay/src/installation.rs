@@ -58,6 +58,7 @@ impl Recovered {
             kind: self.storage.clone(),
             credentials: CredentialConfig::Elsewhere { profile: None },
             credentials_expire: None,
+            jobs: None,
         }
     }
 }
@@ -150,8 +151,7 @@ impl Installation {
                 vault => vault?,
             };
             let listing = vault.list(&self.cx, &self.config.organisation, &slug).await?;
-            let there = listing.backups.iter().find(|backup| !backup.orphaned);
-            let Some(newest) = there else { continue };
+            let Some(newest) = listing.backups.first() else { continue };
             let place = self.place(&slug, newest.id.clone());
             let manifest = vault.manifest(&self.cx, &place).await?;
             let origin = vault.details(&manifest)?.origin;

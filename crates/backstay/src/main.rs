@@ -56,12 +56,14 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let cx = Cx::new(Arc::new(Screen::new(&cli.global)));
-    stop_on_signals(&cx)?;
+    // A command that is guarded hears every signal itself.
+    let is_patient = matches!(cli.command, cli::Command::Guard(_));
+    stop_on_signals(&cx, is_patient)?;
     Box::pin(commands::run(cli, cx)).await
 }
 
-/// The first signal stops the work cleanly; the second ends the program at once.
-fn stop_on_signals(cx: &Cx) -> anyhow::Result<()> {
+/// The first signal stops the work cleanly; the second ends the program at once, unless it is patient.
+fn stop_on_signals(cx: &Cx, is_patient: bool) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -72,10 +74,12 @@ fn stop_on_signals(cx: &Cx) -> anyhow::Result<()> {
                 _ = interrupt.recv() => CancelReason::User,
                 _ = terminate.recv() => CancelReason::Terminated,
             };
-            if round > 0 {
-                end_now();
+            match (round, is_patient) {
+                (0, true) => render::say("stopping"),
+                (0, false) => render::say("stopping; once more to end at once"),
+                (_, true) => {}
+                (_, false) => end_now(),
             }
-            render::say("stopping; once more to end at once");
             cancel.cancel(reason);
         }
     }));

@@ -159,7 +159,7 @@ pub(crate) fn backup_json(backup: &IndexEntry, storage: &str, location: &str) ->
     json!({
         "id": backup.id,
         "source": backup.source,
-        "status": status(backup),
+        "status": backup.status,
         "trigger": backup.trigger,
         "storage": storage,
         "location": format!("{location}/{}", backup.id),
@@ -188,7 +188,8 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-pub(crate) fn backup_row(backup: &IndexEntry, storage: &str) -> Vec<String> {
+/// A backup as a row; its status, unless another word says more.
+pub(crate) fn backup_row(backup: &IndexEntry, storage: &str, status: Option<&str>) -> Vec<String> {
     let sealed = if backup.encryption == Encryption::None { "no" } else { "yes" };
     let mut remarks = Vec::new();
     if backup.item_error_count > 0 {
@@ -199,7 +200,7 @@ pub(crate) fn backup_row(backup: &IndexEntry, storage: &str) -> Vec<String> {
     vec![
         backup.id.to_string(),
         backup.source.to_string(),
-        status(backup),
+        status.map_or_else(|| word(backup.status), str::to_owned),
         trigger(backup.trigger).to_owned(),
         storage.to_owned(),
         size(backup.plain_bytes),
@@ -211,10 +212,6 @@ pub(crate) fn backup_row(backup: &IndexEntry, storage: &str) -> Vec<String> {
 
 pub(crate) const BACKUP_HEAD: [&str; 9] =
     ["ID", "SOURCE", "STATUS", "TRIGGER", "STORAGE", "SIZE", "STORED", "SEALED", "REMARKS"];
-
-fn status(backup: &IndexEntry) -> String {
-    if backup.orphaned { "orphaned".to_owned() } else { word(backup.status) }
-}
 
 /// The word for a value of a closed set, as it stands in JSON.
 pub(crate) fn word(value: impl serde::Serialize) -> String {

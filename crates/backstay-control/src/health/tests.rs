@@ -33,7 +33,6 @@ fn backup(at: &str) -> IndexEntry {
         item_errors: Vec::new(),
         item_error_count: 0,
         hold: None,
-        orphaned: false,
     }
 }
 
@@ -52,6 +51,7 @@ fn run(state: JobState, at: &str) -> Job {
         error: Some("disk full".to_owned()),
         backup: None,
         log: None,
+        progress: None,
     }
 }
 
@@ -73,6 +73,8 @@ fn facts<'a>(backups: &'a [IndexEntry], policy: &'a Policy, now: &str) -> Facts<
         backups,
         last_run: None,
         is_at_work: false,
+        orphaned: 0,
+        seen: Some(Seen { first: time("2026-01-01T00:00:00Z"), last_slot: None }),
         last_restore: None,
         now,
     }
@@ -103,10 +105,44 @@ fn backups_that_are_not_good_protect_nothing() {
     let nightly = policy("0 2 * * *");
     let incomplete = IndexEntry { status: Status::Incomplete, ..backup("2026-03-03T02:00:00Z") };
     let safety = IndexEntry { trigger: Trigger::PreRestore, ..backup("2026-03-03T01:00:00Z") };
-    let orphaned = IndexEntry { orphaned: true, ..backup("2026-03-03T00:00:00Z") };
-    let health =
-        Health::of(&facts(&[incomplete, safety, orphaned], &nightly, "2026-03-03T03:00:00Z"));
+    let backups = [incomplete, safety];
+    let facts = facts(&backups, &nightly, "2026-03-03T03:00:00Z");
+    let health = Health::of(&Facts { orphaned: 1, ..facts });
     assert_eq!(health.alarms, [Alarm::NoBackup, Alarm::Orphaned { backups: 1 }]);
+}
+
+#[test]
+fn backup_of_the_future_hides_nothing() {
+    let nightly = policy("0 2 * * *");
+    let backups = [backup("2027-03-03T02:00:00Z"), backup("2026-03-01T02:00:00Z")];
+    let failed = run(JobState::Failed, "2026-03-03T02:00:00Z");
+    let facts = facts(&backups, &nightly, "2026-03-03T12:00:00Z");
+    let health = Health::of(&Facts { last_run: Some(&failed), ..facts });
+    assert_eq!((health.word(), health.missed, health.age), ("late", 2, Some(hours(58))));
+    assert!(health.alarms.contains(&Alarm::Future { at: time("2027-03-03T02:00:00Z") }));
+    assert!(health.alarms.iter().any(|alarm| alarm.word() == "failing"));
+}
+
+#[test]
+fn runs_are_missed_from_when_somebody_looked_for_them() {
+    let hourly = policy("0 * * * *");
+    // By hand, a day before the source had a schedule.
+    let backups = [backup("2026-03-02T12:00:00Z")];
+    let missed = |seen: Option<Seen>| {
+        Health::of(&Facts { seen, ..facts(&backups, &hourly, "2026-03-03T12:30:00Z") }).missed
+    };
+    assert_eq!(missed(None), 0);
+    let first = time("2026-03-03T10:30:00Z");
+    assert_eq!(missed(Some(Seen { first, last_slot: None })), 2);
+    let last_slot = Some(time("2026-03-03T12:00:00Z"));
+    assert_eq!(missed(Some(Seen { first, last_slot })), 2, "they ran, and made nothing");
+    // By the grid of its slots, whatever was made by hand between two.
+    let every = policy("every 6h");
+    let by_hand = [backup("2026-03-03T07:00:00Z")];
+    let last_slot = Some(time("2026-03-03T06:00:00Z"));
+    let facts = facts(&by_hand, &every, "2026-03-03T12:30:00Z");
+    let health = Health::of(&Facts { seen: Some(Seen { first, last_slot }), ..facts });
+    assert_eq!(health.missed, 1);
 }
 
 #[test]
@@ -121,6 +157,19 @@ fn objective_follows_the_schedule_unless_somebody_sets_one() {
     assert_eq!(of("0 3 * * 0"), hours(7 * 24 + 1));
     // From Friday to Monday.
     assert_eq!(of("0 1 * * 1-5"), hours(3 * 24 + 1));
+    assert_eq!(of("0 4 1 * *"), hours(31 * 24 + 1));
+    // Over the weekend, on whatever day and however often a day it runs.
+    for day in ["2026-03-03T12:00:00Z", "2026-03-06T17:30:00Z", "2026-03-08T12:00:00Z"] {
+        let office = policy("0 9-17 * * 1-5");
+        let rpo = Objectives::new((None, None), ("shop", Some(&office)), time(day)).rpo;
+        assert_eq!(rpo, hours(2 * 24 + 16 + 1), "{day}");
+        let quiet = Policy {
+            blackouts: vec!["Sat,Sun 00:00-24:00".parse().unwrap()],
+            ..policy("0 * * * *")
+        };
+        let rpo = Objectives::new((None, None), ("shop", Some(&quiet)), time(day)).rpo;
+        assert_eq!(rpo, hours(2 * 24 + 1 + 1), "{day}");
+    }
     let asked = Objectives::new((Some(hours(1)), Some(hours(2))), ("shop", None), now);
     assert_eq!((asked.rpo, asked.rto), (hours(1), hours(2)));
     let without = Objectives::new((None, None), ("shop", None), now);
@@ -160,6 +209,13 @@ fn run_that_is_under_way_is_not_missed_yet() {
     assert_eq!(Health::of(&facts).missed, 0, "a blackout is meant");
     let facts = Facts { now: time("2026-03-03T12:06:00Z"), ..facts };
     assert_eq!(Health::of(&facts).missed, 1, "one run catches up at its end");
+    let often = Policy { blackouts: busy.blackouts.clone(), ..policy("* * * * *") };
+    let facts = Facts { policy: Some(&often), ..facts };
+    assert_eq!(
+        Health::of(&facts).missed,
+        59 + 2,
+        "an hour of minutes, and what came after the blackout"
+    );
 }
 
 #[test]

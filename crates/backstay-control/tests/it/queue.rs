@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backstay_control::{Again, Catalog, DueSlot, Holder, JobState, Since, WaitingJob};
+use backstay_control::{Again, Catalog, DueSlot, Holder, JobState, Progress, Since, WaitingJob};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::catalogs::Place;
@@ -67,14 +67,14 @@ async fn slot_is_enqueued_once_however_many_servers_do() {
         let winners = enqueued.into_iter().filter(|won| *won.as_ref().unwrap()).count();
         assert_eq!(winners, 1, "{}", place.name());
         assert_eq!(states(&servers[0], "shop").await, [(JobState::Queued, 1)]);
-        assert_eq!(servers[0].slots().await.unwrap()["shop"], Since::Slot(at));
+        assert_eq!(servers[0].slots().await.unwrap()["shop"].since(), Since::Slot(at));
         // Its next slot waits until that one is being done: nobody needs two in a row.
         let later = at + minutes(60);
         assert!(!servers[1].enqueue_slot((id(), "shop"), due(later), later).await.unwrap());
-        assert_eq!(servers[0].slots().await.unwrap()["shop"], Since::Slot(at));
+        assert_eq!(servers[0].slots().await.unwrap()["shop"].since(), Since::Slot(at));
         begin(&servers[2], &Holder::this_process("a"), at).await;
         assert!(servers[1].enqueue_slot((id(), "shop"), due(later), later).await.unwrap());
-        assert_eq!(servers[0].slots().await.unwrap()["shop"], Since::Slot(later));
+        assert_eq!(servers[0].slots().await.unwrap()["shop"].since(), Since::Slot(later));
     }
 }
 
@@ -348,5 +348,53 @@ async fn job_that_nobody_took_up_fails_and_old_ones_are_forgotten_but_for_the_ne
         assert_eq!(states(&catalog, "old").await.len(), 1);
         let told = catalog.last_backup_job("gone").await.unwrap().unwrap().error.unwrap();
         assert!(told.contains("no server took it up"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn outages_are_tried_again_for_hours_and_giving_way_as_often_as_is_asked() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let here = Holder::this_process("a");
+        // Returns the pauses before each further try, until there is none.
+        let pauses = async |source: &str, why: Again| {
+            let mut at = now(&catalog).await;
+            enqueue(&catalog, source, at).await;
+            let mut pauses = Vec::new();
+            loop {
+                let (job, lease) = begin(&catalog, &here, at).await;
+                let next = catalog.try_again((id(), &job.id), why, at).await.unwrap();
+                catalog.advance_job(&job.id, JobState::Failed, at, (None, None)).await.unwrap();
+                catalog.release(&lease).await.unwrap();
+                let Some(next) = next else { return pauses };
+                assert!(catalog.waiting_jobs(next - minutes(1) / 2).await.unwrap().is_empty());
+                pauses.push(next.duration_since(at).as_mins());
+                at = next;
+            }
+        };
+        let outage = pauses("away", Again::Outage).await;
+        assert_eq!(outage, [1, 4, 16, 60, 60, 60], "{}", place.name());
+        let gave_way = Again::GaveWay { retries: 2, after: minutes(3) };
+        assert_eq!(pauses("busy", gave_way).await, [3, 3]);
+        // What lies a day ahead would look like a clock that was set back.
+        let patient = Again::GaveWay { retries: 1, after: minutes(24 * 60) };
+        assert_eq!(pauses("patient", patient).await, [60]);
+    }
+}
+
+#[tokio::test]
+async fn progress_is_kept_and_read() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let (here, at) = (Holder::this_process("a"), now(&catalog).await);
+        enqueue(&catalog, "shop", at).await;
+        let (job, _lease) = begin(&catalog, &here, at).await;
+        let progress =
+            || async { catalog.jobs(Some("shop"), 1).await.unwrap()[0].progress.clone() };
+        assert_eq!(progress().await, None);
+        let half =
+            Progress { part: "database.dump".to_owned(), plain_bytes: 5, estimate_bytes: None };
+        catalog.keep_progress(&job.id, &half).await.unwrap();
+        assert_eq!(progress().await, Some(half));
     }
 }

@@ -15,7 +15,6 @@ use super::partition::Tally;
 use super::slice::Slice;
 use crate::cx::Cx;
 use crate::error::EngineError;
-use crate::event::Event;
 use crate::source::SourceError;
 use crate::source::table::{DayRows, Shape, Span, TableSpec, refused, stored_word};
 use crate::vault::{BackupPlace, Vault};
@@ -65,13 +64,7 @@ pub async fn segments(
     if let Some(unusable) = listing.unusable.into_iter().next() {
         return Err(unusable.error);
     }
-    let (gone, there): (Vec<_>, Vec<_>) =
-        listing.backups.into_iter().rev().partition(|entry| entry.orphaned);
-    for entry in gone {
-        let text = format!("segment {} of {archive} is gone from the storage", entry.id);
-        cx.event(Event::Warning { text });
-    }
-    let ids = there.into_iter().map(|entry| entry.id);
+    let ids = listing.backups.into_iter().rev().map(|entry| entry.id);
     futures_util::stream::iter(ids)
         .map(|id| read(cx, vault, organisation, archive, id))
         .buffered(PARALLEL_READS)

@@ -1,6 +1,7 @@
 //! Why a database server could not be reached.
 
 use super::tunnel::TunnelError;
+use crate::error::Passing;
 
 /// Why no session could be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,14 @@ pub enum Cause {
     Tunnel(TunnelError),
     /// The server says something else.
     Other(String),
+}
+
+impl Cause {
+    /// Says why the same may work later, with nothing changed, if it may. A server that is started anew is not there either.
+    pub(crate) fn passing(&self) -> Option<Passing> {
+        matches!(self, Self::UnknownHost(_) | Self::Refused | Self::Timeout)
+            .then_some(Passing::Outage)
+    }
 }
 
 impl std::fmt::Display for Cause {

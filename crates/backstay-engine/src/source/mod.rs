@@ -34,6 +34,7 @@ use backstay_format::{Content, Details, MediaType, PartName};
 use bytes::Bytes;
 
 use crate::cx::{Cancelled, Cx};
+use crate::error::Passing;
 use crate::part::{CaptureReport, PartError, PartReader, PartSpec, part_pipe};
 use crate::swap::{Replacement, Swapper};
 
@@ -392,12 +393,15 @@ impl SourceError {
         matches!(self, Self::Cancelled(_))
     }
 
-    /// Says whether the same may work a little later, with nothing changed.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Says why the same may work later, with nothing changed, if it may.
+    pub fn passing(&self) -> Option<Passing> {
         match self {
-            Self::Postgres(error) => error.is_passing(),
-            Self::Program(error) => error.is_passing(),
-            _ => false,
+            Self::Postgres(error) => error.passing(),
+            Self::Mysql(mysql::MysqlError::Connect { cause, .. })
+            | Self::Redis(redis::RedisError::Connect { cause, .. }) => cause.passing(),
+            Self::Program(error) => error.passing(),
+            Self::TunnelEnded { .. } => Some(Passing::Outage),
+            _ => None,
         }
     }
 

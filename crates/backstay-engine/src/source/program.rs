@@ -10,6 +10,8 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use crate::error::Passing;
+
 /// Of a program's complaints this much is kept.
 const MAX_COMPLAINT_BYTES: u64 = 16 * 1024;
 /// And this many lines of them are shown.
@@ -41,13 +43,14 @@ pub struct ProgramError {
 }
 
 impl ProgramError {
-    /// Says whether the same may work a little later, with nothing changed.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Says why the same may work later, with nothing changed, if it may.
+    pub(crate) fn passing(&self) -> Option<Passing> {
         // No code comes with it: where the server speaks another language, this is not tried again. Only while it waits for
         // its locks does a dump have a limit, and pg_dump sets it as one for statements.
         ["due to statement timeout", "due to lock timeout"]
             .iter()
             .any(|why| self.finding.contains(why))
+            .then_some(Passing::GaveWay)
     }
 }
 

@@ -64,6 +64,11 @@ impl StoreErrorKind {
         matches!(self, Self::Unavailable | Self::Timeout | Self::CutShort)
     }
 
+    /// Whether the storage or the way to it is out of order: it may go better in an hour.
+    pub fn is_outage(self) -> bool {
+        self.may_pass() || matches!(self, Self::Dns | Self::Refused)
+    }
+
     /// Says what a person can do, or nothing if there is nothing to add.
     fn hint(self) -> &'static str {
         match self {

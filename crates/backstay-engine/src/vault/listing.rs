@@ -20,7 +20,7 @@ const MAX_INDEX_BYTES: u64 = 256 << 20;
 /// The backups of a source.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Those that exist, newest first, and those whose folder is gone though nobody removed them: orphaned.
+    /// Those that exist, newest first.
     pub backups: Vec<IndexEntry>,
     /// Those whose manifest cannot be used: damaged, or sealed with a key that is not at hand.
     pub unusable: Vec<Unusable>,
@@ -66,22 +66,15 @@ impl Vault {
         self.reconcile(cx, (organisation, source), index?.unwrap_or_default(), folders?).await
     }
 
-    /// Lists the backups of a source from their manifests alone, and writes the index anew. From the index before it only takes
-    /// which backups are orphaned: of these there may be no manifest.
+    /// Lists the backups of a source from their manifests alone, and writes the index anew.
     pub async fn rebuild_index(
         &self,
         cx: &Cx,
         organisation: &Slug,
         source: &Slug,
     ) -> Result<Listing, EngineError> {
-        let before = self.read_index(cx, organisation, source).await?.unwrap_or_default();
         let folders = self.folders(cx, organisation, source).await?;
-        let (there, gone): (Vec<_>, Vec<_>) =
-            before.into_iter().partition(|entry| folders.contains(&entry.id));
-        let mut listing = self.reconcile(cx, (organisation, source), gone, folders).await?;
-        for entry in &mut listing.backups {
-            entry.orphaned |= there.iter().any(|before| before.id == entry.id && before.orphaned);
-        }
+        let listing = self.reconcile(cx, (organisation, source), Vec::new(), folders).await?;
         self.write_index(cx, (organisation, source), listing.backups.clone()).await?;
         Ok(listing)
     }
@@ -118,22 +111,6 @@ impl Vault {
         index.push(made);
         let listing = self.reconcile(cx, (organisation, source), index, folders).await?;
         self.write_index(cx, (organisation, source), listing.backups).await
-    }
-
-    /// Writes down which backups of a source are orphaned. Only while nobody else works on it.
-    pub(crate) async fn mark_orphaned(
-        &self,
-        cx: &Cx,
-        organisation: &Slug,
-        source: &Slug,
-        orphaned: &BTreeSet<BackupId>,
-    ) -> Result<(), EngineError> {
-        self.change_index(cx, organisation, source, |backups| {
-            for entry in backups {
-                entry.orphaned = orphaned.contains(&entry.id);
-            }
-        })
-        .await
     }
 
     async fn write_index(
@@ -194,11 +171,8 @@ impl Vault {
     ) -> Result<Listing, EngineError> {
         let mut known: BTreeMap<BackupId, IndexEntry> = index
             .into_iter()
-            .map(|mut entry| {
-                // Whoever removes a backup takes it out of the index first.
-                entry.orphaned |= !folders.contains(&entry.id);
-                (entry.id.clone(), entry)
-            })
+            .filter(|entry| folders.contains(&entry.id))
+            .map(|entry| (entry.id.clone(), entry))
             .collect();
         let unknown: Vec<BackupId> =
             folders.into_iter().filter(|id| !known.contains_key(id)).collect();

@@ -305,12 +305,17 @@ impl Vault {
         Ok(())
     }
 
+    /// Says whether a manifest is there. Trouble with the storage is an error.
+    pub async fn has_manifest(&self, cx: &Cx, place: &BackupPlace) -> Result<bool, EngineError> {
+        Ok(self.store.head(cx, place.file(&BackupFile::Manifest).as_str()).await?.is_some())
+    }
+
     /// Says whether a manifest is there, and every object that it names, in its size. Trouble with the storage is an error.
-    pub(crate) async fn is_whole(&self, cx: &Cx, place: &BackupPlace) -> Result<bool, EngineError> {
+    pub async fn is_whole(&self, cx: &Cx, place: &BackupPlace) -> Result<bool, EngineError> {
+        if !self.has_manifest(cx, place).await? {
+            return Ok(false);
+        }
         let manifest = match self.manifest(cx, place).await {
-            Err(EngineError::Store(error)) if error.kind() == StoreErrorKind::NotFound => {
-                return Ok(false);
-            }
             // Damaged, and there: that is something else, and told elsewhere.
             Err(EngineError::Manifest { .. }) => return Ok(true),
             manifest => manifest?,

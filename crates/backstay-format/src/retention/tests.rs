@@ -23,7 +23,6 @@ fn entry(at: &str) -> IndexEntry {
         item_errors: Vec::new(),
         item_error_count: 0,
         hold: None,
-        orphaned: false,
     }
 }
 

@@ -1,9 +1,13 @@
-//! `backstay storage add` and `source add`: what is kept in the catalog instead of the file, in the file's own words.
+//! `backstay storage add`, `source add` and `config import`: what is kept in the catalog instead of the file, in the file's own words.
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Context as _;
 use toml::{Table, Value};
 
 use crate::cli::{Global, SourceAdd, SourceCommand, StorageAdd, StorageCommand};
+use crate::config::Additions;
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, credentials_name, tested_name};
 use crate::render;
@@ -53,6 +57,7 @@ async fn add_storage(
     put(&mut table, "endpoint", args.endpoint.as_deref());
     put(&mut table, "region", args.region.as_deref());
     put(&mut table, "prefix", args.prefix.as_deref());
+    refuse_open_secrets(&table)?;
     let mut additions = app.additions.clone();
     additions.storages.insert(args.name.clone(), table);
     let config = app.with_additions(global, &additions)?;
@@ -123,10 +128,12 @@ fn refuse_open_secrets(table: &Table) -> anyhow::Result<()> {
         ["PASS", "PWD", "SECRET", "TOKEN", "KEY", "AUTH"].iter().any(|word| name.contains(word))
     });
     let mut secrets = secrets.map(|(_, value)| value.as_str().unwrap_or_default());
-    if is_reference(text("password")) && !has_password && secrets.all(is_reference) {
+    let fields = ["password", "secret_access_key", "session_token"];
+    let is_closed = fields.into_iter().map(text).all(is_reference);
+    if is_closed && !has_password && secrets.all(is_reference) {
         return Ok(());
     }
-    let text = "a password is kept by reference: --set 'password = \"file:/path\"' or --set 'password = \"${NAME}\"'";
+    let text = "a secret is kept by reference: `password = \"file:/path\"` or `password = \"${NAME}\"`; those of a storage are sealed by `storage add --credentials`, too";
     Err(UsageError(text.to_owned()).into())
 }
 
@@ -138,6 +145,49 @@ async fn remove_source(app: &mut Installation, global: &Global, name: &str) -> a
     }
     app.set_additions(global, additions).await?;
     render::print(&format!("source {name} is forgotten here; its backups are where they were"))
+}
+
+/// Keeps the storages and sources of a file, all or none.
+pub(super) async fn import(
+    app: &mut Installation,
+    global: &Global,
+    (file, replace): (&Path, bool),
+) -> anyhow::Result<()> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let found = Additions::from_text(&text).map_err(|problem| {
+        let expected = "only tables of [storages] and [sources] are kept in the catalog";
+        UsageError(format!("{}: {expected}: {problem}", file.display()))
+    })?;
+    for table in found.storages.values().chain(found.sources.values()) {
+        refuse_open_secrets(table)?;
+    }
+    let mut additions = app.additions.clone();
+    let (storages, sources) = (found.storages.len(), found.sources.len());
+    merge(&mut additions.storages, found.storages, ("storage", replace))?;
+    merge(&mut additions.sources, found.sources, ("source", replace))?;
+    app.set_additions(global, additions).await?;
+    render::print(&format!(
+        "{storages} storages and {sources} sources are kept; `backstay doctor` tries them, `backstay storage credentials NAME` seals what is missing"
+    ))
+}
+
+/// Adds tables to those that are kept. Another one of the same name is replaced only where that is asked for.
+fn merge(
+    kept: &mut BTreeMap<String, Table>,
+    found: BTreeMap<String, Table>,
+    (what, replace): (&str, bool),
+) -> anyhow::Result<()> {
+    for (name, table) in found {
+        if !replace && kept.get(&name).is_some_and(|before| *before != table) {
+            let text = format!(
+                "there is a {what} {name:?} already, and it is another; --replace takes the file's"
+            );
+            return Err(UsageError(text).into());
+        }
+        kept.insert(name, table);
+    }
+    Ok(())
 }
 
 fn put(table: &mut Table, field: &str, value: Option<&str>) {

@@ -235,13 +235,13 @@ pub(super) async fn backups_off(app: &Installation) -> anyhow::Result<Vec<String
     let mut off = Vec::new();
     for source in app.config.sources.values() {
         let Some(warning) = no_backup(app, source) else { continue };
-        let (backups, error) = super::list::known(app, source).await?;
-        if let Some(error) = error {
+        let known = super::list::known(app, source).await?;
+        if let Some(error) = known.error {
             let text =
                 format!("whether {} has a backup could not be found out: {error:#}", source.name);
             app.cx.event(Event::Warning { text });
         }
-        if !backups.iter().any(IndexEntry::is_good) {
+        if !known.backups.iter().any(IndexEntry::is_good) {
             off.push(warning);
         }
     }

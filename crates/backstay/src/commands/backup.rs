@@ -3,18 +3,19 @@
 use anyhow::Context as _;
 use backstay_control::{JobId, JobKind, JobState};
 use backstay_engine::backup::backup;
-use backstay_engine::error::{EngineError, ErrorKind};
+use backstay_engine::error::{EngineError, ErrorKind, Passing};
 use backstay_engine::event::Event;
-use backstay_engine::forget;
+use backstay_engine::forget::{self, ForgetPlan};
 use backstay_engine::hook::run_hook;
 use backstay_engine::vault::{Draft, Vault};
-use backstay_format::{IndexEntry, Status, Trigger};
+use backstay_format::{BackupId, IndexEntry, Status, Trigger};
 
+use super::orphans::survey_if_due;
 use super::room::warn_of_little;
 use super::undo::{finish_interrupted, let_go_of_expired};
 use crate::cli::BackupArgs;
 use crate::config::SourceConfig;
-use crate::exit::Exit;
+use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
 use crate::render;
 
@@ -29,7 +30,7 @@ pub(super) async fn backup_all(
         "post-deploy" => Trigger::PostDeploy,
         _ => Trigger::Manual,
     };
-    let order = Order { trigger, note: args.note.clone(), hold: args.hold };
+    let order = Order { trigger, note: args.note.clone(), hold: args.hold, waits: true };
     let sources = chosen(app, &args.sources, args.all).await?;
     for warning in &app.config.warnings {
         app.cx.event(Event::Warning { text: warning.clone() });
@@ -75,9 +76,16 @@ pub(super) async fn chosen(
     all: bool,
 ) -> anyhow::Result<Vec<SourceConfig>> {
     let names = if all { app.source_names(false).await? } else { names.to_vec() };
-    let mut sources = Vec::new();
+    if names.is_empty() {
+        let text = "the configuration has no sources: there is nothing to back up";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let mut sources: Vec<SourceConfig> = Vec::new();
     for name in &names {
-        sources.push(app.source(name).await?);
+        let source = app.source(name).await?;
+        if sources.iter().all(|chosen| chosen.name != source.name) {
+            sources.push(source);
+        }
     }
     Ok(sources)
 }
@@ -121,6 +129,8 @@ pub(super) struct Order {
     pub(super) note: Option<String>,
     /// Retention does not touch it.
     pub(super) hold: bool,
+    /// One that gave way to the app is tried again here, later; else its error is told at once.
+    pub(super) waits: bool,
 }
 
 /// A backup that was made.
@@ -189,11 +199,9 @@ pub(super) async fn make(
             Err(error) => afterwards = afterwards.or(Some(error)),
         }
     }
+    survey_if_due(app, source, &vault, order.trigger).await;
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;
-        if order.trigger == Trigger::Scheduled {
-            look_for_orphans(app, source, &vault).await;
-        }
     }
     let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
     let context = format!("backup {} was made, and then", entry.id);
@@ -217,7 +225,8 @@ async fn try_until_made(
             Ok(entry) => return Ok((entry, afterwards)),
             Err(error) => error,
         };
-        if !error.is_passing() || tried > source.retries {
+        let gave_way = error.passing() == Some(Passing::GaveWay);
+        if !gave_way || !order.waits || tried > source.retries {
             let error = explain(error);
             let tries = format!("tried {tried} times");
             return Err(if tried > 1 { error.context(tries) } else { error });
@@ -264,43 +273,37 @@ fn explain(error: EngineError) -> anyhow::Error {
 /// Retention after a success. That it failed does not make the backup worse.
 async fn forget_old(app: &Installation, source: &SourceConfig, vault: &Vault) {
     let forgotten = async {
-        let plan = forget::plan_forget(
-            &app.cx,
-            vault,
-            &app.config.organisation,
-            &source.name,
-            &source.keep,
-        )
-        .await?;
-        forget::forget(&app.cx, vault, &plan).await
+        let plan = plan_to_forget(app, source, vault).await?;
+        remove(app, (&source.storage, vault), &plan).await
     };
     if let Err(error) = forgotten.await {
-        let text = format!("old backups of {} were not forgotten: {error}", source.name);
+        let text = format!("old backups of {} were not forgotten: {error:#}", source.name);
         app.cx.event(Event::Warning { text });
     }
 }
 
-/// Removes what no manifest names, and marks the backups of which something is gone (V36 to V38).
-async fn look_for_orphans(app: &Installation, source: &SourceConfig, vault: &Vault) {
-    let surveyed = async {
-        let organisation = &app.config.organisation;
-        let survey = forget::survey(&app.cx, vault, organisation, &source.name).await?;
-        forget::prune(&app.cx, vault, &survey.unnamed).await?;
-        Ok::<_, EngineError>(survey.orphaned)
-    };
-    let text = match surveyed.await {
-        Ok(orphaned) if orphaned.is_empty() => return,
-        Ok(orphaned) => {
-            let ids: Vec<String> = orphaned.iter().map(ToString::to_string).collect();
-            format!(
-                "backups of {} are orphaned, objects of them are gone: {}",
-                source.name,
-                ids.join(", ")
-            )
-        }
-        Err(error) => format!("orphans of {} were not looked for: {error}", source.name),
-    };
-    app.cx.event(Event::Warning { text });
+/// Works out which backups of a source its rules forget. What is orphaned counts for none.
+pub(super) async fn plan_to_forget(
+    app: &Installation,
+    source: &SourceConfig,
+    vault: &Vault,
+) -> anyhow::Result<ForgetPlan> {
+    let orphans = app.catalog.orphans(&source.storage, source.name.as_str()).await?;
+    let place = (&app.config.organisation, &source.name);
+    Ok(forget::plan_forget(&app.cx, vault, place, &source.keep, &orphans.damaged).await?)
+}
+
+/// Does what a plan to forget says, and remembers that what is gone is no loss.
+pub(super) async fn remove(
+    app: &Installation,
+    (storage, vault): (&str, &Vault),
+    plan: &ForgetPlan,
+) -> anyhow::Result<()> {
+    let removed = plan.verdicts.iter().filter(|verdict| !verdict.keep);
+    let ids: Vec<BackupId> = removed.map(|verdict| verdict.id.clone()).collect();
+    app.catalog.will_remove((storage, plan.source.as_str()), &ids, app.cx.now()).await?;
+    forget::forget(&app.cx, vault, plan).await?;
+    Ok(())
 }
 
 /// Sealed backups without a kit are lost with this machine.

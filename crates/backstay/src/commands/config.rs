@@ -1,5 +1,6 @@
 //! `backstay config`.
 
+use backstay_engine::cx::Cx;
 use backstay_engine::hook::Hook;
 use backstay_engine::source::Connection;
 use backstay_engine::source::command::Output;
@@ -10,14 +11,30 @@ use crate::config::{
     ArchiveConfig, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig,
 };
 use crate::exit::{Exit, UsageError};
+use crate::installation::Installation;
 use crate::opening::{config_path, environment, read_additions};
 use crate::render;
 
-pub(super) async fn config(global: &Global, command: ConfigCommand) -> anyhow::Result<Exit> {
-    if let ConfigCommand::Schema = command {
-        render::print_json(&Config::schema())?;
-        return Ok(Exit::Done);
+pub(super) async fn config(
+    global: &Global,
+    cx: Cx,
+    command: ConfigCommand,
+) -> anyhow::Result<Exit> {
+    match command {
+        ConfigCommand::Schema => render::print_json(&Config::schema())?,
+        ConfigCommand::Export => render::print(read_additions(global).await?.to_text().trim_end())?,
+        ConfigCommand::Import { file, replace } => {
+            let mut app = Installation::open_even_empty(global, cx).await?;
+            super::add::import(&mut app, global, (&file, replace)).await?;
+        }
+        ConfigCommand::Check => look(global, false).await?,
+        ConfigCommand::Show => look(global, true).await?,
     }
+    Ok(Exit::Done)
+}
+
+/// Says what is wrong with the configuration; else that it is good, or what it is.
+async fn look(global: &Global, show: bool) -> anyhow::Result<()> {
     let path = config_path(global);
     let additions = read_additions(global).await?;
     if path.is_none() && additions.is_empty() {
@@ -29,22 +46,16 @@ pub(super) async fn config(global: &Global, command: ConfigCommand) -> anyhow::R
     for warning in &config.warnings {
         render::say(&format!("warning: {warning}"));
     }
-    match command {
-        ConfigCommand::Show => render::print_json(&shown(&config))?,
-        ConfigCommand::Check | ConfigCommand::Schema => {
-            let file =
-                path.map_or_else(|| "what was added".to_owned(), |path| path.display().to_string());
-            let (storages, sources) = (config.storages.len(), config.sources.len());
-            let archives = match config.archives.len() {
-                0 => String::new(),
-                archives => format!(", {archives} archives"),
-            };
-            render::print(&format!(
-                "{file} is good: {storages} storages, {sources} sources{archives}"
-            ))?;
-        }
+    if show {
+        return render::print_json(&shown(&config));
     }
-    Ok(Exit::Done)
+    let file = path.map_or_else(|| "what was added".to_owned(), |path| path.display().to_string());
+    let (storages, sources) = (config.storages.len(), config.sources.len());
+    let archives = match config.archives.len() {
+        0 => String::new(),
+        archives => format!(", {archives} archives"),
+    };
+    render::print(&format!("{file} is good: {storages} storages, {sources} sources{archives}"))
 }
 
 /// The configuration as it counts, with every default, and without secrets.
@@ -96,6 +107,7 @@ fn storage_json(storage: &StorageConfig) -> Value {
         }
         CredentialConfig::Elsewhere { profile } => json!({"elsewhere": true, "profile": profile}),
     };
+    value["jobs"] = json!(storage.jobs);
     value["credentials_expire"] = json!(storage.credentials_expire);
     value
 }
@@ -115,6 +127,7 @@ fn source_json(source: &SourceConfig) -> Value {
         "timezone": source.policy.as_ref().and_then(|policy| policy.zone.iana_name()),
         "jitter_seconds": source.policy.as_ref().map(|policy| policy.jitter.as_secs()),
         "blackout": source.policy.as_ref().map(|policy| policy.blackouts.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        "priority": source.priority,
         "keep": source.keep,
         "rpo_seconds": source.rpo.map(|rpo| rpo.as_secs()),
         "rto_seconds": source.rto.map(|rto| rto.as_secs()),

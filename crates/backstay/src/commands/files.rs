@@ -1,18 +1,20 @@
 //! Reading backups as files: verify, check, download, decrypt.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use backstay_engine::error::EngineError;
 use backstay_engine::part::PartReader;
 use backstay_engine::vault::{BackupPlace, Vault};
 use backstay_engine::verify;
 use backstay_format::{Encryption, FrameError, Keyring, Manifest, MediaType, OpenReader};
 use serde_json::json;
 
-use super::{find_backup, list};
+use super::{find_backup, list, orphans};
 use crate::cli::Global;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
@@ -46,6 +48,7 @@ pub(super) async fn verify(
                     entry,
                     storage: storage.name.clone(),
                     location: String::new(),
+                    is_orphaned: false,
                 }],
                 Exit::Done,
             )
@@ -101,20 +104,29 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
                 continue;
             }
         };
+        orphans::know_vault(app, &vault, &storage.name).await?;
         for source in vault.sources(&app.cx, &app.config.organisation).await? {
             let listing = vault.rebuild_index(&app.cx, &app.config.organisation, &source).await?;
             for unusable in listing.unusable {
                 note(unusable.error.into());
             }
+            let named = (storage.name.as_str(), source.as_str());
+            let mut damaged = BTreeSet::new();
             for entry in listing.backups {
                 let place = app.place(&source, entry.id.clone());
-                match check_backup(app, &vault, &place).await {
-                    Err(error) if entry.orphaned => {
-                        note(error.context(format!("backup {} of {source} is orphaned", entry.id)));
-                    }
-                    Err(error) => note(error),
-                    Ok(()) => {}
+                let Err(error) = check_backup(app, &vault, &place).await else { continue };
+                if app.catalog.not_removed(named, vec![entry]).await?.is_empty() {
+                    // Meanwhile.
+                    continue;
                 }
+                if let Some(EngineError::DamagedPart { .. }) = error.downcast_ref() {
+                    damaged.insert(place.backup);
+                }
+                note(error);
+            }
+            app.catalog.mark_damaged(named, &damaged, app.cx.now()).await?;
+            for lost in orphans::list(app, &vault, &storage.name, &source).await?.1.lost {
+                note(anyhow::anyhow!("backup {} of {source} is gone from the storage", lost.id));
             }
         }
     }

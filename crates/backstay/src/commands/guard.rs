@@ -7,12 +7,14 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use backstay_engine::cx::CancelReason;
+use backstay_control::{JobKind, JobState};
 use backstay_engine::event::Event;
 use backstay_format::{Status, Trigger};
 use jiff::SignedDuration;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, kill_process};
+use rustix::termios::tcgetpgrp;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::SignalKind;
 use tokio::time::Instant;
 
 use super::backup::{Made, Order, backup_one, chosen, warn_without_kit};
@@ -38,10 +40,15 @@ pub(super) async fn guard(app: &Installation, args: &GuardArgs) -> anyhow::Resul
     check(app, &sources).await.map_err(|error| error.context("the command was not run"))?;
     if args.before {
         for source in &sources {
-            let made = back_up(app, source, (Trigger::PreDeploy, args.wait)).await;
-            let made = made.map_err(|error| {
+            let refused = |error: anyhow::Error| {
                 error.context(format!("source {}: the command was not run", source.name))
-            })?;
+            };
+            let made =
+                back_up(app, source, (Trigger::PreDeploy, args.wait)).await.map_err(refused)?;
+            // The app may stand still that a hook stopped.
+            if let Some(error) = made.afterwards {
+                return Err(refused(error));
+            }
             if made.entry.status == Status::Incomplete {
                 render::say(&format!(
                     "error: source {}: the command was not run: backup {} is incomplete, without {} of its items",
@@ -58,17 +65,44 @@ pub(super) async fn guard(app: &Installation, args: &GuardArgs) -> anyhow::Resul
         app.cx.event(Event::Warning { text });
         return Ok(Exit::Command(code));
     }
+    // What the command did is done: that no backup was made of it must be told, and changes nothing.
     for source in &sources {
-        // What the command did is done: that no backup was made of it must be told, and changes nothing.
-        if let Err(error) = back_up(app, source, (Trigger::PostDeploy, args.wait)).await {
-            render::say(&format!(
-                "error: source {}: the command went well, but its backup did not: {error:#}",
-                source.name
-            ));
+        if let Some(text) = back_up_after(app, source, args.wait).await {
+            render::say(&format!("error: source {}: {text}", source.name));
         }
     }
-    warn_without_kit(app).await?;
+    if let Err(error) = warn_without_kit(app).await {
+        render::say(&format!("error: {error:#}"));
+    }
     Ok(Exit::Command(code))
+}
+
+/// Backs up a source after the command. Returns what is wrong with that.
+async fn back_up_after(
+    app: &Installation,
+    source: &SourceConfig,
+    wait: SignedDuration,
+) -> Option<String> {
+    match back_up(app, source, (Trigger::PostDeploy, wait)).await {
+        Ok(Made { entry, afterwards, .. }) => {
+            let incomplete = (entry.status == Status::Incomplete).then(|| {
+                format!(
+                    "backup {} is incomplete, without {} of its items",
+                    entry.id, entry.item_error_count
+                )
+            });
+            afterwards.map(|error| format!("{error:#}")).or(incomplete)
+        }
+        Err(error) => {
+            if is_held(&error) {
+                // No other job says so.
+                if let Ok(job) = app.start_job(&source.name, JobKind::Backup).await {
+                    app.end_job(&job, JobState::Failed, Some(&error), None).await;
+                }
+            }
+            Some(format!("the command went well, but its backup did not: {error:#}"))
+        }
+    }
 }
 
 /// Checks all that a backup needs, and tells all that is wrong. The only fault keeps its exit code.
@@ -123,14 +157,15 @@ async fn back_up(
     source: &SourceConfig,
     (trigger, wait): (Trigger, SignedDuration),
 ) -> anyhow::Result<Made> {
-    let order = Order { trigger, note: None, hold: false };
-    let patience = Instant::now() + wait.unsigned_abs();
+    let order = Order { trigger, note: None, hold: false, waits: true };
+    // Longer than anybody waits, where it cannot be counted.
+    let patience = Instant::now().checked_add(wait.unsigned_abs());
     let mut is_told = false;
     loop {
         let backup = backup_one(app, source, &order);
-        let mut made = match app.under_lease(source.name.as_str(), backup).await {
+        let made = match app.under_lease(source.name.as_str(), backup).await {
             Ok(made) => made,
-            Err(error) if is_held(&error) && Instant::now() < patience => {
+            Err(error) if is_held(&error) && patience.is_none_or(|end| Instant::now() < end) => {
                 if !is_told {
                     let what = format!("waiting, since {error:#}");
                     app.cx.event(Event::Step { what });
@@ -142,7 +177,7 @@ async fn back_up(
             Err(error) => return Err(error),
         };
         app.cx.event(Event::Step { what: format!("{}: {}", source.name, made.summary()) });
-        return made.afterwards.take().map_or(Ok(made), Err);
+        return Ok(made);
     }
 }
 
@@ -158,21 +193,55 @@ async fn run(app: &Installation, command: &[OsString]) -> anyhow::Result<u8> {
             return Ok(if is_missing { NOT_FOUND } else { NOT_RUNNABLE });
         }
     };
-    let stopped = tokio::select! {
-        ended = child.wait() => return Ok(shell_code(ended?)),
-        stopped = app.cx.until_cancelled() => stopped,
-    };
-    // A terminal's Ctrl-C reaches the command by itself; what is sent to us alone does not.
-    if stopped.0 == CancelReason::Terminated {
-        terminate(&child);
+    let mut signals = Signals::new()?;
+    loop {
+        let signal = tokio::select! {
+            ended = child.wait() => return Ok(shell_code(ended?)),
+            signal = signals.next() => signal,
+        };
+        signals.pass_on(&child, signal);
     }
-    Ok(shell_code(child.wait().await?))
 }
 
-fn terminate(child: &Child) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    // One that has just ended needs no signal.
-    if let Some(Ok(()) | Err(_)) = pid.map(|pid| kill_process(pid, Signal::TERM)) {}
+/// The signals that we pass on to the command: what is sent to us is meant for what we do.
+struct Signals([(Signal, tokio::signal::unix::Signal); 4]);
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let hear = |kind, signal| anyhow::Ok((signal, tokio::signal::unix::signal(kind)?));
+        Ok(Self([
+            hear(SignalKind::interrupt(), Signal::INT)?,
+            hear(SignalKind::quit(), Signal::QUIT)?,
+            hear(SignalKind::terminate(), Signal::TERM)?,
+            hear(SignalKind::hangup(), Signal::HUP)?,
+        ]))
+    }
+
+    async fn next(&mut self) -> Signal {
+        let [(int, ints), (quit, quits), (term, terms), (hup, hups)] = &mut self.0;
+        tokio::select! {
+            _ = ints.recv() => *int,
+            _ = quits.recv() => *quit,
+            _ = terms.recv() => *term,
+            _ = hups.recv() => *hup,
+        }
+    }
+
+    fn pass_on(&self, child: &Child, signal: Signal) {
+        // What a terminal's keys send, it sends to the command, too.
+        if matches!(signal, Signal::INT | Signal::QUIT) && is_in_foreground() {
+            return;
+        }
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        // One that has just ended needs no signal.
+        if let Some(Ok(()) | Err(_)) = pid.map(|pid| kill_process(pid, signal)) {}
+    }
+}
+
+/// Says whether we are what a terminal's keys speak to.
+fn is_in_foreground() -> bool {
+    let terminal = std::fs::File::open("/dev/tty");
+    terminal.is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
 }
 
 fn shell_code(status: ExitStatus) -> u8 {

@@ -1,6 +1,6 @@
 //! `backstay jobs`: what waits, what is being done, what became of the rest.
 
-use backstay_control::{Job, JobState};
+use backstay_control::{Job, JobState, Progress};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ async fn list(
                 cause(job),
                 render::time(job.started_at),
                 render::time(job.finished_at),
-                job.error.clone().or_else(|| job.backup.clone()).unwrap_or_default(),
+                result(job),
             ]
         };
         let head = ["JOB", "SOURCE", "KIND", "STATE", "FOR", "BEGAN", "ENDED", "RESULT"];
@@ -65,6 +65,20 @@ fn cause(job: &Job) -> String {
     }
 }
 
+/// What came of a job, or how far it is.
+fn result(job: &Job) -> String {
+    let ended = job.error.clone().or_else(|| job.backup.clone());
+    ended.or_else(|| job.progress.as_ref().map(how_far)).unwrap_or_default()
+}
+
+fn how_far(progress: &Progress) -> String {
+    let read = render::size(progress.plain_bytes);
+    match progress.estimate_bytes {
+        Some(bytes) => format!("{}: {read} of about {}", progress.part, render::size(bytes)),
+        None => format!("{}: {read}", progress.part),
+    }
+}
+
 fn show(job: &Job, json: bool) -> anyhow::Result<Exit> {
     if json {
         render::print_json(&as_json(job))?;
@@ -79,6 +93,7 @@ fn show(job: &Job, json: bool) -> anyhow::Result<Exit> {
         ("queued", render::time(Some(job.queued_at))),
         ("began", render::time(job.started_at)),
         ("ended", render::time(job.finished_at)),
+        ("at", job.progress.as_ref().map(how_far).unwrap_or_default()),
         ("backup", job.backup.clone().unwrap_or_default()),
         ("error", job.error.clone().unwrap_or_default()),
     ];
@@ -105,6 +120,7 @@ fn as_json(job: &Job) -> Value {
         "finished_at": job.finished_at,
         "backup": job.backup,
         "error": job.error,
+        "progress": job.progress,
         "log": job.log,
     })
 }

@@ -3,8 +3,8 @@
 use backstay_format::{Content, IndexEntry};
 use serde_json::json;
 
-use super::find_backup;
-use crate::config::SourceConfig;
+use super::{find_backup, orphans};
+use crate::config::{SourceConfig, StorageConfig};
 use crate::exit::Exit;
 use crate::installation::Installation;
 use crate::render;
@@ -14,6 +14,8 @@ pub(super) struct Listed {
     pub(super) entry: IndexEntry,
     pub(super) storage: String,
     pub(super) location: String,
+    /// Objects of it were gone when somebody looked last.
+    pub(super) is_orphaned: bool,
 }
 
 /// Lists the backups of one source or of all, newest first. Trouble with single ones goes to standard error.
@@ -32,17 +34,21 @@ pub(super) async fn all(
             Some(name) => vec![app.source(name).await?.name],
             None => vault.sources(&app.cx, &app.config.organisation).await?,
         };
+        orphans::know_vault(app, &vault, &storage.name).await?;
         for source in sources {
-            let listing = vault.list(&app.cx, &app.config.organisation, &source).await?;
+            let (listing, orphans) = orphans::list(app, &vault, &storage.name, &source).await?;
             let location = format!("{}/{}/{source}", vault.location(), app.config.organisation);
-            app.catalog.keep_listing(&storage.name, source.as_str(), &listing.backups).await?;
-            for entry in listing.backups {
-                listed.push(Listed {
-                    entry,
-                    storage: storage.name.clone(),
-                    location: location.clone(),
-                });
-            }
+            let there = listing.backups.into_iter().map(|entry| {
+                let is_orphaned = orphans.damaged.contains(&entry.id);
+                (entry, is_orphaned)
+            });
+            let lost = orphans.lost.iter().map(|entry| (entry.clone(), true));
+            listed.extend(there.chain(lost).map(|(entry, is_orphaned)| Listed {
+                entry,
+                storage: storage.name.clone(),
+                location: location.clone(),
+                is_orphaned,
+            }));
             for unusable in listing.unusable {
                 let error = anyhow::Error::new(unusable.error);
                 exit = Exit::of(&error);
@@ -58,16 +64,32 @@ pub(super) async fn all(
     Ok((listed, exit))
 }
 
-/// Returns the backups of a source, newest first. If its storages do not answer, what was seen last is better than nothing; the
-/// error comes with it.
-pub(super) async fn known(
-    app: &Installation,
-    source: &SourceConfig,
-) -> anyhow::Result<(Vec<IndexEntry>, Option<anyhow::Error>)> {
+/// What is known of the backups of a source.
+pub(super) struct Known {
+    /// Those that are whole as far as anybody knows, newest first.
+    pub(super) backups: Vec<IndexEntry>,
+    /// How many are orphaned.
+    pub(super) orphaned: usize,
+    /// Why more is not known, and what cannot be used.
+    pub(super) error: Option<anyhow::Error>,
+}
+
+/// Returns the backups of a source. If its storages do not answer, what was seen last is better than nothing.
+pub(super) async fn known(app: &Installation, source: &SourceConfig) -> anyhow::Result<Known> {
     let name = source.name.as_str();
-    Ok(match all(app, Some(name)).await {
-        Ok((listed, _)) => (listed.into_iter().map(|listed| listed.entry).collect(), None),
-        Err(error) => (app.catalog.known_backups(&source.storage, name).await?, Some(error)),
+    let (listed, exit) = match all(app, Some(name)).await {
+        Ok(found) => found,
+        Err(error) => {
+            let backups = app.catalog.known_backups(&source.storage, name).await?;
+            return Ok(Known { backups, orphaned: 0, error: Some(error) });
+        }
+    };
+    let (orphaned, whole): (Vec<_>, Vec<_>) = listed.into_iter().partition(|one| one.is_orphaned);
+    let unusable = || anyhow::anyhow!("a backup cannot be used: `backstay check` says why");
+    Ok(Known {
+        backups: whole.into_iter().map(|listed| listed.entry).collect(),
+        orphaned: orphaned.len(),
+        error: (exit != Exit::Done).then(unusable),
     })
 }
 
@@ -78,12 +100,22 @@ pub(super) async fn backups(
 ) -> anyhow::Result<Exit> {
     let (listed, exit) = all(app, source).await?;
     if json {
-        let all = listed.iter().map(|l| render::backup_json(&l.entry, &l.storage, &l.location));
+        let all = listed.iter().map(|l| {
+            let mut value = render::backup_json(&l.entry, &l.storage, &l.location);
+            if l.is_orphaned {
+                value["status"] = json!("orphaned");
+            }
+            value
+        });
         render::print_json(&all.collect::<Vec<_>>().into())?;
     } else if listed.is_empty() {
         render::print("there are no backups yet; make one with `backstay backup SOURCE`")?;
     } else {
-        let rows = listed.iter().map(|l| render::backup_row(&l.entry, &l.storage)).collect();
+        let row = |l: &Listed| {
+            let status = l.is_orphaned.then_some("orphaned");
+            render::backup_row(&l.entry, &l.storage, status)
+        };
+        let rows = listed.iter().map(row).collect();
         render::print(&render::table(&render::BACKUP_HEAD, rows))?;
     }
     Ok(exit)
@@ -131,14 +163,31 @@ pub(super) async fn release(app: &Installation, id: &str) -> anyhow::Result<Exit
 }
 
 pub(super) async fn delete(app: &Installation, id: &str, yes: bool) -> anyhow::Result<Exit> {
-    let (entry, storage) = find_backup(app, id).await?;
+    let lost = lost_of(app, id).await?;
+    let (entry, storage) = match lost {
+        Some(lost) => lost,
+        None => find_backup(app, id).await?,
+    };
     let what = format!("This deletes backup {} of {}, for good.", entry.id, entry.source);
     super::restore::ask(&what, "DELETE", yes)?;
     let removal = Box::pin(async {
         let vault = app.vault_for_writing(storage).await?;
+        let named = (storage.name.as_str(), entry.source.as_str());
+        app.catalog.will_remove(named, std::slice::from_ref(&entry.id), app.cx.now()).await?;
         Ok(vault.remove(&app.cx, &app.place(&entry.source, entry.id.clone())).await?)
     });
     app.under_lease(entry.source.as_str(), removal).await?;
     render::print(&format!("{} is deleted", entry.id))?;
     Ok(Exit::Done)
+}
+
+/// Finds a backup that is gone and still shown by the beginning of its id.
+async fn lost_of<'a>(
+    app: &'a Installation,
+    id: &str,
+) -> anyhow::Result<Option<(IndexEntry, &'a StorageConfig)>> {
+    let (listed, _) = all(app, None).await?;
+    let mut found = listed.into_iter().filter(|one| one.entry.id.as_str().starts_with(id));
+    let (Some(one), None) = (found.next(), found.next()) else { return Ok(None) };
+    Ok(if one.is_orphaned { Some((one.entry, app.storage(&one.storage)?)) } else { None })
 }

@@ -13,6 +13,7 @@ mod jobs;
 mod keys;
 mod list;
 mod look;
+mod orphans;
 mod preview;
 mod quickstart;
 mod recover;
@@ -45,7 +46,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Quickstart => return quickstart::quickstart(&cx).await,
         Command::Init { file } => return look::init(&file),
-        Command::Config(command) => return config::config(&global, command).await,
+        Command::Config(command) => return config::config(&global, cx, command).await,
         Command::Completions { shell } => return completions(shell),
         Command::Man { directory } => return man(&directory),
         Command::Recover(args) => return recover::recover(&global, cx, args).await,

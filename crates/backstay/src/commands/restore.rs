@@ -5,11 +5,10 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 
 use backstay_control::{JobKind, JobState};
-use backstay_engine::event::Event;
 use backstay_engine::restore::{Around, RestoreOptions, RestorePlan, plan_restore};
 use backstay_engine::source::{How, TargetOptions};
 use backstay_engine::vault::Vault;
-use backstay_format::{BackupId, Trigger};
+use backstay_format::{BackupId, IndexEntry, Trigger};
 use serde_json::json;
 
 use super::preview;
@@ -189,16 +188,7 @@ pub(super) async fn choose(
     if let Some(id) = wanted.id {
         let mut found = listing.backups.iter().filter(|b| b.id.as_str().starts_with(id));
         return match (found.next(), found.next()) {
-            (Some(one), None) => {
-                if one.orphaned {
-                    let text = format!(
-                        "backup {} is orphaned: objects of it were gone from the storage when somebody looked last",
-                        one.id
-                    );
-                    app.cx.event(Event::Warning { text });
-                }
-                Ok(one.id.clone())
-            }
+            (Some(one), None) => Ok(one.id.clone()),
             (None, _) => {
                 match listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id)) {
                     Some(unusable) => Err(unusable.error.into()),
@@ -219,10 +209,24 @@ pub(super) async fn choose(
             unusable.id, unusable.error
         ));
     }
-    let newest = listing
-        .backups
-        .iter()
-        .find(|backup| backup.is_good() && wanted.at.is_none_or(|at| backup.started_at <= at));
+    let damaged = app.catalog.orphans(&source.storage, source.name.as_str()).await?.damaged;
+    let wanted = |backup: &&IndexEntry| {
+        backup.is_good() && wanted.at.is_none_or(|at| backup.started_at <= at)
+    };
+    let mut newest = None;
+    for backup in listing.backups.iter().filter(wanted) {
+        let place = app.place(&source.name, backup.id.clone());
+        // What was gone when somebody looked last may be there again.
+        if damaged.contains(&backup.id) && !vault.is_whole(&app.cx, &place).await? {
+            render::say(&format!(
+                "warning: backup {} is orphaned and is passed over: objects of it are gone",
+                backup.id
+            ));
+            continue;
+        }
+        newest = Some(backup);
+        break;
+    }
     let none = || {
         let text = format!(
             "source {} has no complete backup that fits; see `backstay backups {0}`",

@@ -1,8 +1,12 @@
 //! `backstay forget` and `backstay prune`.
 
+use std::collections::BTreeSet;
+
 use backstay_engine::forget;
 use serde_json::json;
 
+use super::backup::{plan_to_forget, remove};
+use super::orphans;
 use crate::exit::Exit;
 use crate::installation::Installation;
 use crate::render;
@@ -22,12 +26,9 @@ pub(super) async fn forget(
     {
         let forgetting = Box::pin(async {
             let vault = app.vault(app.storage(&config.storage)?).await?;
-            let organisation = &app.config.organisation;
-            let plan =
-                forget::plan_forget(&app.cx, &vault, organisation, &config.name, &config.keep)
-                    .await?;
+            let plan = plan_to_forget(app, config, &vault).await?;
             if !dry_run {
-                forget::forget(&app.cx, &vault, &plan).await?;
+                remove(app, (&config.storage, &vault), &plan).await?;
             }
             anyhow::Ok(plan)
         });
@@ -70,7 +71,16 @@ pub(super) async fn prune(app: &Installation, dry_run: bool, json: bool) -> anyh
             Err(error) if Exit::of(&error) == Exit::NoVault => continue,
             vault => vault?,
         };
-        let plan = forget::plan_prune(&app.cx, &vault, &app.config.organisation).await?;
+        let mut known = BTreeSet::new();
+        orphans::know_vault(app, &vault, &storage.name).await?;
+        for source in vault.sources(&app.cx, &app.config.organisation).await? {
+            let (listing, orphans) = orphans::list(app, &vault, &storage.name, &source).await?;
+            let ids = orphans::known(&listing, &orphans).into_iter();
+            known.extend(ids.map(|id| app.place(&source, id)));
+        }
+        let organisation = &app.config.organisation;
+        let plan = forget::plan_prune(&app.cx, &vault, organisation, |place| known.contains(place))
+            .await?;
         if !dry_run {
             forget::prune(&app.cx, &vault, &plan).await?;
         }

@@ -1,20 +1,21 @@
 //! `backstay serve`: enqueues what is due, and does what waits (ADR 15). All that it knows lies in the catalog.
 
+mod work;
+
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use backstay_control::{Again, Holder, JobState, Since, WaitingJob};
-use backstay_engine::cx::{CancelReason, Cx};
-use backstay_engine::event::{Event, Monitor};
-use backstay_format::Trigger;
+use backstay_control::{Holder, Since, WaitingJob};
+use backstay_engine::event::Event;
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
 
-use super::backup::{Made, Order, end_made, make, warn_without_kit};
+use self::work::{Begun, Watched, listen, work};
+use super::backup::warn_without_kit;
 use crate::cli::{Global, ServeArgs};
 use crate::config::SourceConfig;
 use crate::exit::Exit;
@@ -25,8 +26,6 @@ use crate::render;
 
 /// The pause between two looks at what is due.
 const TURN: Duration = Duration::from_secs(5);
-/// The pause between two looks at whether somebody cancelled a job.
-const LOOK: Duration = Duration::from_secs(2);
 /// A slot that lies further in the future says that a clock was set back.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 /// How often a server writes down that it is there.
@@ -37,8 +36,6 @@ const TIDY_EVERY: SignedDuration = SignedDuration::from_hours(1);
 const GONE_AFTER: SignedDuration = SignedDuration::from_mins(2);
 /// The setting with when a server was seen last.
 const SEEN: &str = "a server was seen";
-/// Lines of a job's log that are kept, the newest.
-const LOG_LINES: usize = 200;
 
 pub(super) async fn serve(
     app: Installation,
@@ -86,17 +83,6 @@ struct Server {
     told: BTreeMap<String, String>,
 }
 
-/// A job that was taken up.
-struct Begun {
-    app: Installation,
-    source: SourceConfig,
-    job: WaitingJob,
-    guard: LeaseGuard,
-    log: Arc<Log>,
-    /// The server's own, which says whether all of it ends.
-    whole: Cx,
-}
-
 fn stamp(file: Option<&Path>) -> Option<SystemTime> {
     std::fs::metadata(file?).ok()?.modified().ok()
 }
@@ -134,7 +120,7 @@ impl Server {
         let looked = self.look_around().await.context("cannot look for what is due");
         let Some((now, waiting)) = self.tell("the catalog", looked) else { return Vec::new() };
         let mut begun = Vec::new();
-        for job in waiting {
+        for job in self.by_priority(waiting) {
             if begun.len() == room {
                 break;
             }
@@ -144,6 +130,15 @@ impl Server {
             begun.extend(self.tell(&source, taken).flatten());
         }
         begun
+    }
+
+    /// Those first that matter most, and of these those that waited longest.
+    fn by_priority(&self, mut waiting: Vec<WaitingJob>) -> Vec<WaitingJob> {
+        let sources = &self.app.config.sources;
+        waiting.sort_by_key(|job| {
+            Reverse(sources.get(&job.source).map_or(0, |source| source.priority))
+        });
+        waiting
     }
 
     async fn look_around(&mut self) -> anyhow::Result<(Timestamp, Vec<WaitingJob>)> {
@@ -176,7 +171,7 @@ impl Server {
         for (name, source) in &self.app.config.sources {
             let Some(policy) = &source.policy else { continue };
             let is_past = |since: &Since| since.time().duration_since(now) <= CLOCK_TOLERANCE;
-            let since = match slots.get(name).copied().filter(is_past) {
+            let since = match slots.get(name).map(|seen| seen.since()).filter(is_past) {
                 Some(since) => since,
                 None => catalog.see(name, now, CLOCK_TOLERANCE).await?,
             };
@@ -200,11 +195,8 @@ impl Server {
         if source.policy.as_ref().is_some_and(|policy| policy.is_in_blackout(now)) {
             return Ok(None);
         }
-        let log = Arc::new(Log::default());
-        let heard = |screen| {
-            Arc::new(JobMonitor { source: job.source.clone(), log: log.clone(), screen })
-                as Arc<dyn Monitor>
-        };
+        let watched = Arc::new(Watched::default());
+        let heard = |screen| listen(&job.source, &watched, screen);
         let app = self.app.with_cx(self.app.cx.piece().heard_by(heard));
         let guard = match app.lease(&job.source).await {
             Ok(guard) => guard,
@@ -212,12 +204,16 @@ impl Server {
             Err(error) => return Err(error),
         };
         let begun = begin(&app, &source, (&job, &guard), now).await;
-        if !matches!(begun, Ok(true)) {
-            guard.release().await;
-            return begun.map(|_| None);
+        match begun {
+            Ok(Some(place)) => {
+                let whole = self.app.cx.clone();
+                Ok(Some(Begun { app, source, job, guard, place, watched, whole }))
+            }
+            begun => {
+                guard.release().await;
+                begun.map(|_| None)
+            }
         }
-        let whole = self.app.cx.clone();
-        Ok(Some(Begun { app, source, job, guard, log, whole }))
     }
 
     /// Returns what succeeded; tells once what did not.
@@ -242,130 +238,58 @@ impl Server {
     }
 }
 
-/// Begins a job under the lease on its source. Its run counts for all slots that are due by now.
+/// Begins a job under the lease on its source, if its storage has a place for it. Its run counts for all slots that are due by
+/// now.
 async fn begin(
     app: &Installation,
     source: &SourceConfig,
     (job, guard): (&WaitingJob, &LeaseGuard),
     now: Timestamp,
-) -> anyhow::Result<bool> {
-    if !app.catalog.begin_job(job, guard.lease(), now).await? {
-        return Ok(false);
-    }
-    if let Some(policy) = &source.policy {
-        let since = app.catalog.see(&job.source, now, CLOCK_TOLERANCE).await?;
-        if let Some(due) = policy.due(&job.source, since, now) {
-            app.catalog.cover_slots(&job.source, due.slot).await?;
+) -> anyhow::Result<Option<Place>> {
+    let Some(place) = Place::take(app, &source.storage).await? else { return Ok(None) };
+    let begun = async {
+        if !app.catalog.begin_job(job, guard.lease(), now).await? {
+            return Ok(false);
         }
-    }
-    Ok(true)
-}
-
-/// Does a job, and writes down what became of it.
-async fn work(begun: Begun) {
-    let Begun { app, source, job, guard, log, whole } = begun;
-    app.cx.event(Event::Step { what: "the scheduled backup begins".to_owned() });
-    let order = Order { trigger: Trigger::Scheduled, note: None, hold: false };
-    let made = tokio::select! {
-        made = Box::pin(make(&app, &source, &order)) => made,
-        never = watch(&app, &job) => match never {},
-    };
-    say_end(&app, &made);
-    if let Err(error) = app.catalog.keep_log(&job.id, &log.text()).await {
-        app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
-    }
-    match &made {
-        Ok(made) => end_made(&app, &job.id, made).await,
-        Err(error) => end_failed(&app, &job, error, &whole).await,
-    }
-    guard.release().await;
-}
-
-/// Writes down that a job failed or was stopped, and enqueues it again where that was not its own doing.
-async fn end_failed(app: &Installation, job: &WaitingJob, error: &anyhow::Error, whole: &Cx) {
-    let wish = app.catalog.wish_to_cancel(&job.id).await.ok().flatten();
-    let again = match (&wish, app.cx.cancelled()) {
-        (Some(_), _) | (None, None) => None,
-        (None, Some(CancelReason::LeaseLost)) => Some(Again::LeaseLost),
-        (None, Some(_)) => whole.cancelled().map(|_| Again::Interrupted),
-    };
-    if let Some(again) = again {
-        // First: a job that ended has no next try.
-        let now = app.catalog.time(whole.now()).await.unwrap_or_else(|_| whole.now());
-        if let Err(error) = app.catalog.try_again((new_job_id(), &job.id), again, now).await {
-            let text = format!("the job could not be enqueued again: {error}");
-            app.cx.event(Event::Warning { text });
-        }
-    }
-    let (state, error) = match (wish, again) {
-        (Some(reason), _) => (JobState::Cancelled, &anyhow::anyhow!("cancelled: {reason}")),
-        (None, Some(Again::Interrupted)) => (JobState::Cancelled, error),
-        (None, _) => (JobState::Failed, error),
-    };
-    app.end_job(&job.id, state, Some(error), None).await;
-}
-
-fn say_end(app: &Installation, made: &anyhow::Result<Made>) {
-    let event = match made {
-        Ok(made) => {
-            let what = made.summary();
-            match &made.afterwards {
-                None => Event::Step { what },
-                Some(error) => Event::Warning { text: format!("{what}; {error:#}") },
+        if let Some(policy) = &source.policy {
+            let since = app.catalog.see(&job.source, now, CLOCK_TOLERANCE).await?;
+            if let Some(due) = policy.due(&job.source, since, now) {
+                app.catalog.cover_slots(&job.source, due.slot).await?;
             }
         }
-        Err(error) => Event::Warning { text: format!("no backup was made: {error:#}") },
+        anyhow::Ok(true)
     };
-    app.cx.event(event);
-}
-
-/// Stops a job that somebody cancels. Never ends.
-async fn watch(app: &Installation, job: &WaitingJob) -> std::convert::Infallible {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        // A catalog that does not answer is the business of the lease.
-        if let Ok(Some(reason)) = app.catalog.wish_to_cancel(&job.id).await {
-            app.cx.event(Event::Step { what: format!("cancelled: {reason}") });
-            app.cx.cancel_handle().cancel(CancelReason::User);
-            return pending().await;
+    match begun.await {
+        Ok(true) => Ok(Some(place)),
+        begun => {
+            place.give_back().await;
+            begun.map(|_| None)
         }
     }
 }
 
-/// What was said while a job was done, line by line.
-#[derive(Default)]
-struct Log(Mutex<Vec<String>>);
+/// A place among the jobs that a storage takes at a time: a lease of its own, which goes with its holder.
+struct Place(Option<LeaseGuard>);
 
-impl Log {
-    fn push(&self, line: String) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == LOG_LINES {
-            lines.remove(0);
+impl Place {
+    /// Takes a free one; none if all are taken.
+    async fn take(app: &Installation, storage: &str) -> anyhow::Result<Option<Self>> {
+        let Some(places) = app.storage(storage)?.jobs else { return Ok(Some(Self(None))) };
+        for place in 1..=places {
+            // No source has such a name.
+            match app.lease(&format!("storage {storage}, place {place}")).await {
+                Ok(guard) => return Ok(Some(Self(Some(guard)))),
+                Err(error) if is_held(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
-        lines.push(line);
+        Ok(None)
     }
 
-    fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
-    }
-}
-
-/// Keeps what is said of a job, and passes it on under the name of its source.
-struct JobMonitor {
-    source: String,
-    log: Arc<Log>,
-    screen: Arc<dyn Monitor>,
-}
-
-impl Monitor for JobMonitor {
-    fn event(&self, event: Event) {
-        let Some(line) = render::event_line(&event) else { return };
-        self.log.push(line.clone());
-        let source = &self.source;
-        self.screen.event(match event {
-            Event::Warning { text } => Event::Warning { text: format!("{source}: {text}") },
-            _ => Event::Step { what: format!("{source}: {line}") },
-        });
+    async fn give_back(self) {
+        if let Some(guard) = self.0 {
+            guard.release().await;
+        }
     }
 }
 

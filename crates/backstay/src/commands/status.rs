@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use backstay_control::{Facts, Health, Job, Objectives, Since, Span};
+use backstay_control::{Facts, Health, Job, JobState, Objectives, Seen, Since, Span};
 use backstay_format::IndexEntry;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -25,7 +25,8 @@ struct Status<'a> {
 }
 
 pub(super) async fn status(app: &Installation, check: bool, json: bool) -> anyhow::Result<Exit> {
-    let (slots, at_work) = (app.catalog.slots().await?, app.catalog.sources_at_work().await?);
+    let slots = app.catalog.slots().await?;
+    let at_work = app.catalog.sources_at_work(app.cx.now()).await?;
     let mut all = Vec::new();
     for source in app.config.sources.values() {
         all.push(look_at(app, source, (&slots, &at_work)).await?);
@@ -47,18 +48,21 @@ pub(super) async fn status(app: &Installation, check: bool, json: bool) -> anyho
         let rows = all.iter().map(|status| status.to_row(app.cx.now())).collect();
         render::print(&render::table(&head, rows))?;
     }
-    let is_good = warnings.is_empty() && all.iter().all(|status| status.word() == "good");
+    // Where nothing is backed up, nothing is good.
+    let is_good =
+        warnings.is_empty() && !all.is_empty() && all.iter().all(|status| status.word() == "good");
     Ok(if check && !is_good { Exit::Failed } else { Exit::Done })
 }
 
 async fn look_at<'a>(
     app: &Installation,
     source: &'a SourceConfig,
-    (slots, at_work): (&HashMap<String, Since>, &HashSet<String>),
+    (slots, at_work): (&HashMap<String, Seen>, &HashSet<String>),
 ) -> anyhow::Result<Status<'a>> {
     let (name, now) = (source.name.as_str(), app.cx.now());
     let policy = source.policy.as_ref();
-    let (backups, error) = super::list::known(app, source).await?;
+    let known = super::list::known(app, source).await?;
+    let (seen, is_at_work) = (slots.get(name).copied(), at_work.contains(name));
     let last_run = app.catalog.last_run(name).await?;
     let last_restore = app.catalog.last_restore(name).await?;
     let objectives = Objectives::new((source.rpo, source.rto), (name, policy), now);
@@ -66,28 +70,40 @@ async fn look_at<'a>(
         source: name,
         objectives,
         policy,
-        backups: &backups,
+        backups: &known.backups,
         last_run: last_run.as_ref(),
-        is_at_work: at_work.contains(name),
+        is_at_work,
+        orphaned: known.orphaned,
+        seen,
         last_restore: last_restore.as_ref(),
         now,
     });
     let last_job = app.catalog.last_backup_job(name).await?;
     let mut troubles: Vec<String> = health.alarms.iter().map(ToString::to_string).collect();
-    // A backup was made, and then something else failed.
-    let afterwards = last_job.as_ref().and_then(|job| job.error.clone());
-    troubles.extend(afterwards.filter(|error| !troubles.iter().any(|told| told.contains(error))));
-    troubles.extend(error.map(|error| format!("{error:#}")));
-    let since = slots.get(name).copied().unwrap_or(Since::FirstSeen(now));
+    troubles.extend(last_job.as_ref().and_then(|job| trouble_of(job, is_at_work)));
+    troubles.extend(known.error.map(|error| format!("{error:#}")));
+    let since = seen.map_or(Since::FirstSeen(now), Seen::since);
     Ok(Status {
         source,
         objectives,
-        newest_good: backups.into_iter().find(IndexEntry::is_good),
+        newest_good: known.backups.into_iter().find(IndexEntry::is_good),
         last_job,
         next: policy.and_then(|policy| policy.next_start(name, since, now)),
         health,
         troubles,
     })
+}
+
+/// What a job says beside the backups that there are.
+fn trouble_of(job: &Job, is_at_work: bool) -> Option<String> {
+    match job.state {
+        // A backup was made, and then something else failed.
+        JobState::Succeeded | JobState::Incomplete => job.error.clone(),
+        JobState::Leased | JobState::Running if !is_at_work => {
+            Some("the process that worked on it died".to_owned())
+        }
+        _ => None,
+    }
 }
 
 impl Status<'_> {

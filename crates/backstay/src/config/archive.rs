@@ -13,7 +13,8 @@ use toml::Spanned;
 
 use super::Env;
 use super::raw::Faults;
-use super::source::{DEFAULT_LEVEL, SourceConfig, duration, is_sealed};
+use super::source::{DEFAULT_LEVEL, SourceConfig, is_sealed};
+use super::time::duration;
 
 /// Old rows of a table that go to Parquet files. Not a backup.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::Env;
 use super::raw::{Faults, RawSource};
-use super::source::duration;
+use super::time::duration;
 
 /// Reads the policy of a source; none if it has no schedule.
 #[expect(clippy::option_option, reason = "what is wrong, what is not there, what is there")]

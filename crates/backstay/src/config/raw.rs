@@ -81,6 +81,9 @@ pub(super) struct RawStorage {
     /// A file with certificates to trust, in PEM.
     #[schemars(with = "Option<String>")]
     pub(super) ca_file: Option<Spanned<String>>,
+    /// How many jobs of servers write to it at a time; as many as they like if left out.
+    #[schemars(with = "Option<u16>")]
+    pub(super) jobs: Option<Spanned<u16>>,
     /// The directory of a local storage.
     #[schemars(with = "Option<String>")]
     pub(super) path: Option<Spanned<String>>,
@@ -197,6 +200,9 @@ pub(super) struct RawSource {
     /// Which backups are kept.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub(super) keep: Option<Rules>,
+    /// Of jobs that wait, those of the highest number are begun first; 0 if left out.
+    #[serde(default)]
+    pub(super) priority: i32,
     /// How old the newest good backup may be (RPO); what the schedule promises and an hour if left out, a day and an hour at least.
     #[schemars(with = "Option<String>")]
     pub(super) rpo: Option<Spanned<String>>,

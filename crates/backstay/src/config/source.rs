@@ -23,6 +23,7 @@ use super::raw::{Faults, RawCheck, RawHook, RawSource};
 use super::redis::{self, RedisConfig};
 use super::server;
 use super::set::{self, SetConfig};
+use super::time::{duration, objective};
 use crate::exit::UsageError;
 
 /// The zstd level where none is given.
@@ -44,6 +45,8 @@ pub(crate) struct SourceConfig {
     pub(crate) environment: Option<String>,
     /// When it is backed up by itself.
     pub(crate) policy: Option<Policy>,
+    /// Those of the highest are begun first.
+    pub(crate) priority: i32,
     pub(crate) keep: Rules,
     /// How old the newest good backup may be, and how long a restore may take, if somebody says so.
     pub(crate) rpo: Option<SignedDuration>,
@@ -217,6 +220,7 @@ impl SourceConfig {
             app: None,
             environment: None,
             policy: None,
+            priority: 0,
             keep: Rules::default(),
             rpo: None,
             rto: None,
@@ -303,6 +307,7 @@ pub(super) fn check(
         app,
         environment,
         policy: policy?,
+        priority: raw.priority,
         keep: raw.keep.clone().unwrap_or_default(),
         rpo,
         rto,
@@ -458,40 +463,4 @@ fn check_hook(name: &str, raw: &Spanned<RawHook>, faults: &mut Faults<'_>) -> Op
         }
     };
     Some(Hook { argv: hook.run.clone(), timeout: timeout? })
-}
-
-fn objective(
-    name: &str,
-    text: Option<&Spanned<String>>,
-    faults: &mut Faults<'_>,
-) -> Option<SignedDuration> {
-    let text = text?;
-    let time = duration(name, text, faults)?;
-    if !time.is_positive() {
-        faults.add(name, text.span(), "no backup and no restore is that fast");
-    }
-    Some(time)
-}
-
-pub(super) fn duration(
-    name: &str,
-    text: &Spanned<String>,
-    faults: &mut Faults<'_>,
-) -> Option<SignedDuration> {
-    let parsed = parse_duration(text.get_ref());
-    if parsed.is_none() {
-        faults.add(
-            name,
-            text.span(),
-            format!("found `{}`, expected a time such as \"7d\" or \"12h\"", text.get_ref()),
-        );
-    }
-    parsed
-}
-
-/// Reads a time such as `7d`, `12h` or `1h 30m`.
-pub(crate) fn parse_duration(text: &str) -> Option<SignedDuration> {
-    // Days are not of one length everywhere; here they are 24 hours.
-    let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<i64>().ok());
-    days.map(|days| SignedDuration::from_hours(24 * days)).or_else(|| text.parse().ok())
 }

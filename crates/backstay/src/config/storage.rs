@@ -22,6 +22,8 @@ pub(crate) struct StorageConfig {
     pub(crate) kind: StorageKind,
     pub(crate) credentials: CredentialConfig,
     pub(crate) credentials_expire: Option<Timestamp>,
+    /// How many jobs of servers write to it at a time, if that is limited.
+    pub(crate) jobs: Option<u16>,
 }
 
 /// Where a storage is; without secrets, so that it can be written down.
@@ -158,6 +160,16 @@ pub(super) fn check(
         }
     };
     let credentials = check_credentials(raw, env, faults);
+    let jobs = raw.jobs.as_ref().map(|jobs| {
+        if *jobs.get_ref() == 0 {
+            faults.add(
+                "jobs",
+                jobs.span(),
+                "found 0, expected how many jobs write to it at a time",
+            );
+        }
+        *jobs.get_ref()
+    });
     let credentials_expire = raw.credentials_expire.as_ref().and_then(|text| {
         let time = text.get_ref().parse::<Timestamp>().ok().or_else(|| {
             let date: jiff::civil::Date = text.get_ref().parse().ok()?;
@@ -173,6 +185,7 @@ pub(super) fn check(
         kind: kind?,
         credentials: credentials?,
         credentials_expire,
+        jobs,
     })
 }
 

@@ -26,6 +26,7 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # [storages.disk]
 # provider = "local"
 # path = "/srv/backups"
+# jobs = 1                             # how many jobs of servers write to it at a time
 
 # --- What is backed up ------------------------------------------------------------------------------------------
 #
@@ -40,6 +41,7 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # jitter = "10m"                       # begin up to this much later, each source by its own share
 # blackout = ["Mon-Fri 08:00-18:00"]   # nothing begins in it
 # keep = { last = 7, days = 14 }       # days = 30 if no rule is given; also hourly, daily, weekly, monthly, yearly, max_bytes, keep_at_least
+# priority = 1                         # of jobs that wait, the highest begin first
 # rpo = "25h"                          # `status` says so if the newest good backup is older, or a restore took longer
 # rto = "15m"
 # before_restore = { run = ["systemctl", "stop", "shop"] }

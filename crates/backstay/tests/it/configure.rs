@@ -200,3 +200,54 @@ fn passwords_are_added_by_reference_only() {
     shell.ends(0, &with(&["postgres://me@localhost/shop", "--set", "password = '${SECRET}'"]));
     assert_eq!(shell.json(&["source", "list"])[0]["location"], "postgres://me@localhost:5432/shop");
 }
+
+#[test]
+fn what_commands_added_is_exported_and_imported_without_secrets() {
+    let shell = Shell::bare();
+    std::fs::create_dir(shell.path("shop")).unwrap();
+    let (shop, storage) =
+        (shell.path("shop").display().to_string(), shell.path("storage").display().to_string());
+    shell.ends(0, &["storage", "add", "disk", "--path", &storage]);
+    let keep = ["--set", "keep = { last = 3 }", "--set", "rpo = '2h'"];
+    let add = ["source", "add", "shop", "--kind", "files", "--path", &shop, "--storage", "disk"];
+    shell.ends(0, &[&add[..], &keep].concat());
+    let exported = shell.ends(0, &["config", "export"]);
+    let before = shell.json(&["config", "show"]);
+    // A fresh installation has the same.
+    std::fs::remove_dir_all(shell.path("home")).unwrap();
+    std::fs::write(shell.path("kept.toml"), &exported).unwrap();
+    shell.ends(0, &["config", "import", "kept.toml"]);
+    assert_eq!(shell.json(&["config", "show"]), before);
+    assert_eq!(shell.ends(0, &["config", "export"]), exported);
+    // The file is a configuration by itself, too.
+    shell.ends(0, &["config", "check", "--config", "kept.toml", "--home", "other"]);
+    // Another one of that name is not replaced unless that is meant, and nothing is taken over by halves.
+    let other = exported.replace("2h", "3h").replace(
+        "[sources.shop]",
+        "[sources.new]\nkind = \"files\"\nstorage = \"disk\"\npath = \"/srv\"\n\n[sources.shop]",
+    );
+    std::fs::write(shell.path("other.toml"), &other).unwrap();
+    let error = shell.complains(2, &["config", "import", "other.toml"]);
+    assert!(error.contains("\"shop\"") && error.contains("--replace"), "{error}");
+    assert_eq!(shell.ends(0, &["config", "export"]), exported);
+    shell.ends(0, &["config", "import", "other.toml", "--replace"]);
+    assert_eq!(shell.json(&["config", "show"])["sources"]["shop"]["rpo_seconds"], 3 * 3600);
+    for (text, word) in [
+        ("organisation = 'x'", "organisation"),
+        (
+            "[sources.db]\nkind = 'postgres'\nstorage = 'disk'\nurl = 'postgres://u:secret@h/d'",
+            "by reference",
+        ),
+        (
+            "[storages.b]\nprovider = 's3'\nbucket = 'b'\nsecret_access_key = 'secret'",
+            "by reference",
+        ),
+        ("[sources.db]\nkind = 'sqlight'\nstorage = 'disk'", "sqlight"),
+        ("[sources.db]\nkind = 'files'\npath = '/srv'\nstorage = 'nowhere'", "nowhere"),
+    ] {
+        std::fs::write(shell.path("wrong.toml"), text).unwrap();
+        let error = shell.complains(2, &["config", "import", "wrong.toml"]);
+        assert!(error.contains(word) && !error.contains("u:secret"), "{word}: {error}");
+    }
+    assert!(!shell.ends(0, &["config", "export"]).contains("db"));
+}

@@ -119,11 +119,64 @@ fn credentials_that_expired_keep_a_deploy_back_and_those_that_soon_will_are_told
 #[test]
 fn backup_after_the_command_that_fails_is_told_and_changes_nothing() {
     let shell = with_app();
-    let output = guarded(&shell, &[], "rm -r shop");
+    let output = guarded(&shell, &["-q"], "rm -r shop");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     assert!(error.contains("the command went well, but its backup did not"), "{error}");
     assert_eq!(shell.json(&["status"])[0]["last_job"], "failed");
+    // So does one that lacks something, a hook that fails, and a catalog that is gone.
+    let shell = with_app();
+    let output = guarded(&shell, &["-q"], "printf 'SQLite format 3\\0 and no more' > shop/bad.db");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && error.contains("is incomplete, without 1"), "{error}");
+    let shell = with_app();
+    shell.set_config(shell.config() + "after_backup = { run = ['false'] }\n");
+    let output = guarded(&shell, &["-q"], "true");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && error.contains("after_backup"), "{error}");
+    assert_eq!(triggers(&shell), ["post-deploy"]);
+    let output = guarded(&shell, &["--wait", "800000h"], "echo broken > home/catalog.db");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn source_that_another_holds_after_the_command_is_a_failed_job() {
+    let shell = standing_still();
+    let script = format!(
+        "{} backup db & while [ ! -e begun ]; do sleep 0.05; done",
+        env!("CARGO_BIN_EXE_backstay")
+    );
+    let mut guard = start(&shell, &["guard", "--all", "--wait", "0s", "--", "sh", "-c", &script]);
+    assert!(guard.wait().unwrap().success());
+    let log = std::fs::read_to_string(shell.path("log")).unwrap();
+    assert!(log.contains("its backup did not"), "{log}");
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    let states = || {
+        let jobs = shell.json(&["jobs", "list"]);
+        let mut states: Vec<String> = jobs
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|job| job["state"].as_str().unwrap().to_owned())
+            .collect();
+        states.sort();
+        states
+    };
+    wait_until("the other backup is done", || states() == ["failed", "succeeded"]);
+}
+
+#[test]
+fn guard_of_nothing_is_none() {
+    let shell = with_app();
+    let config = shell.config();
+    shell.set_config(&config[..config.find("[sources.shop]").unwrap()]);
+    shell.complains(2, &["guard", "--all", "--", "touch", "ran"]);
+    assert!(!shell.path("ran").exists());
+    shell.set_config(config);
+    for wait in ["-1s", "soon", "9999999999999999d"] {
+        shell.complains(2, &["guard", "--all", "--wait", wait, "--", "touch", "ran"]);
+    }
+    assert!(!shell.path("ran").exists());
 }
 
 #[test]
@@ -170,11 +223,15 @@ fn start(shell: &Shell, words: &[&str]) -> Child {
 #[test]
 fn guard_that_is_told_to_end_tells_its_command() {
     let shell = with_app();
-    let script = "trap 'touch told; exit 3' TERM; touch ran; while :; do sleep 0.05; done";
+    // Ends by itself, should nobody tell it.
+    let script = "for s in INT TERM HUP; do trap \"touch told-$s\" $s; done; touch ran; \
+                  for i in $(seq 600); do sleep 0.05; [ -e told-HUP ] && exit 3; done";
     let mut guard = start(&shell, &["guard", "--all", "--", "sh", "-c", script]);
     wait_until("the command runs", || shell.path("ran").exists());
     let pid = Pid::from_child(&guard);
-    kill_process(pid, Signal::TERM).unwrap();
+    for (signal, name) in [(Signal::INT, "INT"), (Signal::TERM, "TERM"), (Signal::HUP, "HUP")] {
+        kill_process(pid, signal).unwrap();
+        wait_until("the command was told", || shell.path(&format!("told-{name}")).exists());
+    }
     assert_eq!(guard.wait().unwrap().code(), Some(3), "as the command ended");
-    assert!(shell.path("told").exists());
 }

@@ -65,6 +65,9 @@ fn failure_is_shown_until_the_next_backup_succeeds() {
     std::fs::rename(shell.path("away"), shell.path("shop")).unwrap();
     back_up(&shell);
     assert_eq!(status(&shell)["health"], "good");
+    shell.set_config("");
+    shell.complains(2, &["status", "--check", "--config", "none.toml"]);
+    shell.ends(1, &["status", "--check"]);
 }
 
 #[test]
@@ -85,8 +88,11 @@ fn age_and_restores_are_compared_with_their_objectives() {
     assert_eq!(slow["health"], "attention", "{slow}");
     assert!(slow["troubles"][0].as_str().unwrap().contains("the last restore took"), "{slow}");
     assert_eq!(slow["rpo_seconds"], 25 * 3600, "a day, and an hour for the backup");
-    shell.edit_config("rto = '1us'", "rto = '0s'");
-    assert!(shell.complains(2, &["config", "check"]).contains("rto"));
+    for wrong in ["0s", "-1h", "soon", "9999999999999999d", "99999999999d"] {
+        shell.edit_config("rto = '1us'", &format!("rto = '{wrong}'"));
+        assert!(shell.complains(2, &["config", "check"]).contains("rto"), "{wrong}");
+        shell.edit_config(&format!("rto = '{wrong}'"), "rto = '1us'");
+    }
 }
 
 #[test]
@@ -94,49 +100,140 @@ fn backup_whose_objects_are_gone_is_shown_as_orphaned_and_comes_back_with_them()
     let shell = with_shop("keep = { last = 2 }");
     let (first, _) = back_up(&shell);
     let (second, _) = back_up(&shell);
+    assert_eq!(statuses(&shell), ["complete", "complete"]);
     let away = shell.path("away");
     std::fs::rename(folder(&shell, &second), &away).unwrap();
     assert_eq!(statuses(&shell), ["orphaned", "complete"]);
     assert_eq!(status(&shell)["newest_good"], first.as_str());
     shell.ends(0, &["restore", "shop", "--to", "copy", "--yes"]);
-    // It pushes out none of the good ones, survives what writes the index anew, and is told.
+    // It pushes out none of the good ones, and is told.
     let (third, said) = back_up(&shell);
     assert!(said.contains("are orphaned") && said.contains(&second), "{said}");
     let checked = shell.ends(1, &["check"]);
-    assert!(checked.contains(&format!("backup {second} of shop is orphaned")), "{checked}");
+    assert!(checked.contains(&format!("backup {second} of shop is gone")), "{checked}");
     assert_eq!(statuses(&shell), ["complete", "orphaned", "complete"]);
     assert_eq!(status(&shell)["health"], "attention");
-    let error = shell.complains(1, &["restore", "shop", "--id", &second, "--yes"]);
-    assert!(error.contains("orphaned"), "{error}");
+    shell.complains(2, &["restore", "shop", "--id", &second, "--yes"]);
+    // What is removed here is no loss, however often and beside whom it is listed.
+    shell.ends(0, &["delete", &first, "--yes"]);
+    assert_eq!(statuses(&shell), ["complete", "orphaned"]);
     std::fs::rename(&away, folder(&shell, &second)).unwrap();
-    // What comes back is one of those that the rules count, from the next look on.
-    let (_, said) = back_up(&shell);
+    assert_eq!(statuses(&shell), ["complete", "complete"]);
+    assert_eq!(status(&shell)["health"], "good");
+    let (fourth, said) = back_up(&shell);
     assert!(!said.contains("orphaned"), "{said}");
-    assert!(!statuses(&shell).contains(&"orphaned".to_owned()));
-    assert!(shell.json(&["backups"]).to_string().contains(&third));
+    let ids: Vec<Value> =
+        shell.json(&["backups"]).as_array().unwrap().iter().map(|b| b["id"].clone()).collect();
+    assert_eq!(ids, [fourth.as_str(), third.as_str()], "of three good ones the rules keep two");
     shell.ends(0, &["verify", "--all"]);
 }
 
 #[test]
-fn backup_without_one_of_its_objects_is_orphaned_and_can_be_deleted() {
+fn backup_without_one_of_its_objects_is_orphaned_until_the_object_is_there_again() {
     let shell = with_shop("");
     let (first, _) = back_up(&shell);
     let (second, _) = back_up(&shell);
-    let part =
-        std::fs::read_dir(folder(&shell, &second)).unwrap().map(|entry| entry.unwrap().path());
-    let part = part.into_iter().find(|path| path.to_str().unwrap().contains("files.tar")).unwrap();
-    std::fs::remove_file(&part).unwrap();
-    // Nobody has looked yet; what is said of a backup is said by its manifest.
+    // The rules keep the newest of a month, and that one is no backup any more.
+    let part = part_of(&folder(&shell, &second));
+    let away = shell.path("away");
+    std::fs::rename(&part, &away).unwrap();
+    let checked = shell.ends(13, &["check"]);
+    assert!(checked.contains(&second), "{checked}");
+    assert_eq!(statuses(&shell), ["orphaned", "complete"]);
+    shell.set_config(shell.config() + "keep = { monthly = 24 }\n");
+    let forgotten = shell.json(&["forget", "--dry-run"]);
+    let kept = |id: &str| {
+        let all = forgotten.as_array().unwrap();
+        all.iter().any(|verdict| verdict["id"] == id && verdict["keep"] == true)
+    };
+    assert!(kept(&first) && kept(&second), "{forgotten}");
+    shell.ends(0, &["restore", "shop", "--to", "copy", "--yes"]);
+    let error = shell.complains(1, &["restore", "shop", "--id", &second, "--yes"]);
+    assert!(error.contains("not there"), "{error}");
+    // It may come back between two looks.
+    std::fs::rename(&away, &part).unwrap();
+    let plan = shell.run(&["restore", "shop", "--to", "copy2", "--dry-run"]);
+    assert!(String::from_utf8_lossy(&plan.stderr).contains(&second), "{plan:?}");
+    shell.ends(0, &["check"]);
     assert_eq!(statuses(&shell), ["complete", "complete"]);
+    // A backup by schedule looks, too; what it finds can be deleted by hand.
+    std::fs::remove_file(&part).unwrap();
     let (_, said) = back_up(&shell);
     assert!(said.contains("are orphaned") && said.contains(&second), "{said}");
-    assert_eq!(statuses(&shell), ["complete", "orphaned", "complete"]);
+    assert!(statuses(&shell).contains(&"orphaned".to_owned()));
     shell.ends(0, &["delete", &second, "--yes"]);
-    assert_eq!(statuses(&shell), ["complete", "complete"]);
-    // One that is gone altogether, too.
-    std::fs::remove_dir_all(folder(&shell, &first)).unwrap();
-    assert_eq!(statuses(&shell), ["complete", "orphaned"]);
-    shell.ends(0, &["delete", &first, "--yes"]);
+    assert!(!statuses(&shell).contains(&"orphaned".to_owned()));
+}
+
+fn part_of(folder: &Path) -> PathBuf {
+    let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.to_str().unwrap().contains("files.tar")).unwrap()
+}
+
+#[test]
+fn what_is_left_of_a_backup_without_its_manifest_waits_for_it() {
+    let shell = with_shop("");
+    let (listed, held) = (old_backup(&shell, 4), old_backup(&shell, 3));
+    shell.ends(0, &["hold", &held]);
+    let manifests = [&listed, &held].map(|id| folder(&shell, id).join("manifest.json"));
+    for manifest in &manifests {
+        std::fs::rename(manifest, manifest.with_extension("away")).unwrap();
+    }
+    // Everything would be old enough to go.
+    for file in [&listed, &held]
+        .map(|id| std::fs::read_dir(folder(&shell, id)).unwrap())
+        .into_iter()
+        .flatten()
+    {
+        set_age(&file.unwrap().path(), Duration::from_hours(48));
+    }
+    back_up(&shell);
+    shell.ends(0, &["prune"]);
+    assert_eq!(statuses(&shell), ["complete", "orphaned", "orphaned"]);
+    for manifest in &manifests {
+        std::fs::rename(manifest.with_extension("away"), manifest).unwrap();
+    }
+    shell.ends(0, &["check"]);
+    assert_eq!(statuses(&shell), ["complete"; 3]);
+    shell.ends(0, &["verify", "--all"]);
+}
+
+/// Makes a backup so many days ago, and lists it.
+fn old_backup(shell: &Shell, days: u32) -> String {
+    let mut command = shell.command(&["backup", "shop", "--json"]);
+    command.env("LD_PRELOAD", crate::serve::faketime()).env("FAKETIME", format!("-{days}d"));
+    let made: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+    shell.ends(0, &["backups"]);
+    made["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn listing_beside_removals_calls_nothing_orphaned() {
+    let shell = with_shop("keep = { last = 1 }");
+    back_up(&shell);
+    std::thread::scope(|scope| {
+        let listing = scope.spawn(|| {
+            for words in [&["backups"][..], &["check"], &["status"]].iter().cycle().take(24) {
+                shell.ends(0, words);
+            }
+        });
+        while !listing.is_finished() {
+            shell.ends(0, &["backup", "shop"]);
+        }
+        listing.join().unwrap();
+    });
+    assert_eq!(statuses(&shell), ["complete"]);
+}
+
+#[test]
+fn storage_that_is_another_vault_now_has_lost_nothing() {
+    let shell = with_shop("");
+    back_up(&shell);
+    back_up(&shell);
+    assert_eq!(statuses(&shell).len(), 2);
+    let storage = shell.path("storage").display().to_string();
+    shell.edit_config(&storage, &shell.path("other").display().to_string());
+    back_up(&shell);
     assert_eq!(statuses(&shell), ["complete"]);
 }
 
@@ -156,7 +253,7 @@ fn objects_that_no_manifest_names_go_after_a_backup_by_schedule_once_they_are_ol
     // Its id is old, and somebody wrote to it today.
     let young = leftover("20200101T000000Z-bcdfghjm", Duration::ZERO);
     shell.ends(0, &["backup", "shop"]);
-    assert!(old.exists(), "a backup by hand cleans nothing");
+    assert!(old.exists(), "a backup by hand cleans nothing, so soon after another");
     back_up(&shell);
     assert!(!old.exists() && young.exists());
 }

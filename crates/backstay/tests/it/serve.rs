@@ -14,8 +14,12 @@ pub(crate) struct Serving(Child);
 
 impl Serving {
     pub(crate) fn start(shell: &Shell) -> Self {
+        Self::start_with(shell, &[])
+    }
+
+    fn start_with(shell: &Shell, options: &[&str]) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(shell.path("log"));
-        let mut command = shell.command(&["serve"]);
+        let mut command = shell.command(&[&["serve"], options].concat());
         command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", shell.path("clock"));
         command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         if !shell.path("clock").exists() {
@@ -48,7 +52,7 @@ impl Drop for Serving {
 }
 
 /// What lets a program see another time.
-fn faketime() -> PathBuf {
+pub(crate) fn faketime() -> PathBuf {
     let found = std::fs::read_dir("/usr/lib").unwrap().find_map(|machine| {
         let path = machine.unwrap().path().join("faketime/libfaketimeMT.so.1");
         path.exists().then_some(path)
@@ -360,4 +364,131 @@ fn servers_that_share_a_catalog_do_each_slot_once() {
     assert!(made <= 12 + lost, "{made} backups of 12 slots, {lost} lost");
     drop(serving);
     one.ends(0, &["verify", "--all"]);
+}
+
+/// Another source of the same kind, on a storage of its own or on one that is there.
+fn add_program(shell: &Shell, name: &str, (storage, script, more): (&str, &str, &str)) {
+    let folder = shell.dir.path().display();
+    let output = format!(
+        "{{ name = 'dump.sql', dump = ['sh', '-c', '{script}', '{folder}'], restore = ['cat'] }}"
+    );
+    let source = format!(
+        "[sources.{name}]\nkind = 'command'\nstorage = '{storage}'\nschedule = 'every 24h'\n{more}\noutputs = [{output}]\n"
+    );
+    shell.set_config(format!("{}\n{source}", shell.config()));
+}
+
+const WAITS: &str = "while [ -e \"$$0/wait\" ]; do sleep 0.05; done; echo dump";
+
+fn jobs_of(shell: &Shell, source: &str) -> Vec<Value> {
+    shell.json(&["jobs", "list", source]).as_array().unwrap().clone()
+}
+
+fn states_of(shell: &Shell, source: &str) -> Vec<String> {
+    let state = |job: &Value| job["state"].as_str().unwrap().to_owned();
+    jobs_of(shell, source).iter().map(state).collect()
+}
+
+#[test]
+fn outage_of_a_storage_is_waited_for_and_holds_no_place_meanwhile() {
+    let server = backstay_testkit::s3::S3Server::start().unwrap();
+    let shell = Shell::with_bucket(&server);
+    let dead = "http://127.0.0.1:1";
+    let good = shell.config();
+    shell.set_config(format!(
+        "{}[storages.disk]\nprovider = 'local'\npath = '{}'\n",
+        &good[..good.find("[sources.shop]").unwrap()].replace(&server.endpoint, dead),
+        shell.path("storage").display(),
+    ));
+    add_program(&shell, "away", ("main", "echo dump", "priority = 1"));
+    add_program(&shell, "here", ("disk", "echo dump", ""));
+    let _serving = Serving::start_with(&shell, &["--jobs", "1"]);
+    wait_until("the storage is looked for again later", || {
+        states_of(&shell, "away") == ["queued", "failed"]
+    });
+    wait_until("the other one is done", || states_of(&shell, "here") == ["succeeded"]);
+    let next = jobs_of(&shell, "away")[0].clone();
+    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let pause = time(&next["not_before"]).duration_since(time(&next["queued_at"]));
+    assert_eq!((next["attempt"].as_i64(), pause.as_secs()), (Some(2), 60), "{next}");
+    // Again, and later.
+    set_clock(&shell, 61);
+    wait_until("a second try", || states_of(&shell, "away") == ["queued", "failed", "failed"]);
+    let next = jobs_of(&shell, "away")[0].clone();
+    let pause = time(&next["not_before"]).duration_since(time(&next["queued_at"]));
+    assert_eq!(pause.as_secs(), 240, "{next}");
+    shell.edit_config(dead, &server.endpoint);
+    set_clock(&shell, 61 + 241);
+    wait_until("the storage is back", || states_of(&shell, "away")[0] == "succeeded");
+    shell.ends(0, &["verify", "--all"]);
+}
+
+#[test]
+fn storage_takes_as_many_jobs_at_a_time_as_it_says() {
+    let shell = with_program("schedule = 'every 24h'");
+    shell.edit_config("provider = 'local'", "provider = 'local'\njobs = 1");
+    let other = format!(
+        "[storages.other]\nprovider = 'local'\npath = '{}'\n",
+        shell.path("other").display()
+    );
+    shell.set_config(format!("{other}{}", shell.config()));
+    add_program(&shell, "second", ("main", WAITS, ""));
+    add_program(&shell, "third", ("other", WAITS, ""));
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let _serving = Serving::start_with(&shell, &["--jobs", "9"]);
+    let limited = || {
+        let mut states = [states_of(&shell, "db").concat(), states_of(&shell, "second").concat()];
+        states.sort();
+        states
+    };
+    wait_until("one of two, and the other storage's", || {
+        limited() == ["queued", "running"] && states_of(&shell, "third") == ["running"]
+    });
+    // Another turn later it is still so.
+    add_program(&shell, "fourth", ("other", WAITS, ""));
+    wait_until("a source that came later", || states_of(&shell, "fourth") == ["running"]);
+    assert_eq!(limited(), ["queued", "running"]);
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    wait_until("one after the other", || limited() == ["succeeded", "succeeded"]);
+}
+
+#[test]
+fn jobs_that_matter_more_are_begun_first() {
+    let shell = with_program("schedule = 'every 24h'");
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let _serving = Serving::start_with(&shell, &["--jobs", "1"]);
+    wait_until("the first is under way", || shell.path("begun").exists());
+    for (name, priority) in [("low", "priority = -1"), ("mid", ""), ("high", "priority = 5")] {
+        add_program(&shell, name, ("main", "echo dump", priority));
+    }
+    wait_until("the others wait", || states(&shell) == ["queued", "queued", "queued", "running"]);
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    wait_until("all are done", || states(&shell) == ["succeeded"; 4]);
+    let mut begun: Vec<(String, String)> = jobs(&shell)
+        .iter()
+        .map(|job| {
+            [&job["started_at"], &job["source"]].map(|text| text.as_str().unwrap().to_owned())
+        })
+        .map(|[at, source]| (at, source))
+        .collect();
+    begun.sort();
+    let order: Vec<&str> = begun.iter().map(|(_, source)| source.as_str()).collect();
+    assert_eq!(order, ["db", "high", "mid", "low"]);
+}
+
+#[test]
+fn job_says_how_far_it_is() {
+    let shell = with_program("schedule = 'every 24h'");
+    let config = shell.config();
+    shell.set_config(&config[..config.find("[sources.db]").unwrap()]);
+    let script = format!("head -c 1000000 /dev/zero; {WAITS}");
+    add_program(&shell, "large", ("main", &script, ""));
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let _serving = Serving::start(&shell);
+    let read = || jobs(&shell).first().and_then(|job| job["progress"]["plain_bytes"].as_u64());
+    wait_until("most of it went through", || read().is_some_and(|bytes| bytes >= 500_000));
+    let shown = shell.ends(0, &["jobs", "list"]);
+    assert!(shown.contains("dump.sql: ") && shown.contains("KiB"), "{shown}");
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    wait_until("it is done", || states(&shell) == ["succeeded"]);
 }

@@ -6,6 +6,7 @@ use std::io;
 use tokio_postgres::error::SqlState;
 
 use crate::cx::Cancelled;
+use crate::error::Passing;
 use crate::source::cause::Cause;
 use crate::source::program::ProgramError;
 use crate::source::with_causes;
@@ -66,12 +67,13 @@ pub enum PostgresError {
 }
 
 impl PostgresError {
-    /// Says whether the same may work a little later, with nothing changed.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Says why the same may work later, with nothing changed, if it may.
+    pub(crate) fn passing(&self) -> Option<Passing> {
         match self {
-            Self::GaveWay { .. } => true,
-            Self::Program(error) => error.is_passing(),
-            _ => false,
+            Self::GaveWay { .. } => Some(Passing::GaveWay),
+            Self::Connect { cause, .. } => cause.passing(),
+            Self::Program(error) => error.passing(),
+            _ => None,
         }
     }
 }
