@@ -226,6 +226,31 @@ impl Catalog {
         serde_json::from_str(&text).map(Some).map_err(|_| unreadable())
     }
 
+    /// Keeps a setting if it still is what it was, or the default where it was never set. Returns whether it was.
+    pub async fn replace_setting<T: Serialize + Default + PartialEq + Sync>(
+        &self,
+        name: &str,
+        before: &T,
+        value: &T,
+    ) -> Result<bool, CatalogError> {
+        let text = |value: &T| {
+            serde_json::to_string(value)
+                .map_err(|_| CatalogError::Unreadable { name: name.to_owned() })
+        };
+        let (old, new) = (text(before)?, text(value)?);
+        let update = "UPDATE settings SET value = $1 WHERE name = $2 AND value = $3";
+        let values = [new.clone().into(), name.into(), old.into()];
+        if self.execute("replaced a setting", update, values).await? == 1 {
+            return Ok(true);
+        }
+        if *before != T::default() {
+            return Ok(false);
+        }
+        let insert =
+            "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        Ok(self.execute("kept a setting", insert, [name.into(), new.into()]).await? == 1)
+    }
+
     /// Keeps a setting.
     pub async fn set_setting<T: Serialize + Sync>(
         &self,

@@ -269,7 +269,11 @@ fn missed(facts: &Facts<'_>, newest: Option<&IndexEntry>) -> u32 {
     };
     // What a run begins late is for the slot before it; nobody looked for slots before the source was first seen.
     let since = match seen.since() {
-        Since::Slot(slot) if slot <= newest.started_at => Since::Slot(slot),
+        Since::Slot(slot) if slot <= newest.started_at => {
+            let covered =
+                policy.schedule.newest(Since::Slot(slot), newest.started_at, &policy.zone);
+            Since::Slot(covered.unwrap_or(slot))
+        }
         Since::Slot(_) => Since::Slot(newest.started_at.max(seen.first)),
         Since::FirstSeen(first) if first <= newest.started_at => Since::Slot(newest.started_at),
         first => first,

@@ -1,4 +1,5 @@
-//! Backups that are not on their storage any more, or not wholly: removed by somebody here, or orphaned.
+//! Backups that are not in their vault any more, or not wholly: removed by somebody here, or orphaned. Vaults are named by their
+//! ids (in the column `storage`): storages of one name may be different places for different servers.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ const REMOVED: &str = "removed";
 const LOST: &str = "lost";
 const DAMAGED: &str = "damaged";
 
-/// The orphaned backups of a source on a storage.
+/// The orphaned backups of a source in a vault.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Orphans {
     /// Those of which nothing is listed any more, as they were listed last.
@@ -28,33 +29,48 @@ impl Catalog {
     /// Remembers that backups are about to be removed: that they are not there any more is no loss.
     pub async fn will_remove(
         &self,
-        (storage, source): (&str, &str),
+        named: (&str, &str),
         backups: &[BackupId],
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        let upsert = "INSERT INTO gone (storage, source, backup, why, since) VALUES ($1, $2, $3, $4, $5) \
-                      ON CONFLICT (storage, source, backup) DO UPDATE SET why = excluded.why, since = excluded.since, entry = NULL";
+        let instead = "UPDATE SET why = excluded.why, since = excluded.since, entry = NULL";
         for backup in backups {
-            let values = [
-                storage.into(),
-                source.into(),
-                backup.as_str().into(),
-                REMOVED.into(),
-                now.as_microsecond().into(),
-            ];
-            self.execute("remembered what is removed", upsert, values).await?;
+            self.remember(named, backup, (REMOVED, None, now), instead).await?;
         }
         Ok(())
+    }
+
+    /// Remembers a backup that is gone, and what is done instead if it is remembered already.
+    async fn remember(
+        &self,
+        (vault, source): (&str, &str),
+        backup: &BackupId,
+        (why, entry, since): (&str, Option<String>, Timestamp),
+        instead: &str,
+    ) -> Result<(), CatalogError> {
+        let upsert = format!(
+            "INSERT INTO gone (storage, source, backup, why, since, entry) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (storage, source, backup) DO {instead}"
+        );
+        let values = [
+            vault.into(),
+            source.into(),
+            backup.as_str().into(),
+            why.into(),
+            since.as_microsecond().into(),
+            entry.into(),
+        ];
+        self.execute("remembered what is gone", &upsert, values).await.map(drop)
     }
 
     /// Returns which of these backups nobody here removed.
     pub async fn not_removed(
         &self,
-        (storage, source): (&str, &str),
+        (vault, source): (&str, &str),
         mut backups: Vec<IndexEntry>,
     ) -> Result<Vec<IndexEntry>, CatalogError> {
         let select = "SELECT backup FROM gone WHERE storage = $1 AND source = $2 AND why = $3";
-        let values = [storage.into(), source.into(), REMOVED.into()];
+        let values = [vault.into(), source.into(), REMOVED.into()];
         let rows = self.query_all("looked for what was removed", select, values).await?;
         let removed: BTreeSet<String> =
             rows.iter().map(|row| column(row, "gone", "backup")).collect::<Result<_, _>>()?;
@@ -65,70 +81,72 @@ impl Catalog {
     /// Remembers a backup that was listed, is definitely not there any more, and was removed by nobody here.
     pub async fn mark_lost(
         &self,
-        (storage, source): (&str, &str),
+        named: (&str, &str),
         entry: &IndexEntry,
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        let upsert = "INSERT INTO gone (storage, source, backup, why, since, entry) VALUES ($1, $2, $3, $4, $5, $6) \
-                      ON CONFLICT (storage, source, backup) DO UPDATE SET why = excluded.why, entry = excluded.entry \
-                      WHERE gone.why = 'damaged'";
         let text = serde_json::to_string(entry).expect("entries are plain values");
-        let values = [
-            storage.into(),
-            source.into(),
-            entry.id.as_str().into(),
-            LOST.into(),
-            now.as_microsecond().into(),
-            text.into(),
-        ];
-        self.execute("remembered a lost backup", upsert, values).await.map(drop)
+        let instead = "UPDATE SET why = excluded.why, entry = excluded.entry, since = excluded.since WHERE gone.why = 'damaged'";
+        self.remember(named, &entry.id, (LOST, Some(text), now), instead).await
     }
 
-    /// Remembers which backups that are there lack objects; of the others that are there, none does any more.
+    /// Remembers which backups that are there lack objects, and of which somebody saw that they do not.
     pub async fn mark_damaged(
         &self,
-        (storage, source): (&str, &str),
-        damaged: &BTreeSet<BackupId>,
+        named: (&str, &str),
+        (damaged, whole): (&BTreeSet<BackupId>, &[BackupId]),
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        let delete = "DELETE FROM gone WHERE storage = $1 AND source = $2 AND why = $3";
-        let values = [storage.into(), source.into(), DAMAGED.into()];
-        self.execute("forgot what came back", delete, values).await?;
-        let upsert = "INSERT INTO gone (storage, source, backup, why, since) VALUES ($1, $2, $3, $4, $5) \
-                      ON CONFLICT (storage, source, backup) DO NOTHING";
         for backup in damaged {
-            let values = [
-                storage.into(),
-                source.into(),
-                backup.as_str().into(),
-                DAMAGED.into(),
-                now.as_microsecond().into(),
-            ];
-            self.execute("remembered a damaged backup", upsert, values).await?;
+            self.remember(named, backup, (DAMAGED, None, now), "NOTHING").await?;
         }
-        Ok(())
+        self.forget_gone(named, whole, DAMAGED).await
+    }
+
+    /// Forgets that backups were to be removed that are still there.
+    pub async fn still_there(
+        &self,
+        named: (&str, &str),
+        backups: &[BackupId],
+    ) -> Result<(), CatalogError> {
+        self.forget_gone(named, backups, REMOVED).await
     }
 
     /// Forgets that backups were gone that are listed again.
     pub async fn came_back(
         &self,
-        (storage, source): (&str, &str),
-        backups: &[IndexEntry],
+        named: (&str, &str),
+        backups: &[BackupId],
     ) -> Result<(), CatalogError> {
+        self.forget_gone(named, backups, LOST).await
+    }
+
+    async fn forget_gone(
+        &self,
+        (vault, source): (&str, &str),
+        backups: &[BackupId],
+        why: &str,
+    ) -> Result<(), CatalogError> {
+        let select = "SELECT backup FROM gone WHERE storage = $1 AND source = $2 AND why = $3";
+        let values = [vault.into(), source.into(), why.into()];
+        let rows = self.query_all("looked for what is gone", select, values).await?;
         let delete =
             "DELETE FROM gone WHERE storage = $1 AND source = $2 AND backup = $3 AND why = $4";
-        for entry in backups {
-            let values = [storage.into(), source.into(), entry.id.as_str().into(), LOST.into()];
-            self.execute("forgot what came back", delete, values).await?;
+        for row in rows {
+            let gone: String = column(&row, "gone", "backup")?;
+            if backups.iter().any(|backup| backup.as_str() == gone) {
+                let values = [vault.into(), source.into(), gone.into(), why.into()];
+                self.execute("forgot what is there", delete, values).await?;
+            }
         }
         Ok(())
     }
 
-    /// Returns the orphaned backups of a source on a storage.
-    pub async fn orphans(&self, storage: &str, source: &str) -> Result<Orphans, CatalogError> {
+    /// Returns the orphaned backups of a source in a vault.
+    pub async fn orphans(&self, vault: &str, source: &str) -> Result<Orphans, CatalogError> {
         let select =
             "SELECT backup, why, entry FROM gone WHERE storage = $1 AND source = $2 AND why <> $3";
-        let values = [storage.into(), source.into(), REMOVED.into()];
+        let values = [vault.into(), source.into(), REMOVED.into()];
         let mut orphans = Orphans::default();
         for row in self.query_all("looked for orphans", select, values).await? {
             let unreadable = || crate::catalog::unreadable("gone", "backup");

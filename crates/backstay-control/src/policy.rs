@@ -28,8 +28,9 @@ pub struct Policy {
 
 /// More runs than this are not counted.
 const MOST_RUNS: usize = 1000;
-/// So many runs are looked at for the longest gap: two weeks of one each five minutes.
-const MOST_RUNS_OF_WEEKS: usize = 5000;
+/// So many runs are looked at for the longest gap: two weeks of one each minute.
+const MOST_RUNS_OF_WEEKS: usize = 2 * 7 * 24 * 60;
+const YEAR: SignedDuration = SignedDuration::from_hours(366 * 24);
 const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// A slot whose run may begin.
@@ -78,10 +79,14 @@ impl Policy {
     /// one that it makes still counts, and before it, too.
     pub fn longest_gap(&self, source: &str, now: Timestamp) -> SignedDuration {
         let begin = now.checked_sub(WEEK).unwrap_or(now);
+        // From the run before, so that the gap counts that we are in.
+        let long_ago = Since::FirstSeen(now.checked_sub(YEAR).unwrap_or(now));
+        let slot = self.schedule.newest(long_ago, begin, &self.zone);
+        let mut before = slot.and_then(|slot| slot.checked_add(self.delay(source)).ok());
         let end = now.checked_add(WEEK).unwrap_or(now);
         let mut longest = SignedDuration::ZERO;
-        let mut before: Option<Timestamp> = None;
-        for start in self.starts(source, Since::Slot(begin)).take(MOST_RUNS_OF_WEEKS) {
+        let starts = self.starts(source, Since::Slot(slot.unwrap_or(begin)));
+        for start in starts.take(MOST_RUNS_OF_WEEKS) {
             if let Some(before) = before {
                 longest = longest.max(start.duration_since(before));
             }

@@ -115,6 +115,10 @@ impl Catalog {
             slot.into(),
         ];
         let inserted = self.execute("enqueued a slot", insert, values).await?;
+        // A retry that pauses need not pause any longer: another run is due.
+        let hurry = "UPDATE jobs SET not_before = $1 WHERE source = $2 AND state = 'queued' AND slot < $3 AND not_before > $1";
+        let values = [now.as_microsecond().into(), source.into(), slot.into()];
+        self.execute("hurried a retry", hurry, values).await?;
         // Killed in between, the next turn inserts nothing and comes here again.
         let update = "UPDATE slots SET last_slot = $1 WHERE source = $2 AND (last_slot IS NULL OR last_slot < $1) \
                       AND EXISTS (SELECT 1 FROM jobs WHERE source = $2 AND slot = $1)";
@@ -161,7 +165,7 @@ impl Catalog {
     pub async fn tidy_jobs(&self, now: Timestamp) -> Result<(), CatalogError> {
         let before =
             |age: SignedDuration| now.checked_sub(age).unwrap_or(Timestamp::MIN).as_microsecond();
-        let end = "UPDATE jobs SET state = 'failed', finished_at = $1, error = 'no server took it up: none has this source' \
+        let end = "UPDATE jobs SET state = 'failed', finished_at = $1, error = 'no server took it up in a week: none has this source, or others went before it' \
                    WHERE state = 'queued' AND queued_at < $2";
         let values = [now.as_microsecond().into(), before(LONGEST_WAIT).into()];
         self.execute("ended jobs that nobody took up", end, values).await?;

@@ -86,15 +86,15 @@ pub struct PrunePlan {
     pub too_young: usize,
 }
 
-/// Finds the objects of an organisation that no manifest names, but for those of backups that somebody knows: their manifests
-/// may come back.
+/// Finds the objects of an organisation, or of one of its sources, that no manifest names, but for those of backups that
+/// somebody knows: their manifests may come back. Nobody may be writing there for longer than the grace period.
 pub async fn plan_prune(
     cx: &Cx,
     vault: &Vault,
-    organisation: &Slug,
+    (organisation, source): (&Slug, Option<&Slug>),
     is_known: impl Fn(&BackupPlace) -> bool,
 ) -> Result<PrunePlan, EngineError> {
-    let folders = folders(vault.objects(cx, organisation, None).await?);
+    let folders = folders(vault.objects(cx, organisation, source).await?);
     unnamed(cx, vault, &folders, is_known).await
 }
 

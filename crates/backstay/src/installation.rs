@@ -8,7 +8,7 @@ use backstay_control::{Catalog, Holder, Home, JobId, JobKind, JobState};
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
-use backstay_engine::vault::{BackupPlace, Draft, Vault};
+use backstay_engine::vault::{BackupPlace, Draft};
 use backstay_format::{DataKey, Keyring, RecoveryKey, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
 use rand::RngCore as _;
@@ -18,7 +18,7 @@ use crate::cli::Global;
 use crate::config::{
     Additions, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, StorageKind,
 };
-use crate::exit::{Exit, UsageError};
+use crate::exit::UsageError;
 use crate::lease::LeaseGuard;
 use crate::opening::{
     additions_in, config_path, configured, environment, is_home_there, open_catalog, shared_catalog,
@@ -115,9 +115,12 @@ impl Installation {
         global: &Global,
         additions: Additions,
     ) -> anyhow::Result<()> {
-        self.config = Arc::new(self.with_additions(global, &additions)?);
-        self.catalog.set_setting(ADDITIONS, &additions).await?;
-        self.additions = additions;
+        let config = Arc::new(self.with_additions(global, &additions)?);
+        if !self.catalog.replace_setting(ADDITIONS, &self.additions, &additions).await? {
+            let text = "another command changed what is kept at the same moment, and this changed nothing; run it again";
+            anyhow::bail!(text);
+        }
+        (self.config, self.additions) = (config, additions);
         Ok(())
     }
 
@@ -146,10 +149,7 @@ impl Installation {
     async fn remembered_source(&self, name: &str) -> anyhow::Result<Option<SourceConfig>> {
         let Ok(slug) = name.parse::<Slug>() else { return Ok(None) };
         for storage in self.config.storages.values() {
-            let vault = match self.vault(storage).await {
-                Err(error) if Exit::of(&error) == Exit::NoVault => continue,
-                vault => vault?,
-            };
+            let Some(vault) = self.vault_if_any(storage).await? else { continue };
             let listing = vault.list(&self.cx, &self.config.organisation, &slug).await?;
             let Some(newest) = listing.backups.first() else { continue };
             let place = self.place(&slug, newest.id.clone());
@@ -274,20 +274,6 @@ impl Installation {
         let spec = self.store_spec(storage).await?;
         let profile = self.tested(storage).await?.and_then(|tested| tested.profile);
         Ok(Store::open(&spec, profile.unwrap_or_else(|| spec.documented_profile()))?)
-    }
-
-    /// Opens the vault at a storage for reading.
-    pub(crate) async fn vault(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
-        let store = self.store_for_reading(storage).await?;
-        let keyring = self.keyring().await?;
-        Ok(Vault::open(&self.cx, store, Arc::new(keyring)).await?)
-    }
-
-    /// Opens the vault at a storage for writing: makes it, and the first key, if need be.
-    pub(crate) async fn vault_for_writing(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
-        let store = self.store(storage).await?;
-        let keyring = self.keyring_with_key().await?;
-        Ok(Vault::open_or_create(&self.cx, store, Arc::new(keyring)).await?)
     }
 
     /// Returns the keys; none before the first backup.

@@ -12,6 +12,7 @@ mod opening;
 mod render;
 mod sources;
 mod uploads;
+mod vaults;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -56,14 +57,15 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let cx = Cx::new(Arc::new(Screen::new(&cli.global)));
-    // A command that is guarded hears every signal itself.
-    let is_patient = matches!(cli.command, cli::Command::Guard(_));
-    stop_on_signals(&cx, is_patient)?;
+    // A guard hears signals by itself, since its command is to hear them.
+    if !matches!(cli.command, cli::Command::Guard(_)) {
+        stop_on_signals(&cx)?;
+    }
     Box::pin(commands::run(cli, cx)).await
 }
 
-/// The first signal stops the work cleanly; the second ends the program at once, unless it is patient.
-fn stop_on_signals(cx: &Cx, is_patient: bool) -> anyhow::Result<()> {
+/// The first signal stops the work cleanly; the second ends the program at once.
+fn stop_on_signals(cx: &Cx) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -74,12 +76,10 @@ fn stop_on_signals(cx: &Cx, is_patient: bool) -> anyhow::Result<()> {
                 _ = interrupt.recv() => CancelReason::User,
                 _ = terminate.recv() => CancelReason::Terminated,
             };
-            match (round, is_patient) {
-                (0, true) => render::say("stopping"),
-                (0, false) => render::say("stopping; once more to end at once"),
-                (_, true) => {}
-                (_, false) => end_now(),
+            if round > 0 {
+                end_now();
             }
+            render::say("stopping; once more to end at once");
             cancel.cancel(reason);
         }
     }));

@@ -136,6 +136,13 @@ fn runs_are_missed_from_when_somebody_looked_for_them() {
     assert_eq!(missed(Some(Seen { first, last_slot: None })), 2);
     let last_slot = Some(time("2026-03-03T12:00:00Z"));
     assert_eq!(missed(Some(Seen { first, last_slot })), 2, "they ran, and made nothing");
+    // What others made since the last slot that was enqueued here.
+    let nightly = policy("0 2 * * *");
+    let others = [backup("2026-03-03T02:00:10Z")];
+    let seen =
+        Seen { first: time("2026-01-01T00:00:00Z"), last_slot: Some(time("2026-01-01T02:00:00Z")) };
+    let facts_of_others = facts(&others, &nightly, "2026-03-03T12:30:00Z");
+    assert_eq!(Health::of(&Facts { seen: Some(seen), ..facts_of_others }).missed, 0);
     // By the grid of its slots, whatever was made by hand between two.
     let every = policy("every 6h");
     let by_hand = [backup("2026-03-03T07:00:00Z")];
@@ -158,6 +165,10 @@ fn objective_follows_the_schedule_unless_somebody_sets_one() {
     // From Friday to Monday.
     assert_eq!(of("0 1 * * 1-5"), hours(3 * 24 + 1));
     assert_eq!(of("0 4 1 * *"), hours(31 * 24 + 1));
+    let monthly = policy("monthly");
+    let january =
+        Objectives::new((None, None), ("shop", Some(&monthly)), time("2026-01-30T12:00:00Z"));
+    assert_eq!(january.rpo, hours(31 * 24 + 1), "the month that we are in counts");
     // Over the weekend, on whatever day and however often a day it runs.
     for day in ["2026-03-03T12:00:00Z", "2026-03-06T17:30:00Z", "2026-03-08T12:00:00Z"] {
         let office = policy("0 9-17 * * 1-5");
@@ -169,6 +180,9 @@ fn objective_follows_the_schedule_unless_somebody_sets_one() {
         };
         let rpo = Objectives::new((None, None), ("shop", Some(&quiet)), time(day)).rpo;
         assert_eq!(rpo, hours(2 * 24 + 1 + 1), "{day}");
+        let often = Policy { blackouts: quiet.blackouts.clone(), ..policy("* * * * *") };
+        let rpo = Objectives::new((None, None), ("shop", Some(&often)), time(day)).rpo;
+        assert_eq!(rpo, hours(2 * 24 + 1) + SignedDuration::from_mins(1), "{day}");
     }
     let asked = Objectives::new((Some(hours(1)), Some(hours(2))), ("shop", None), now);
     assert_eq!((asked.rpo, asked.rto), (hours(1), hours(2)));

@@ -398,3 +398,21 @@ async fn progress_is_kept_and_read() {
         assert_eq!(progress().await, Some(half));
     }
 }
+
+#[tokio::test]
+async fn retry_that_pauses_begins_when_the_next_slot_is_due() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let (here, at) = (Holder::this_process("a"), now(&catalog).await);
+        enqueue(&catalog, "shop", at).await;
+        let (job, lease) = begin(&catalog, &here, at).await;
+        let patient = Again::GaveWay { retries: 1, after: minutes(60) };
+        catalog.try_again((id(), &job.id), patient, at).await.unwrap();
+        catalog.advance_job(&job.id, JobState::Failed, at, (None, None)).await.unwrap();
+        catalog.release(&lease).await.unwrap();
+        let later = at + minutes(5);
+        assert!(catalog.waiting_jobs(later).await.unwrap().is_empty(), "{}", place.name());
+        assert!(!enqueue(&catalog, "shop", later).await, "it takes the place of another");
+        assert_eq!(catalog.waiting_jobs(later).await.unwrap().len(), 1);
+    }
+}

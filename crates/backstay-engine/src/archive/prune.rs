@@ -32,7 +32,7 @@ pub async fn plan_prune(
             }
         }
     }
-    let orphans = forget::plan_prune(cx, vault, &spec.organisation, |_| false).await?;
+    let orphans = forget::plan_prune(cx, vault, (&spec.organisation, None), |_| false).await?;
     let is_ours = |name: &str| match ParsedName::parse(name) {
         ParsedName::Backup { source, .. } => source == spec.name,
         _ => false,

@@ -4,7 +4,7 @@ use backstay_format::{
     BackupFile, BackupId, Binding, Codec, Details, DetailsSection, Encryption, FORMAT_VERSION,
     IndexEntry, Manifest, Part, PartName, Slug, Status, StoredPart, Trigger, encode_manifest,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{BackupPlace, Vault, random};
 use crate::cx::Cx;
@@ -12,6 +12,9 @@ use crate::error::EngineError;
 use crate::event::Event;
 use crate::part::{CaptureReport, PartReader};
 use crate::pipeline::{self, Encoding, Measuring};
+
+/// Half of the time after which prune takes parts without a manifest for leftovers.
+const LONG: SignedDuration = SignedDuration::from_hours(12);
 
 /// What is known of a backup before it is read.
 #[derive(Debug, Clone)]
@@ -258,6 +261,10 @@ impl BackupWriter {
             warning_count: 0,
             details: DetailsSection::Sealed(String::new()),
         };
+        // What took so long may have looked like a leftover to somebody.
+        if cx.now().duration_since(self.started_at) > LONG {
+            self.vault.check_objects(cx, &manifest).await?;
+        }
         let damaged = |cause| EngineError::Manifest { backup: self.place.backup.clone(), cause };
         let bytes = encode_manifest(manifest, self.details, &self.vault.keyring, random())
             .map_err(damaged)?;

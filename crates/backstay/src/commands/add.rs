@@ -167,6 +167,9 @@ pub(super) async fn import(
     merge(&mut additions.storages, found.storages, ("storage", replace))?;
     merge(&mut additions.sources, found.sources, ("source", replace))?;
     app.set_additions(global, additions).await?;
+    for warning in &app.config.warnings {
+        render::say(&format!("warning: {warning}"));
+    }
     render::print(&format!(
         "{storages} storages and {sources} sources are kept; `backstay doctor` tries them, `backstay storage credentials NAME` seals what is missing"
     ))

@@ -199,6 +199,8 @@ pub(super) async fn make(
             Err(error) => afterwards = afterwards.or(Some(error)),
         }
     }
+    // Before anybody lists it: what was never seen cannot be missed.
+    app.catalog.add_to_listing((vault.id().as_str(), source.name.as_str()), &entry).await?;
     survey_if_due(app, source, &vault, order.trigger).await;
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;
@@ -274,7 +276,7 @@ fn explain(error: EngineError) -> anyhow::Error {
 async fn forget_old(app: &Installation, source: &SourceConfig, vault: &Vault) {
     let forgotten = async {
         let plan = plan_to_forget(app, source, vault).await?;
-        remove(app, (&source.storage, vault), &plan).await
+        remove(app, vault, &plan).await
     };
     if let Err(error) = forgotten.await {
         let text = format!("old backups of {} were not forgotten: {error:#}", source.name);
@@ -288,7 +290,7 @@ pub(super) async fn plan_to_forget(
     source: &SourceConfig,
     vault: &Vault,
 ) -> anyhow::Result<ForgetPlan> {
-    let orphans = app.catalog.orphans(&source.storage, source.name.as_str()).await?;
+    let orphans = app.catalog.orphans(vault.id().as_str(), source.name.as_str()).await?;
     let place = (&app.config.organisation, &source.name);
     Ok(forget::plan_forget(&app.cx, vault, place, &source.keep, &orphans.damaged).await?)
 }
@@ -296,13 +298,21 @@ pub(super) async fn plan_to_forget(
 /// Does what a plan to forget says, and remembers that what is gone is no loss.
 pub(super) async fn remove(
     app: &Installation,
-    (storage, vault): (&str, &Vault),
+    vault: &Vault,
     plan: &ForgetPlan,
 ) -> anyhow::Result<()> {
     let removed = plan.verdicts.iter().filter(|verdict| !verdict.keep);
     let ids: Vec<BackupId> = removed.map(|verdict| verdict.id.clone()).collect();
-    app.catalog.will_remove((storage, plan.source.as_str()), &ids, app.cx.now()).await?;
-    forget::forget(&app.cx, vault, plan).await?;
+    let named = (vault.id().as_str(), plan.source.as_str());
+    app.catalog.will_remove(named, &ids, app.cx.now()).await?;
+    // The rest is there, whatever came in between.
+    let gone = forget::forget(&app.cx, vault, plan).await;
+    let is_gone = |id: &BackupId| gone.as_ref().is_ok_and(|gone| gone.contains(id));
+    let rest: Vec<BackupId> = ids.into_iter().filter(|id| !is_gone(id)).collect();
+    if gone.is_ok() {
+        app.catalog.still_there(named, &rest).await?;
+    }
+    gone?;
     Ok(())
 }
 

@@ -96,25 +96,27 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
         problems.push(format!("{error:#}"));
     };
     for storage in app.config.storages.values() {
-        let vault = match app.vault(storage).await {
-            Ok(vault) => vault,
-            Err(error) if Exit::of(&error) == Exit::NoVault => continue,
+        let vault = match app.vault_if_any(storage).await {
+            Ok(Some(vault)) => vault,
+            Ok(None) => continue,
             Err(error) => {
                 note(error);
                 continue;
             }
         };
-        orphans::know_vault(app, &vault, &storage.name).await?;
-        for source in vault.sources(&app.cx, &app.config.organisation).await? {
+        for source in orphans::sources(app, &vault).await? {
             let listing = vault.rebuild_index(&app.cx, &app.config.organisation, &source).await?;
             for unusable in listing.unusable {
                 note(unusable.error.into());
             }
-            let named = (storage.name.as_str(), source.as_str());
-            let mut damaged = BTreeSet::new();
+            let named = (vault.id().as_str(), source.as_str());
+            let (mut damaged, mut whole) = (BTreeSet::new(), Vec::new());
             for entry in listing.backups {
                 let place = app.place(&source, entry.id.clone());
-                let Err(error) = check_backup(app, &vault, &place).await else { continue };
+                let Err(error) = check_backup(app, &vault, &place).await else {
+                    whole.push(entry.id);
+                    continue;
+                };
                 if app.catalog.not_removed(named, vec![entry]).await?.is_empty() {
                     // Meanwhile.
                     continue;
@@ -124,8 +126,8 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
                 }
                 note(error);
             }
-            app.catalog.mark_damaged(named, &damaged, app.cx.now()).await?;
-            for lost in orphans::list(app, &vault, &storage.name, &source).await?.1.lost {
+            app.catalog.mark_damaged(named, (&damaged, &whole), app.cx.now()).await?;
+            for lost in orphans::list(app, &vault, &source).await?.1.lost {
                 note(anyhow::anyhow!("backup {} of {source} is gone from the storage", lost.id));
             }
         }
@@ -148,11 +150,12 @@ async fn check_backup(
     place: &BackupPlace,
 ) -> anyhow::Result<()> {
     let manifest = vault.manifest(&app.cx, place).await?;
+    vault.check_objects(&app.cx, &manifest).await?;
     if let Encryption::Sealed { key } = &manifest.encryption {
         let slot = vault.key_slot(&app.cx, key).await?;
         slot.open(vault.keyring().recovery())?;
     }
-    Ok(vault.check_objects(&app.cx, &manifest).await?)
+    Ok(())
 }
 
 pub(super) async fn download(

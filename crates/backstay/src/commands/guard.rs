@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use backstay_control::{JobKind, JobState};
+use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
 use backstay_format::{Status, Trigger};
 use jiff::SignedDuration;
@@ -33,48 +34,63 @@ const NOT_RUNNABLE: u8 = 126;
 
 /// Everything but the command itself speaks on standard error: standard output is the command's.
 pub(super) async fn guard(app: &Installation, args: &GuardArgs) -> anyhow::Result<Exit> {
+    let mut signals = Signals::new()?;
     let sources = chosen(app, &args.sources, args.all).await?;
+    let ready = signals.stop(&app.cx, Box::pin(before(app, &sources, args))).await?;
+    if ready == Exit::Incomplete {
+        return Ok(ready);
+    }
+    let code = run(app, &mut signals, &args.command).await?;
+    if code == 0 {
+        signals.stop(&app.cx, Box::pin(after(app, &sources, args.wait))).await;
+    } else {
+        let text = format!("the command ended with {code}: no backup is made after it");
+        app.cx.event(Event::Warning { text });
+    }
+    Ok(Exit::Command(code))
+}
+
+/// Finds out whether the command may be run: all that a backup needs is well, and one is made if that is asked for.
+async fn before(
+    app: &Installation,
+    sources: &[SourceConfig],
+    args: &GuardArgs,
+) -> anyhow::Result<Exit> {
     for warning in &app.config.warnings {
         app.cx.event(Event::Warning { text: warning.clone() });
     }
-    check(app, &sources).await.map_err(|error| error.context("the command was not run"))?;
-    if args.before {
-        for source in &sources {
-            let refused = |error: anyhow::Error| {
-                error.context(format!("source {}: the command was not run", source.name))
-            };
-            let made =
-                back_up(app, source, (Trigger::PreDeploy, args.wait)).await.map_err(refused)?;
-            // The app may stand still that a hook stopped.
-            if let Some(error) = made.afterwards {
-                return Err(refused(error));
-            }
-            if made.entry.status == Status::Incomplete {
-                render::say(&format!(
-                    "error: source {}: the command was not run: backup {} is incomplete, without {} of its items",
-                    source.name, made.entry.id, made.entry.item_error_count
-                ));
-                return Ok(Exit::Incomplete);
-            }
+    check(app, sources).await.map_err(|error| error.context("the command was not run"))?;
+    for source in sources.iter().filter(|_| args.before) {
+        let refused = |error: anyhow::Error| {
+            error.context(format!("source {}: the command was not run", source.name))
+        };
+        let made = back_up(app, source, (Trigger::PreDeploy, args.wait)).await.map_err(refused)?;
+        // The app may stand still that a hook stopped.
+        if let Some(error) = made.afterwards {
+            return Err(refused(error));
+        }
+        if made.entry.status == Status::Incomplete {
+            render::say(&format!(
+                "error: source {}: the command was not run: backup {} is incomplete, without {} of its items",
+                source.name, made.entry.id, made.entry.item_error_count
+            ));
+            return Ok(Exit::Incomplete);
         }
     }
     app.cx.check()?;
-    let code = run(app, &args.command).await?;
-    if code != 0 {
-        let text = format!("the command ended with {code}: no backup is made after it");
-        app.cx.event(Event::Warning { text });
-        return Ok(Exit::Command(code));
-    }
-    // What the command did is done: that no backup was made of it must be told, and changes nothing.
-    for source in &sources {
-        if let Some(text) = back_up_after(app, source, args.wait).await {
+    Ok(Exit::Done)
+}
+
+/// Backs up what the command changed. What it did is done: that no backup was made of it must be told, and changes nothing.
+async fn after(app: &Installation, sources: &[SourceConfig], wait: SignedDuration) {
+    for source in sources {
+        if let Some(text) = back_up_after(app, source, wait).await {
             render::say(&format!("error: source {}: {text}", source.name));
         }
     }
     if let Err(error) = warn_without_kit(app).await {
         render::say(&format!("error: {error:#}"));
     }
-    Ok(Exit::Command(code))
 }
 
 /// Backs up a source after the command. Returns what is wrong with that.
@@ -127,11 +143,8 @@ async fn check(app: &Installation, sources: &[SourceConfig]) -> anyhow::Result<(
     for (name, storage) in storages {
         let tested = async {
             app.test_storage(storage).await?;
-            match app.vault(storage).await {
-                // The first backup makes it.
-                Err(error) if Exit::of(&error) == Exit::NoVault => Ok(()),
-                vault => vault.map(drop),
-            }
+            // The first backup makes one where there never was any.
+            app.vault_if_any(storage).await.map(drop)
         };
         if let Err(error) = tested.await {
             faults.push(error.context(format!("storage {name}")));
@@ -182,7 +195,11 @@ async fn back_up(
 }
 
 /// Runs the command with our own input, output and environment. Returns its exit code, as a shell would.
-async fn run(app: &Installation, command: &[OsString]) -> anyhow::Result<u8> {
+async fn run(
+    app: &Installation,
+    signals: &mut Signals,
+    command: &[OsString],
+) -> anyhow::Result<u8> {
     let Some((program, arguments)) = command.split_first() else { return Ok(NOT_FOUND) };
     app.cx.event(Event::Step { what: format!("running {}", program.display()) });
     let mut child = match Command::new(program).args(arguments).spawn() {
@@ -193,17 +210,16 @@ async fn run(app: &Installation, command: &[OsString]) -> anyhow::Result<u8> {
             return Ok(if is_missing { NOT_FOUND } else { NOT_RUNNABLE });
         }
     };
-    let mut signals = Signals::new()?;
     loop {
         let signal = tokio::select! {
             ended = child.wait() => return Ok(shell_code(ended?)),
             signal = signals.next() => signal,
         };
-        signals.pass_on(&child, signal);
+        pass_on(&child, signal);
     }
 }
 
-/// The signals that we pass on to the command: what is sent to us is meant for what we do.
+/// The signals that end programs: what is sent to us is meant for what we do.
 struct Signals([(Signal, tokio::signal::unix::Signal); 4]);
 
 impl Signals {
@@ -227,15 +243,30 @@ impl Signals {
         }
     }
 
-    fn pass_on(&self, child: &Child, signal: Signal) {
-        // What a terminal's keys send, it sends to the command, too.
-        if matches!(signal, Signal::INT | Signal::QUIT) && is_in_foreground() {
-            return;
+    /// Does work that a signal stops cleanly.
+    async fn stop<T>(&mut self, cx: &Cx, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let signal = tokio::select! {
+                done = &mut work => return done,
+                signal = self.next() => signal,
+            };
+            render::say("stopping");
+            let is_key = matches!(signal, Signal::INT | Signal::QUIT);
+            let reason = if is_key { CancelReason::User } else { CancelReason::Terminated };
+            cx.cancel_handle().cancel(reason);
         }
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        // One that has just ended needs no signal.
-        if let Some(Ok(()) | Err(_)) = pid.map(|pid| kill_process(pid, signal)) {}
     }
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    // What a terminal's keys send, it sends to the command, too.
+    if matches!(signal, Signal::INT | Signal::QUIT) && is_in_foreground() {
+        return;
+    }
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    // One that has just ended needs no signal.
+    if let Some(Ok(()) | Err(_)) = pid.map(|pid| kill_process(pid, signal)) {}
 }
 
 /// Says whether we are what a terminal's keys speak to.

@@ -23,44 +23,57 @@ pub(super) async fn all(
     app: &Installation,
     source: Option<&str>,
 ) -> anyhow::Result<(Vec<Listed>, Exit)> {
-    let mut listed = Vec::new();
-    let mut exit = Exit::Done;
+    let (mut listed, mut exit) = (Vec::new(), Exit::Done);
     for storage in app.config.storages.values() {
-        let vault = match app.vault(storage).await {
-            Err(error) if Exit::of(&error) == Exit::NoVault => continue,
-            vault => vault?,
-        };
-        let sources = match source {
-            Some(name) => vec![app.source(name).await?.name],
-            None => vault.sources(&app.cx, &app.config.organisation).await?,
-        };
-        orphans::know_vault(app, &vault, &storage.name).await?;
-        for source in sources {
-            let (listing, orphans) = orphans::list(app, &vault, &storage.name, &source).await?;
-            let location = format!("{}/{}/{source}", vault.location(), app.config.organisation);
-            let there = listing.backups.into_iter().map(|entry| {
-                let is_orphaned = orphans.damaged.contains(&entry.id);
-                (entry, is_orphaned)
-            });
-            let lost = orphans.lost.iter().map(|entry| (entry.clone(), true));
-            listed.extend(there.chain(lost).map(|(entry, is_orphaned)| Listed {
-                entry,
-                storage: storage.name.clone(),
-                location: location.clone(),
-                is_orphaned,
-            }));
-            for unusable in listing.unusable {
-                let error = anyhow::Error::new(unusable.error);
-                exit = Exit::of(&error);
-                render::say(&format!(
-                    "error: backup {} of {source} cannot be used: {error:#}",
-                    unusable.id
-                ));
-            }
+        let (found, of_storage) = on_storage(app, storage, source).await?;
+        listed.extend(found);
+        if of_storage != Exit::Done {
+            exit = of_storage;
         }
     }
+    sort(&mut listed);
+    Ok((listed, exit))
+}
+
+fn sort(listed: &mut [Listed]) {
     listed
         .sort_by(|a, b| (b.entry.started_at, &b.entry.id).cmp(&(a.entry.started_at, &a.entry.id)));
+}
+
+async fn on_storage(
+    app: &Installation,
+    storage: &StorageConfig,
+    source: Option<&str>,
+) -> anyhow::Result<(Vec<Listed>, Exit)> {
+    let (mut listed, mut exit) = (Vec::new(), Exit::Done);
+    let Some(vault) = app.vault_if_any(storage).await? else { return Ok((listed, exit)) };
+    let sources = match source {
+        Some(name) => [app.source(name).await?.name].into(),
+        None => orphans::sources(app, &vault).await?,
+    };
+    for source in sources {
+        let (listing, orphans) = orphans::list(app, &vault, &source).await?;
+        let location = format!("{}/{}/{source}", vault.location(), app.config.organisation);
+        let there = listing.backups.into_iter().map(|entry| {
+            let is_orphaned = orphans.damaged.contains(&entry.id);
+            (entry, is_orphaned)
+        });
+        let lost = orphans.lost.iter().map(|entry| (entry.clone(), true));
+        listed.extend(there.chain(lost).map(|(entry, is_orphaned)| Listed {
+            entry,
+            storage: storage.name.clone(),
+            location: location.clone(),
+            is_orphaned,
+        }));
+        for unusable in listing.unusable {
+            let error = anyhow::Error::new(unusable.error);
+            exit = Exit::of(&error);
+            render::say(&format!(
+                "error: backup {} of {source} cannot be used: {error:#}",
+                unusable.id
+            ));
+        }
+    }
     Ok((listed, exit))
 }
 
@@ -74,22 +87,41 @@ pub(super) struct Known {
     pub(super) error: Option<anyhow::Error>,
 }
 
-/// Returns the backups of a source. If its storages do not answer, what was seen last is better than nothing.
+/// Returns the backups of a source, on whatever storage. If its own does not answer, what was seen there last is better than
+/// nothing; others are not its business.
 pub(super) async fn known(app: &Installation, source: &SourceConfig) -> anyhow::Result<Known> {
     let name = source.name.as_str();
-    let (listed, exit) = match all(app, Some(name)).await {
-        Ok(found) => found,
-        Err(error) => {
-            let backups = app.catalog.known_backups(&source.storage, name).await?;
-            return Ok(Known { backups, orphaned: 0, error: Some(error) });
+    let (mut listed, mut orphaned, mut trouble) = (Vec::new(), 0, None);
+    for storage in app.config.storages.values() {
+        match on_storage(app, storage, Some(name)).await {
+            Ok((found, exit)) => {
+                listed.extend(found);
+                let unusable =
+                    || anyhow::anyhow!("a backup cannot be used: `backstay check` says why");
+                trouble = trouble.or((exit != Exit::Done).then(unusable));
+            }
+            Err(error) if storage.name == source.storage => {
+                trouble = Some(error);
+                let Some(vault) = app.known_vault(storage).await? else { continue };
+                let orphans = app.catalog.orphans(vault.as_str(), name).await?;
+                orphaned += orphans.lost.len();
+                let before = app.catalog.known_backups(vault.as_str(), name).await?;
+                listed.extend(before.into_iter().map(|entry| Listed {
+                    is_orphaned: orphans.damaged.contains(&entry.id),
+                    entry,
+                    storage: storage.name.clone(),
+                    location: String::new(),
+                }));
+            }
+            Err(_) => {}
         }
-    };
-    let (orphaned, whole): (Vec<_>, Vec<_>) = listed.into_iter().partition(|one| one.is_orphaned);
-    let unusable = || anyhow::anyhow!("a backup cannot be used: `backstay check` says why");
+    }
+    sort(&mut listed);
+    let (gone, whole): (Vec<_>, Vec<_>) = listed.into_iter().partition(|one| one.is_orphaned);
     Ok(Known {
         backups: whole.into_iter().map(|listed| listed.entry).collect(),
-        orphaned: orphaned.len(),
-        error: (exit != Exit::Done).then(unusable),
+        orphaned: orphaned + gone.len(),
+        error: trouble,
     })
 }
 
@@ -163,31 +195,46 @@ pub(super) async fn release(app: &Installation, id: &str) -> anyhow::Result<Exit
 }
 
 pub(super) async fn delete(app: &Installation, id: &str, yes: bool) -> anyhow::Result<Exit> {
-    let lost = lost_of(app, id).await?;
-    let (entry, storage) = match lost {
-        Some(lost) => lost,
+    let (entry, storage) = match orphan(app, id).await? {
+        Some(orphan) => orphan,
         None => find_backup(app, id).await?,
     };
     let what = format!("This deletes backup {} of {}, for good.", entry.id, entry.source);
     super::restore::ask(&what, "DELETE", yes)?;
     let removal = Box::pin(async {
         let vault = app.vault_for_writing(storage).await?;
-        let named = (storage.name.as_str(), entry.source.as_str());
-        app.catalog.will_remove(named, std::slice::from_ref(&entry.id), app.cx.now()).await?;
-        Ok(vault.remove(&app.cx, &app.place(&entry.source, entry.id.clone())).await?)
+        let place = app.place(&entry.source, entry.id.clone());
+        if vault.hold_of(&app.cx, &place).await?.is_some() {
+            return Ok(vault.remove(&app.cx, &place).await?);
+        }
+        let named = (vault.id().as_str(), entry.source.as_str());
+        let backup = std::slice::from_ref(&entry.id);
+        app.catalog.will_remove(named, backup, app.cx.now()).await?;
+        let removed = vault.remove(&app.cx, &place).await;
+        if removed.is_err() {
+            app.catalog.still_there(named, backup).await?;
+        }
+        Ok(removed?)
     });
     app.under_lease(entry.source.as_str(), removal).await?;
     render::print(&format!("{} is deleted", entry.id))?;
     Ok(Exit::Done)
 }
 
-/// Finds a backup that is gone and still shown by the beginning of its id.
-async fn lost_of<'a>(
+/// Finds an orphaned backup by the beginning of its id: of some nothing is left but what is remembered here.
+async fn orphan<'a>(
     app: &'a Installation,
     id: &str,
 ) -> anyhow::Result<Option<(IndexEntry, &'a StorageConfig)>> {
-    let (listed, _) = all(app, None).await?;
-    let mut found = listed.into_iter().filter(|one| one.entry.id.as_str().starts_with(id));
-    let (Some(one), None) = (found.next(), found.next()) else { return Ok(None) };
-    Ok(if one.is_orphaned { Some((one.entry, app.storage(&one.storage)?)) } else { None })
+    let mut found = Vec::new();
+    for storage in app.config.storages.values() {
+        // One that does not answer is no reason to delete nothing on another.
+        let Ok((listed, _)) = on_storage(app, storage, None).await else { continue };
+        let meant = listed.into_iter().filter(|one| one.entry.id.as_str().starts_with(id));
+        found.extend(meant.map(|one| (one, storage)));
+    }
+    Ok(match (found.pop(), found.is_empty()) {
+        (Some((one, storage)), true) if one.is_orphaned => Some((one.entry, storage)),
+        _ => None,
+    })
 }

@@ -84,6 +84,11 @@ pub(super) async fn storage(
         StorageCommand::List => list_storages(app, json).await?,
         StorageCommand::Test { name } => {
             let report = app.test_storage(app.storage(&name)?).await?;
+            if app.forget_lost_vault(app.storage(&name)?).await? {
+                render::say(&format!(
+                    "warning: the vault that was on storage {name} is gone, with all backups in it; the next backup makes a new one"
+                ));
+            }
             if json {
                 let findings =
                     report.findings.iter().map(|f| json!({"what": f.what, "result": f.result}));

@@ -134,10 +134,7 @@ async fn find_backup<'a>(
 ) -> anyhow::Result<(IndexEntry, &'a StorageConfig)> {
     let mut found = Vec::new();
     for storage in app.config.storages.values() {
-        let vault = match app.vault(storage).await {
-            Err(error) if Exit::of(&error) == Exit::NoVault => continue,
-            vault => vault?,
-        };
+        let Some(vault) = app.vault_if_any(storage).await? else { continue };
         for source in vault.sources(&app.cx, &app.config.organisation).await? {
             let listing = vault.list(&app.cx, &app.config.organisation, &source).await?;
             found.extend(

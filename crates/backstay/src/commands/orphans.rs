@@ -20,10 +20,9 @@ const EVERY: SignedDuration = SignedDuration::from_hours(20);
 pub(super) async fn list(
     app: &Installation,
     vault: &Vault,
-    storage: &str,
     source: &Slug,
 ) -> anyhow::Result<(Listing, Orphans)> {
-    let named = (storage, source.as_str());
+    let named = (vault.id().as_str(), source.as_str());
     let before = app.catalog.known_backups(named.0, named.1).await?;
     let listing = vault.list(&app.cx, &app.config.organisation, source).await?;
     let mut there: BTreeSet<&BackupId> = listing.backups.iter().map(|entry| &entry.id).collect();
@@ -41,26 +40,9 @@ pub(super) async fn list(
     app.catalog.keep_listing(named.0, named.1, &listing.backups).await?;
     let mut orphans = app.catalog.orphans(named.0, named.1).await?;
     let came_back = orphans.lost.extract_if(.., |entry| there.contains(&entry.id));
-    let came_back: Vec<_> = came_back.collect();
+    let came_back: Vec<BackupId> = came_back.map(|entry| entry.id).collect();
     app.catalog.came_back(named, &came_back).await?;
     Ok((listing, orphans))
-}
-
-/// Forgets what was known of a storage by this name, if it is another vault now: what is not in this one is not lost.
-pub(super) async fn know_vault(
-    app: &Installation,
-    vault: &Vault,
-    storage: &str,
-) -> anyhow::Result<()> {
-    let (setting, id) = (format!("vault of storage {storage}"), vault.id().to_string());
-    let known: Option<String> = app.catalog.setting(&setting).await?;
-    if known.as_ref() == Some(&id) {
-        return Ok(());
-    }
-    if known.is_some() {
-        app.catalog.forget_listings(storage).await?;
-    }
-    Ok(app.catalog.set_setting(&setting, &id).await?)
 }
 
 /// Removes what no manifest names, and finds out of which backups something is gone, under the lease on their source: after each
@@ -88,14 +70,18 @@ pub(super) async fn survey_if_due(
 }
 
 async fn survey(app: &Installation, source: &SourceConfig, vault: &Vault) -> anyhow::Result<()> {
-    let named = (source.storage.as_str(), source.name.as_str());
-    know_vault(app, vault, named.0).await?;
-    let (listing, orphans) = list(app, vault, named.0, &source.name).await?;
+    let named = (vault.id().as_str(), source.name.as_str());
+    let (listing, orphans) = list(app, vault, &source.name).await?;
+    // Nobody removes one now: whoever was about to was stopped.
+    let there: Vec<BackupId> = listing.backups.iter().map(|entry| entry.id.clone()).collect();
+    app.catalog.still_there(named, &there).await?;
     let known = known(&listing, &orphans);
     let is_known = |place: &BackupPlace| known.contains(&place.backup);
     let place = (&app.config.organisation, &source.name);
     let survey = forget::survey(&app.cx, vault, place, &listing.backups, is_known).await?;
-    app.catalog.mark_damaged(named, &survey.damaged, app.cx.now()).await?;
+    let whole: Vec<BackupId> =
+        there.into_iter().filter(|id| !survey.damaged.contains(id)).collect();
+    app.catalog.mark_damaged(named, (&survey.damaged, &whole), app.cx.now()).await?;
     app.catalog.tidy_orphans(app.cx.now()).await?;
     let lost = orphans.lost.iter().map(|entry| entry.id.to_string());
     let ids: Vec<String> = survey.damaged.iter().map(ToString::to_string).chain(lost).collect();
@@ -109,6 +95,15 @@ async fn survey(app: &Installation, source: &SourceConfig, vault: &Vault) -> any
     }
     forget::prune(&app.cx, vault, &survey.unnamed).await?;
     Ok(())
+}
+
+/// Returns the sources that a vault has something of, or had when somebody looked last.
+pub(super) async fn sources(app: &Installation, vault: &Vault) -> anyhow::Result<BTreeSet<Slug>> {
+    let mut sources: BTreeSet<Slug> =
+        vault.sources(&app.cx, &app.config.organisation).await?.into_iter().collect();
+    let listed = app.catalog.listed_sources(vault.id().as_str()).await?;
+    sources.extend(listed.iter().filter_map(|name| name.parse().ok()));
+    Ok(sources)
 }
 
 /// The backups that somebody knows: what is left of them is no leftover, since their manifests may come back.

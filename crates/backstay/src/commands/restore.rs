@@ -209,7 +209,7 @@ pub(super) async fn choose(
             unusable.id, unusable.error
         ));
     }
-    let damaged = app.catalog.orphans(&source.storage, source.name.as_str()).await?.damaged;
+    let damaged = app.catalog.orphans(vault.id().as_str(), source.name.as_str()).await?.damaged;
     let wanted = |backup: &&IndexEntry| {
         backup.is_good() && wanted.at.is_none_or(|at| backup.started_at <= at)
     };

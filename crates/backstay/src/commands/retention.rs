@@ -1,14 +1,15 @@
 //! `backstay forget` and `backstay prune`.
 
-use std::collections::BTreeSet;
-
-use backstay_engine::forget;
+use backstay_engine::forget::{self, PrunePlan};
+use backstay_engine::vault::{BackupPlace, Vault};
+use backstay_format::Slug;
 use serde_json::json;
 
 use super::backup::{plan_to_forget, remove};
 use super::orphans;
 use crate::exit::Exit;
 use crate::installation::Installation;
+use crate::lease::is_held;
 use crate::render;
 
 pub(super) async fn forget(
@@ -28,7 +29,7 @@ pub(super) async fn forget(
             let vault = app.vault(app.storage(&config.storage)?).await?;
             let plan = plan_to_forget(app, config, &vault).await?;
             if !dry_run {
-                remove(app, (&config.storage, &vault), &plan).await?;
+                remove(app, &vault, &plan).await?;
             }
             anyhow::Ok(plan)
         });
@@ -65,45 +66,65 @@ pub(super) async fn forget(
 }
 
 pub(super) async fn prune(app: &Installation, dry_run: bool, json: bool) -> anyhow::Result<Exit> {
-    let mut objects = Vec::new();
+    let mut shown = Vec::new();
     for storage in app.config.storages.values() {
-        let vault = match app.vault(storage).await {
-            Err(error) if Exit::of(&error) == Exit::NoVault => continue,
-            vault => vault?,
-        };
-        let mut known = BTreeSet::new();
-        orphans::know_vault(app, &vault, &storage.name).await?;
+        let Some(vault) = app.vault_if_any(storage).await? else { continue };
+        let mut all = PrunePlan::default();
         for source in vault.sources(&app.cx, &app.config.organisation).await? {
-            let (listing, orphans) = orphans::list(app, &vault, &storage.name, &source).await?;
-            let ids = orphans::known(&listing, &orphans).into_iter();
-            known.extend(ids.map(|id| app.place(&source, id)));
+            let pruning = Box::pin(prune_source(app, &vault, &source, dry_run));
+            // What is written just now looks like a leftover.
+            let plan = match dry_run {
+                true => pruning.await,
+                false => app.under_lease(source.as_str(), pruning).await,
+            };
+            match plan {
+                Ok(plan) => {
+                    all.objects.extend(plan.objects);
+                    all.too_young += plan.too_young;
+                }
+                Err(error) if is_held(&error) => {
+                    render::say(&format!("warning: passed over: {error:#}"));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let organisation = &app.config.organisation;
-        let plan = forget::plan_prune(&app.cx, &vault, organisation, |place| known.contains(place))
-            .await?;
-        if !dry_run {
-            forget::prune(&app.cx, &vault, &plan).await?;
-        }
-        let bytes = plan.objects.iter().map(|(_, bytes)| bytes).sum();
+        let bytes = all.objects.iter().map(|(_, bytes)| bytes).sum();
         let verb = if dry_run { "would be removed" } else { "removed" };
         if !json {
             render::print(&format!(
                 "storage {}: {} objects that no backup names {verb}, {}; {} are too young to be touched",
                 storage.name,
-                plan.objects.len(),
+                all.objects.len(),
                 render::size(bytes),
-                plan.too_young
+                all.too_young
             ))?;
         }
-        objects.push(json!({
+        shown.push(json!({
             "storage": storage.name,
-            "objects": plan.objects.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            "objects": all.objects.iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "bytes": bytes,
-            "too_young": plan.too_young,
+            "too_young": all.too_young,
         }));
     }
     if json {
-        render::print_json(&objects.into())?;
+        render::print_json(&shown.into())?;
     }
     Ok(Exit::Done)
+}
+
+async fn prune_source(
+    app: &Installation,
+    vault: &Vault,
+    source: &Slug,
+    dry_run: bool,
+) -> anyhow::Result<PrunePlan> {
+    let (listing, orphans) = orphans::list(app, vault, source).await?;
+    let known = orphans::known(&listing, &orphans);
+    let place = (&app.config.organisation, Some(source));
+    let is_known = |place: &BackupPlace| known.contains(&place.backup);
+    let plan = forget::plan_prune(&app.cx, vault, place, is_known).await?;
+    if !dry_run {
+        forget::prune(&app.cx, vault, &plan).await?;
+    }
+    Ok(plan)
 }

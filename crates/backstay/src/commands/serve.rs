@@ -198,19 +198,23 @@ impl Server {
         let watched = Arc::new(Watched::default());
         let heard = |screen| listen(&job.source, &watched, screen);
         let app = self.app.with_cx(self.app.cx.piece().heard_by(heard));
+        // First: a source whose storage has no place is left to whoever wants it.
+        let Some(place) = Place::take(&app, &source.storage).await? else { return Ok(None) };
         let guard = match app.lease(&job.source).await {
             Ok(guard) => guard,
-            Err(error) if is_held(&error) => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => {
+                place.give_back().await;
+                return if is_held(&error) { Ok(None) } else { Err(error) };
+            }
         };
-        let begun = begin(&app, &source, (&job, &guard), now).await;
-        match begun {
-            Ok(Some(place)) => {
+        match begin(&app, &source, (&job, &guard), now).await {
+            Ok(true) => {
                 let whole = self.app.cx.clone();
                 Ok(Some(Begun { app, source, job, guard, place, watched, whole }))
             }
             begun => {
                 guard.release().await;
+                place.give_back().await;
                 begun.map(|_| None)
             }
         }
@@ -238,34 +242,23 @@ impl Server {
     }
 }
 
-/// Begins a job under the lease on its source, if its storage has a place for it. Its run counts for all slots that are due by
-/// now.
+/// Begins a job under the lease on its source. Its run counts for all slots that are due by now.
 async fn begin(
     app: &Installation,
     source: &SourceConfig,
     (job, guard): (&WaitingJob, &LeaseGuard),
     now: Timestamp,
-) -> anyhow::Result<Option<Place>> {
-    let Some(place) = Place::take(app, &source.storage).await? else { return Ok(None) };
-    let begun = async {
-        if !app.catalog.begin_job(job, guard.lease(), now).await? {
-            return Ok(false);
-        }
-        if let Some(policy) = &source.policy {
-            let since = app.catalog.see(&job.source, now, CLOCK_TOLERANCE).await?;
-            if let Some(due) = policy.due(&job.source, since, now) {
-                app.catalog.cover_slots(&job.source, due.slot).await?;
-            }
-        }
-        anyhow::Ok(true)
-    };
-    match begun.await {
-        Ok(true) => Ok(Some(place)),
-        begun => {
-            place.give_back().await;
-            begun.map(|_| None)
+) -> anyhow::Result<bool> {
+    if !app.catalog.begin_job(job, guard.lease(), now).await? {
+        return Ok(false);
+    }
+    if let Some(policy) = &source.policy {
+        let since = app.catalog.see(&job.source, now, CLOCK_TOLERANCE).await?;
+        if let Some(due) = policy.due(&job.source, since, now) {
+            app.catalog.cover_slots(&job.source, due.slot).await?;
         }
     }
+    Ok(true)
 }
 
 /// A place among the jobs that a storage takes at a time: a lease of its own, which goes with its holder.

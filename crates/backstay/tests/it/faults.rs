@@ -34,7 +34,9 @@ fn spoil_each_request_of(words: &[&str]) {
     let (server, shell) = with_backup();
     let before = tree::walk(&shell.path("shop")).unwrap();
     let (vault, saved) = (server.bucket().join("backstay"), shell.path("saved"));
+    let (home, saved_home) = (shell.path("home"), shell.path("saved-home"));
     crate::shell::copy(&vault, &saved);
+    crate::shell::copy(&home, &saved_home);
     for fault in [Fault::CutAnswer, Fault::FlipAnswer, Fault::FlipRequest, Fault::Delay(50)] {
         let mut at = 0;
         loop {
@@ -56,6 +58,7 @@ fn spoil_each_request_of(words: &[&str]) {
             }
             at += 1;
             crate::shell::copy(&saved, &vault);
+            crate::shell::copy(&saved_home, &home);
         }
         assert!(at > 2, "{fault:?}: only {at} requests");
     }

@@ -9,19 +9,6 @@ use serde_json::Value;
 
 use crate::shell::Shell;
 
-/// A machine with a tree, which a command may change.
-fn with_app() -> Shell {
-    let shell = Shell::bare();
-    std::fs::create_dir(shell.path("shop")).unwrap();
-    std::fs::write(shell.path("shop/a.txt"), "before").unwrap();
-    shell.set_config(format!(
-        "[storages.main]\nprovider = 'local'\npath = '{}'\n\n[sources.shop]\nkind = 'files'\npath = '{}'\nstorage = 'main'\n",
-        shell.path("storage").display(),
-        shell.path("shop").display(),
-    ));
-    shell
-}
-
 /// What is guarded: it leaves a file, so that nobody can say that it was not run.
 fn deploy(then: &str) -> String {
     format!("touch ran; {then}")
@@ -49,7 +36,7 @@ fn triggers(shell: &Shell) -> Vec<Value> {
 
 #[test]
 fn command_runs_between_two_backups_and_keeps_its_output() {
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     let output =
         guarded(&shell, &["--before"], "echo deployed; echo careful >&2; echo after > shop/a.txt");
     assert!(output.status.success(), "{output:?}");
@@ -66,7 +53,7 @@ fn command_runs_between_two_backups_and_keeps_its_output() {
 
 #[test]
 fn command_that_fails_keeps_its_code_and_no_backup_is_made_of_what_it_left() {
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     assert_eq!(guarded(&shell, &[], "exit 7").status.code(), Some(7));
     assert_eq!(guarded(&shell, &[], "kill -9 $$").status.code(), Some(137));
     shell.ends(127, &["guard", "--all", "--", "no-such-program"]);
@@ -76,7 +63,7 @@ fn command_that_fails_keeps_its_code_and_no_backup_is_made_of_what_it_left() {
 
 #[test]
 fn nothing_is_run_where_a_backup_could_not_be_made() {
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     let good = shell.config();
     refuses(&shell, &["--source", "misspelt"], (2, "there is no source \"misspelt\""));
     shell.set_config(format!("{good}misspelt = 1\n"));
@@ -118,18 +105,18 @@ fn credentials_that_expired_keep_a_deploy_back_and_those_that_soon_will_are_told
 
 #[test]
 fn backup_after_the_command_that_fails_is_told_and_changes_nothing() {
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     let output = guarded(&shell, &["-q"], "rm -r shop");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     assert!(error.contains("the command went well, but its backup did not"), "{error}");
     assert_eq!(shell.json(&["status"])[0]["last_job"], "failed");
     // So does one that lacks something, a hook that fails, and a catalog that is gone.
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     let output = guarded(&shell, &["-q"], "printf 'SQLite format 3\\0 and no more' > shop/bad.db");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && error.contains("is incomplete, without 1"), "{error}");
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     shell.set_config(shell.config() + "after_backup = { run = ['false'] }\n");
     let output = guarded(&shell, &["-q"], "true");
     let error = String::from_utf8_lossy(&output.stderr);
@@ -167,7 +154,7 @@ fn source_that_another_holds_after_the_command_is_a_failed_job() {
 
 #[test]
 fn guard_of_nothing_is_none() {
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     let config = shell.config();
     shell.set_config(&config[..config.find("[sources.shop]").unwrap()]);
     shell.complains(2, &["guard", "--all", "--", "touch", "ran"]);
@@ -181,7 +168,7 @@ fn guard_of_nothing_is_none() {
 
 #[test]
 fn incomplete_backup_before_a_command_is_none() {
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     // By its header a database, and none that can be read.
     let damaged = [b"SQLite format 3\0".as_slice(), &[0xff; 4096]].concat();
     std::fs::write(shell.path("shop/bad.db"), damaged).unwrap();
@@ -222,7 +209,7 @@ fn start(shell: &Shell, words: &[&str]) -> Child {
 
 #[test]
 fn guard_that_is_told_to_end_tells_its_command() {
-    let shell = with_app();
+    let shell = Shell::with_tree("");
     // Ends by itself, should nobody tell it.
     let script = "for s in INT TERM HUP; do trap \"touch told-$s\" $s; done; touch ran; \
                   for i in $(seq 600); do sleep 0.05; [ -e told-HUP ] && exit 3; done";
@@ -234,4 +221,14 @@ fn guard_that_is_told_to_end_tells_its_command() {
         wait_until("the command was told", || shell.path(&format!("told-{name}")).exists());
     }
     assert_eq!(guard.wait().unwrap().code(), Some(3), "as the command ended");
+    assert_eq!(triggers(&shell), [""; 0]);
+    // One that is told and goes on is backed up as any other.
+    std::fs::remove_file(shell.path("ran")).unwrap();
+    std::fs::remove_file(shell.path("told-TERM")).unwrap();
+    let script = "trap 'touch told-TERM' TERM; touch ran; for i in $(seq 600); do sleep 0.05; [ -e told-TERM ] && exit 0; done; exit 4";
+    let mut guard = start(&shell, &["guard", "--all", "--", "sh", "-c", script]);
+    wait_until("the command runs", || shell.path("ran").exists());
+    kill_process(Pid::from_child(&guard), Signal::TERM).unwrap();
+    assert_eq!(guard.wait().unwrap().code(), Some(0));
+    assert_eq!(triggers(&shell), ["post-deploy"]);
 }

@@ -7,19 +7,6 @@ use serde_json::Value;
 
 use crate::shell::Shell;
 
-/// A machine with a tree, and settings of it.
-fn with_shop(more: &str) -> Shell {
-    let shell = Shell::bare();
-    std::fs::create_dir(shell.path("shop")).unwrap();
-    std::fs::write(shell.path("shop/a.txt"), "a").unwrap();
-    shell.set_config(format!(
-        "[storages.main]\nprovider = 'local'\npath = '{}'\n\n[sources.shop]\nkind = 'files'\npath = '{}'\nstorage = 'main'\n{more}\n",
-        shell.path("storage").display(),
-        shell.path("shop").display(),
-    ));
-    shell
-}
-
 fn status(shell: &Shell) -> Value {
     shell.json(&["status"])[0].clone()
 }
@@ -46,7 +33,7 @@ fn folder(shell: &Shell, id: &str) -> PathBuf {
 
 #[test]
 fn failure_is_shown_until_the_next_backup_succeeds() {
-    let shell = with_shop("");
+    let shell = Shell::with_tree("");
     assert_eq!(status(&shell)["health"], "unprotected");
     shell.ends(1, &["status", "--check"]);
     back_up(&shell);
@@ -72,7 +59,7 @@ fn failure_is_shown_until_the_next_backup_succeeds() {
 
 #[test]
 fn age_and_restores_are_compared_with_their_objectives() {
-    let shell = with_shop("rpo = '1h'\nrto = '1h'");
+    let shell = Shell::with_tree("rpo = '1h'\nrto = '1h'");
     back_up(&shell);
     shell.ends(0, &["drill", "shop"]);
     let good = status(&shell);
@@ -97,7 +84,7 @@ fn age_and_restores_are_compared_with_their_objectives() {
 
 #[test]
 fn backup_whose_objects_are_gone_is_shown_as_orphaned_and_comes_back_with_them() {
-    let shell = with_shop("keep = { last = 2 }");
+    let shell = Shell::with_tree("keep = { last = 2 }");
     let (first, _) = back_up(&shell);
     let (second, _) = back_up(&shell);
     assert_eq!(statuses(&shell), ["complete", "complete"]);
@@ -130,7 +117,7 @@ fn backup_whose_objects_are_gone_is_shown_as_orphaned_and_comes_back_with_them()
 
 #[test]
 fn backup_without_one_of_its_objects_is_orphaned_until_the_object_is_there_again() {
-    let shell = with_shop("");
+    let shell = Shell::with_tree("");
     let (first, _) = back_up(&shell);
     let (second, _) = back_up(&shell);
     // The rules keep the newest of a month, and that one is no backup any more.
@@ -172,7 +159,7 @@ fn part_of(folder: &Path) -> PathBuf {
 
 #[test]
 fn what_is_left_of_a_backup_without_its_manifest_waits_for_it() {
-    let shell = with_shop("");
+    let shell = Shell::with_tree("");
     let (listed, held) = (old_backup(&shell, 4), old_backup(&shell, 3));
     shell.ends(0, &["hold", &held]);
     let manifests = [&listed, &held].map(|id| folder(&shell, id).join("manifest.json"));
@@ -209,7 +196,7 @@ fn old_backup(shell: &Shell, days: u32) -> String {
 
 #[test]
 fn listing_beside_removals_calls_nothing_orphaned() {
-    let shell = with_shop("keep = { last = 1 }");
+    let shell = Shell::with_tree("keep = { last = 1 }");
     back_up(&shell);
     std::thread::scope(|scope| {
         let listing = scope.spawn(|| {
@@ -227,7 +214,7 @@ fn listing_beside_removals_calls_nothing_orphaned() {
 
 #[test]
 fn storage_that_is_another_vault_now_has_lost_nothing() {
-    let shell = with_shop("");
+    let shell = Shell::with_tree("");
     back_up(&shell);
     back_up(&shell);
     assert_eq!(statuses(&shell).len(), 2);
@@ -239,7 +226,7 @@ fn storage_that_is_another_vault_now_has_lost_nothing() {
 
 #[test]
 fn objects_that_no_manifest_names_go_after_a_backup_by_schedule_once_they_are_old() {
-    let shell = with_shop("");
+    let shell = Shell::with_tree("");
     let (_, _) = back_up(&shell);
     let leftover = |id: &str, age: Duration| {
         let path = folder(&shell, id).join("files.tar.zst.bks");
@@ -265,7 +252,7 @@ fn set_age(path: &Path, age: Duration) {
 
 #[test]
 fn disk_with_little_room_is_warned_of_before_each_backup() {
-    let shell = with_shop("");
+    let shell = Shell::with_tree("");
     let config = shell.config();
     shell.set_config(format!("disk_warn = '1000000TB'\n{config}"));
     let (_, said) = back_up(&shell);
@@ -279,4 +266,104 @@ fn disk_with_little_room_is_warned_of_before_each_backup() {
     assert!(!said.contains("has only"), "{said}");
     shell.set_config(format!("disk_warn = 'little'\n{config}"));
     assert!(shell.complains(2, &["config", "check"]).contains("disk_warn: found `little`"));
+}
+
+#[test]
+fn vault_that_is_gone_is_missed_and_not_made_anew() {
+    let shell = Shell::with_tree("");
+    back_up(&shell);
+    // A disk that is not mounted.
+    std::fs::rename(shell.path("storage"), shell.path("unmounted")).unwrap();
+    for words in [&["backups"][..], &["check"], &["verify", "--all"]] {
+        shell.ends(10, words);
+    }
+    let error = shell.complains(10, &["backup", "shop"]);
+    assert!(error.contains("is a disk not mounted?"), "{error}");
+    assert_ne!(status(&shell)["health"], "good");
+    shell.ends(1, &["status", "--check"]);
+    std::fs::remove_dir_all(shell.path("storage")).unwrap();
+    std::fs::rename(shell.path("unmounted"), shell.path("storage")).unwrap();
+    back_up(&shell);
+    assert_eq!(statuses(&shell), ["complete", "complete"]);
+    // One that is lost for good: a person says so.
+    std::fs::remove_dir_all(shell.path("storage")).unwrap();
+    shell.complains(10, &["backup", "shop"]);
+    let error = shell.complains(0, &["storage", "test", "main"]);
+    assert!(error.contains("is gone"), "{error}");
+    back_up(&shell);
+    assert_eq!(statuses(&shell), ["complete"]);
+}
+
+#[test]
+fn backup_that_nobody_listed_and_source_that_is_gone_are_missed_all_the_same() {
+    let shell = Shell::with_tree("");
+    back_up(&shell);
+    shell.ends(0, &["backup", "shop"]);
+    let sources = shell.path("storage/backstay/default/shop");
+    std::fs::remove_dir_all(&sources).unwrap();
+    assert_eq!(statuses(&shell), ["orphaned", "orphaned"]);
+    let checked = shell.ends(1, &["check"]);
+    assert_eq!(checked.matches("is gone from the storage").count(), 2, "{checked}");
+    for backup in shell.json(&["backups"]).as_array().unwrap() {
+        shell.ends(0, &["delete", backup["id"].as_str().unwrap(), "--yes"]);
+    }
+    assert!(statuses(&shell).is_empty());
+}
+
+#[test]
+fn marks_of_damage_stay_until_somebody_saw_the_objects() {
+    let shell = Shell::with_tree("");
+    let (whole, _) = back_up(&shell);
+    let (broken, _) = back_up(&shell);
+    shell.ends(0, &["hold", &broken]);
+    // What is not removed is looked at as before.
+    shell.complains(1, &["delete", &broken, "--yes"]);
+    std::fs::remove_file(part_of(&folder(&shell, &broken))).unwrap();
+    shell.ends(13, &["check"]);
+    assert_eq!(statuses(&shell), ["orphaned", "complete"]);
+    // Something else that is wrong says nothing of the objects.
+    let keys = shell.path("storage/backstay/keys");
+    std::fs::rename(&keys, shell.path("keys")).unwrap();
+    assert_ne!(shell.run(&["check"]).status.code(), Some(0));
+    std::fs::rename(shell.path("keys"), &keys).unwrap();
+    assert_eq!(statuses(&shell), ["orphaned", "complete"]);
+    assert_eq!(status(&shell)["newest_good"], whole.as_str());
+    // Neither does a storage that does not answer, nor another one.
+    let vault = shell.path("storage/backstay/vault.json");
+    let text = std::fs::read(&vault).unwrap();
+    std::fs::write(&vault, "broken").unwrap();
+    let seen = status(&shell);
+    assert_eq!(seen["newest_good"], whole.as_str(), "{seen}");
+    assert_eq!(seen["health"], "attention", "{seen}");
+    std::fs::write(&vault, text).unwrap();
+    shell.ends(0, &["release", &broken]);
+    shell.ends(0, &["delete", &broken, "--yes"]);
+    assert_eq!(status(&shell)["health"], "good");
+    let other = "[storages.other]\nprovider = 's3'\nbucket = 'bucket'\nendpoint = 'http://127.0.0.1:1'\naccess_key_id = 'x'\nsecret_access_key = 'y'\n";
+    shell.set_config(format!("{other}{}", shell.config()));
+    assert_eq!(status(&shell)["health"], "good");
+}
+
+#[test]
+fn prune_leaves_what_is_being_written() {
+    let shell = crate::serve::with_program("");
+    let config = shell.config().replace(
+        "outputs = [{",
+        "outputs = [{ name = 'first.txt', dump = ['echo', 'first'], restore = ['cat'] }, {",
+    );
+    shell.set_config(config);
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let mut backup = shell.command(&["backup", "db"]).spawn().unwrap();
+    backstay_testkit::daemon::wait_until("the second part is written", || {
+        shell.path("begun").exists()
+    });
+    // Two days later, for whoever prunes.
+    let mut prune = shell.command(&["prune"]);
+    prune.env("LD_PRELOAD", crate::serve::faketime()).env("FAKETIME", "+2d");
+    let output = prune.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("passed over"), "{said}");
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    assert!(backup.wait().unwrap().success());
+    shell.ends(0, &["verify", "--all"]);
 }

@@ -36,7 +36,9 @@ fn is_put_of_part(call: &Call) -> bool {
 fn killed_at_every_call_leaves_old_backups_whole_and_no_half_one() {
     let (server, shell) = with_backup();
     let (vault, saved) = (server.bucket().join("backstay"), shell.path("saved"));
+    let (home, saved_home) = (shell.path("home"), shell.path("saved-home"));
     copy(&vault, &saved);
+    copy(&home, &saved_home);
     let mut at = 0;
     loop {
         assert!(at < 100, "no run came to its end");
@@ -66,6 +68,7 @@ fn killed_at_every_call_leaves_old_backups_whole_and_no_half_one() {
         at += 1;
         // What a killed run leaves costs later runs requests: without this the count would never settle.
         copy(&saved, &vault);
+        copy(&saved_home, &home);
     }
     assert!(at > 8, "killed only {at} times");
     assert_sound(&server, &shell);

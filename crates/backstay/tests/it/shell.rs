@@ -49,6 +49,19 @@ impl Shell {
         shell
     }
 
+    /// A machine that backs up a tree, `shop` with one file, to a directory, with more settings of that source.
+    pub(crate) fn with_tree(more: &str) -> Self {
+        let shell = Self::bare();
+        std::fs::create_dir(shell.path("shop")).unwrap();
+        std::fs::write(shell.path("shop/a.txt"), "before").unwrap();
+        shell.set_config(format!(
+            "[storages.main]\nprovider = 'local'\npath = '{}'\n\n[sources.shop]\nkind = 'files'\npath = '{}'\nstorage = 'main'\n{more}\n",
+            shell.path("storage").display(),
+            shell.path("shop").display(),
+        ));
+        shell
+    }
+
     /// A machine with nothing on it.
     pub(crate) fn bare() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }

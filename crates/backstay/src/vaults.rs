@@ -1,0 +1,112 @@
+//! Opens the vaults at storages, and knows those that were seen: one that is gone is not one that never was.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use backstay_engine::store::S3Credentials;
+use backstay_engine::vault::Vault;
+use backstay_format::VaultId;
+use serde::{Deserialize, Serialize};
+
+use crate::config::StorageConfig;
+use crate::exit::Exit;
+use crate::installation::Installation;
+
+/// A vault that was seen on a storage.
+#[derive(Debug, Serialize, Deserialize)]
+struct KnownVault {
+    id: VaultId,
+    location: String,
+}
+
+impl Installation {
+    /// Opens the vault at a storage for reading.
+    pub(crate) async fn vault(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
+        let store = self.store_for_reading(storage).await?;
+        let keyring = self.keyring().await?;
+        Ok(Vault::open(&self.cx, store, Arc::new(keyring)).await?)
+    }
+
+    /// Opens the vault at a storage for reading; none where nobody ever made one.
+    pub(crate) async fn vault_if_any(
+        &self,
+        storage: &StorageConfig,
+    ) -> anyhow::Result<Option<Vault>> {
+        let known = self.known_vault(storage).await?;
+        match self.vault(storage).await {
+            Ok(vault) => {
+                self.know_vault(storage, &vault).await?;
+                Ok(Some(vault))
+            }
+            Err(error) if Exit::of(&error) == Exit::NoVault && known.is_none() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the vault at a storage for writing: makes it, and the first key, if need be. One that is gone, such as with a disk
+    /// that is not mounted, is not made anew.
+    pub(crate) async fn vault_for_writing(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
+        let store = self.store(storage).await?;
+        let keyring = Arc::new(self.keyring_with_key().await?);
+        let vault = match self.known_vault(storage).await? {
+            None => Vault::open_or_create(&self.cx, store, keyring).await?,
+            Some(_) => {
+                let name = &storage.name;
+                let context = || {
+                    format!(
+                        "there was a vault on storage {name}, with all backups in it: is a disk not mounted? If a new one is meant, run `backstay storage test {name}` first"
+                    )
+                };
+                match Vault::open(&self.cx, store, keyring).await.map_err(anyhow::Error::new) {
+                    Err(error) if Exit::of(&error) == Exit::NoVault => {
+                        return Err(error).with_context(context);
+                    }
+                    vault => vault?,
+                }
+            }
+        };
+        self.know_vault(storage, &vault).await?;
+        Ok(vault)
+    }
+
+    /// Returns the id of the vault that was seen where a storage is now, if one was.
+    pub(crate) async fn known_vault(
+        &self,
+        storage: &StorageConfig,
+    ) -> anyhow::Result<Option<VaultId>> {
+        let known: Option<KnownVault> = self.catalog.setting(&vault_name(&storage.name)).await?;
+        let location = location(storage)?;
+        Ok(known.filter(|known| known.location == location).map(|known| known.id))
+    }
+
+    async fn know_vault(&self, storage: &StorageConfig, vault: &Vault) -> anyhow::Result<()> {
+        if self.known_vault(storage).await?.as_ref() == Some(vault.id()) {
+            return Ok(());
+        }
+        let known = KnownVault { id: vault.id().clone(), location: location(storage)? };
+        Ok(self.catalog.set_setting(&vault_name(&storage.name), &known).await?)
+    }
+
+    /// Forgets a vault that is gone, so that a new one can be made in its place. Returns whether there was one to forget.
+    pub(crate) async fn forget_lost_vault(&self, storage: &StorageConfig) -> anyhow::Result<bool> {
+        if self.known_vault(storage).await?.is_none() {
+            return Ok(false);
+        }
+        match self.vault(storage).await {
+            Err(error) if Exit::of(&error) == Exit::NoVault => {
+                self.catalog.forget(&vault_name(&storage.name)).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Where a storage is, whoever asks.
+fn location(storage: &StorageConfig) -> anyhow::Result<String> {
+    Ok(storage.spec(S3Credentials::Chain { profile: None })?.location())
+}
+
+fn vault_name(storage: &str) -> String {
+    format!("vault of storage {storage}")
+}
