@@ -200,7 +200,11 @@ pub(super) async fn make(
         }
     }
     // Before anybody lists it: what was never seen cannot be missed.
-    app.catalog.add_to_listing((vault.id().as_str(), source.name.as_str()), &entry).await?;
+    let named = (vault.id().as_str(), source.name.as_str());
+    if let Err(error) = app.catalog.add_to_listing(named, &entry).await {
+        let text = format!("the backup is made, and could not be written down here: {error}");
+        app.cx.event(Event::Warning { text });
+    }
     survey_if_due(app, source, &vault, order.trigger).await;
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;
