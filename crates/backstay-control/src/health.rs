@@ -4,6 +4,7 @@
 use std::fmt;
 
 use backstay_format::IndexEntry;
+use backstay_format::retention::CLOCK_TOLERANCE;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::job::{Job, JobState, PastRestore};
@@ -17,8 +18,6 @@ const ROOM_FOR_A_BACKUP: SignedDuration = SignedDuration::from_hours(1);
 const DEFAULT_RTO: SignedDuration = SignedDuration::from_mins(15);
 /// A run that begins by so much later is not missed yet.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
-/// Clocks of two machines may differ by this much without harm.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 /// Of so many of the newest good backups the worst distance is told.
 const RECENT: usize = 10;
 

@@ -66,16 +66,24 @@ impl Catalog {
     /// Returns which of these backups nobody here removed.
     pub async fn not_removed(
         &self,
-        (vault, source): (&str, &str),
+        named: (&str, &str),
         mut backups: Vec<IndexEntry>,
     ) -> Result<Vec<IndexEntry>, CatalogError> {
-        let select = "SELECT backup FROM gone WHERE storage = $1 AND source = $2 AND why = $3";
-        let values = [vault.into(), source.into(), REMOVED.into()];
-        let rows = self.query_all("looked for what was removed", select, values).await?;
-        let removed: BTreeSet<String> =
-            rows.iter().map(|row| column(row, "gone", "backup")).collect::<Result<_, _>>()?;
+        let removed = self.gone(named, REMOVED).await?;
         backups.retain(|entry| !removed.contains(entry.id.as_str()));
         Ok(backups)
+    }
+
+    /// Returns what is gone of a source for this reason.
+    async fn gone(
+        &self,
+        (vault, source): (&str, &str),
+        why: &str,
+    ) -> Result<BTreeSet<String>, CatalogError> {
+        let select = "SELECT backup FROM gone WHERE storage = $1 AND source = $2 AND why = $3";
+        let values = [vault.into(), source.into(), why.into()];
+        let rows = self.query_all("looked for what is gone", select, values).await?;
+        rows.iter().map(|row| column(row, "gone", "backup")).collect()
     }
 
     /// Remembers a backup that was listed, is definitely not there any more, and was removed by nobody here.
@@ -127,17 +135,12 @@ impl Catalog {
         backups: &[BackupId],
         why: &str,
     ) -> Result<(), CatalogError> {
-        let select = "SELECT backup FROM gone WHERE storage = $1 AND source = $2 AND why = $3";
-        let values = [vault.into(), source.into(), why.into()];
-        let rows = self.query_all("looked for what is gone", select, values).await?;
         let delete =
             "DELETE FROM gone WHERE storage = $1 AND source = $2 AND backup = $3 AND why = $4";
-        for row in rows {
-            let gone: String = column(&row, "gone", "backup")?;
-            if backups.iter().any(|backup| backup.as_str() == gone) {
-                let values = [vault.into(), source.into(), gone.into(), why.into()];
-                self.execute("forgot what is there", delete, values).await?;
-            }
+        let gone = self.gone((vault, source), why).await?;
+        for backup in backups.iter().filter(|backup| gone.contains(backup.as_str())) {
+            let values = [vault.into(), source.into(), backup.as_str().into(), why.into()];
+            self.execute("forgot what is there", delete, values).await?;
         }
         Ok(())
     }

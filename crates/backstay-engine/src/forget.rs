@@ -86,16 +86,16 @@ pub struct PrunePlan {
     pub too_young: usize,
 }
 
-/// Finds the objects of an organisation, or of one of its sources, that no manifest names, but for those of backups that
-/// somebody knows: their manifests may come back. Nobody may be writing there for longer than the grace period.
+/// Finds the objects of a source that no manifest names, but for those of backups that somebody knows: their manifests may come
+/// back. Nobody may be writing there for longer than the grace period.
 pub async fn plan_prune(
     cx: &Cx,
     vault: &Vault,
-    (organisation, source): (&Slug, Option<&Slug>),
-    is_known: impl Fn(&BackupPlace) -> bool,
+    (organisation, source): (&Slug, &Slug),
+    known: &BTreeSet<BackupId>,
 ) -> Result<PrunePlan, EngineError> {
     let folders = folders(vault.objects(cx, organisation, source).await?);
-    unnamed(cx, vault, &folders, is_known).await
+    unnamed(cx, vault, &folders, known).await
 }
 
 /// What lies in the folder of a backup.
@@ -126,12 +126,12 @@ async fn unnamed(
     cx: &Cx,
     vault: &Vault,
     folders: &BTreeMap<BackupPlace, Folder>,
-    is_known: impl Fn(&BackupPlace) -> bool,
+    known: &BTreeSet<BackupId>,
 ) -> Result<PrunePlan, EngineError> {
     let mut plan = PrunePlan::default();
     for (place, folder) in folders {
         // What lies beside a manifest is the manifest's business: a damaged one may name it.
-        if folder.has_manifest || folder.is_held || is_known(place) {
+        if folder.has_manifest || folder.is_held || known.contains(&place.backup) {
             continue;
         }
         let is_old =
@@ -162,10 +162,10 @@ pub async fn survey(
     vault: &Vault,
     (organisation, source): (&Slug, &Slug),
     listed: &[IndexEntry],
-    is_known: impl Fn(&BackupPlace) -> bool,
+    known: &BTreeSet<BackupId>,
 ) -> Result<Survey, EngineError> {
-    let folders = folders(vault.objects(cx, organisation, Some(source)).await?);
-    let unnamed = unnamed(cx, vault, &folders, is_known).await?;
+    let folders = folders(vault.objects(cx, organisation, source).await?);
+    let unnamed = unnamed(cx, vault, &folders, known).await?;
     let mut damaged = BTreeSet::new();
     for entry in listed {
         let place = BackupPlace {

@@ -154,7 +154,7 @@ pub enum RetentionError {
 }
 
 /// Clocks of two machines may differ by this much without harm.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
+pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Says of each backup of one source whether it is kept, newest first.
 ///

@@ -35,7 +35,7 @@ impl Installation {
         let known = self.known_vault(storage).await?;
         match self.vault(storage).await {
             Ok(vault) => {
-                self.know_vault(storage, &vault).await?;
+                self.know_vault(storage, &vault, known.as_ref()).await?;
                 Ok(Some(vault))
             }
             Err(error) if Exit::of(&error) == Exit::NoVault && known.is_none() => Ok(None),
@@ -48,7 +48,8 @@ impl Installation {
     pub(crate) async fn vault_for_writing(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
         let store = self.store(storage).await?;
         let keyring = Arc::new(self.keyring_with_key().await?);
-        let vault = match self.known_vault(storage).await? {
+        let known = self.known_vault(storage).await?;
+        let vault = match known {
             None => Vault::open_or_create(&self.cx, store, keyring).await?,
             Some(_) => {
                 let name = &storage.name;
@@ -65,7 +66,7 @@ impl Installation {
                 }
             }
         };
-        self.know_vault(storage, &vault).await?;
+        self.know_vault(storage, &vault, known.as_ref()).await?;
         Ok(vault)
     }
 
@@ -79,8 +80,14 @@ impl Installation {
         Ok(known.filter(|known| known.location == location).map(|known| known.id))
     }
 
-    async fn know_vault(&self, storage: &StorageConfig, vault: &Vault) -> anyhow::Result<()> {
-        if self.known_vault(storage).await?.as_ref() == Some(vault.id()) {
+    /// Remembers the vault that is where a storage is, unless that is the one that was known there.
+    async fn know_vault(
+        &self,
+        storage: &StorageConfig,
+        vault: &Vault,
+        known: Option<&VaultId>,
+    ) -> anyhow::Result<()> {
+        if known == Some(vault.id()) {
             return Ok(());
         }
         let known = KnownVault { id: vault.id().clone(), location: location(storage)? };

@@ -1,6 +1,8 @@
 //! Removing what an archive does not need: leftovers of killed runs, and rows that were kept long enough.
 
-use backstay_format::{BackupId, ParsedName};
+use std::collections::BTreeSet;
+
+use backstay_format::BackupId;
 
 use super::ArchiveSpec;
 use super::known::segments;
@@ -32,12 +34,8 @@ pub async fn plan_prune(
             }
         }
     }
-    let orphans = forget::plan_prune(cx, vault, (&spec.organisation, None), |_| false).await?;
-    let is_ours = |name: &str| match ParsedName::parse(name) {
-        ParsedName::Backup { source, .. } => source == spec.name,
-        _ => false,
-    };
-    plan.objects = orphans.objects.into_iter().filter(|(name, _)| is_ours(name)).collect();
+    let place = (&spec.organisation, &spec.name);
+    plan.objects = forget::plan_prune(cx, vault, place, &BTreeSet::new()).await?.objects;
     Ok(plan)
 }
 

@@ -326,18 +326,14 @@ impl Vault {
         }
     }
 
-    /// Lists everything that an organisation has in the vault, or only what is of one source.
+    /// Lists everything that a source has in the vault.
     pub(crate) async fn objects(
         &self,
         cx: &Cx,
         organisation: &Slug,
-        source: Option<&Slug>,
+        source: &Slug,
     ) -> Result<Vec<ObjectInfo>, EngineError> {
-        let prefix = source.map_or_else(
-            || format!("{organisation}/"),
-            |source| format!("{organisation}/{source}/"),
-        );
-        Ok(self.store.list(cx, &prefix).await?)
+        Ok(self.store.list(cx, &format!("{organisation}/{source}/")).await?)
     }
 
     /// Removes an object that no manifest names.

@@ -154,6 +154,13 @@ impl Made {
             render::size(entry.stored_bytes)
         )
     }
+
+    /// Says what is missing from it, if anything is.
+    pub(super) fn gap(&self) -> Option<String> {
+        let IndexEntry { id, status, item_error_count, .. } = &self.entry;
+        (*status == Status::Incomplete)
+            .then(|| format!("backup {id} is incomplete, without {item_error_count} of its items"))
+    }
 }
 
 /// Writes down that a job made a backup.
@@ -309,15 +316,10 @@ pub(super) async fn remove(
     let ids: Vec<BackupId> = removed.map(|verdict| verdict.id.clone()).collect();
     let named = (vault.id().as_str(), plan.source.as_str());
     app.catalog.will_remove(named, &ids, app.cx.now()).await?;
-    // The rest is there, whatever came in between.
-    let gone = forget::forget(&app.cx, vault, plan).await;
-    let is_gone = |id: &BackupId| gone.as_ref().is_ok_and(|gone| gone.contains(id));
-    let rest: Vec<BackupId> = ids.into_iter().filter(|id| !is_gone(id)).collect();
-    if gone.is_ok() {
-        app.catalog.still_there(named, &rest).await?;
-    }
-    gone?;
-    Ok(())
+    let gone = forget::forget(&app.cx, vault, plan).await?;
+    // Held since the plan was made. Whatever was stopped half-way is found out by the next survey.
+    let rest: Vec<BackupId> = ids.into_iter().filter(|id| !gone.contains(id)).collect();
+    Ok(app.catalog.still_there(named, &rest).await?)
 }
 
 /// Sealed backups without a kit are lost with this machine.

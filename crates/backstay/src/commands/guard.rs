@@ -10,7 +10,7 @@ use std::time::Duration;
 use backstay_control::{JobKind, JobState};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
-use backstay_format::{Status, Trigger};
+use backstay_format::Trigger;
 use jiff::SignedDuration;
 use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use rustix::termios::tcgetpgrp;
@@ -65,15 +65,14 @@ async fn before(
             error.context(format!("source {}: the command was not run", source.name))
         };
         let made = back_up(app, source, (Trigger::PreDeploy, args.wait)).await.map_err(refused)?;
+        let gap = made.gap();
         // The app may stand still that a hook stopped.
         if let Some(error) = made.afterwards {
             return Err(refused(error));
         }
-        if made.entry.status == Status::Incomplete {
-            render::say(&format!(
-                "error: source {}: the command was not run: backup {} is incomplete, without {} of its items",
-                source.name, made.entry.id, made.entry.item_error_count
-            ));
+        if let Some(gap) = gap {
+            let name = &source.name;
+            render::say(&format!("error: source {name}: the command was not run: {gap}"));
             return Ok(Exit::Incomplete);
         }
     }
@@ -100,14 +99,9 @@ async fn back_up_after(
     wait: SignedDuration,
 ) -> Option<String> {
     match back_up(app, source, (Trigger::PostDeploy, wait)).await {
-        Ok(Made { entry, afterwards, .. }) => {
-            let incomplete = (entry.status == Status::Incomplete).then(|| {
-                format!(
-                    "backup {} is incomplete, without {} of its items",
-                    entry.id, entry.item_error_count
-                )
-            });
-            afterwards.map(|error| format!("{error:#}")).or(incomplete)
+        Ok(made) => {
+            let gap = made.gap();
+            made.afterwards.map(|error| format!("{error:#}")).or(gap)
         }
         Err(error) => {
             if is_held(&error) {

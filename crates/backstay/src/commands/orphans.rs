@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use backstay_control::Orphans;
 use backstay_engine::event::Event;
 use backstay_engine::forget;
-use backstay_engine::vault::{BackupPlace, Listing, Vault};
+use backstay_engine::vault::{Listing, Vault};
 use backstay_format::{BackupId, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
 
@@ -76,9 +76,8 @@ async fn survey(app: &Installation, source: &SourceConfig, vault: &Vault) -> any
     let there: Vec<BackupId> = listing.backups.iter().map(|entry| entry.id.clone()).collect();
     app.catalog.still_there(named, &there).await?;
     let known = known(&listing, &orphans);
-    let is_known = |place: &BackupPlace| known.contains(&place.backup);
     let place = (&app.config.organisation, &source.name);
-    let survey = forget::survey(&app.cx, vault, place, &listing.backups, is_known).await?;
+    let survey = forget::survey(&app.cx, vault, place, &listing.backups, &known).await?;
     let whole: Vec<BackupId> =
         there.into_iter().filter(|id| !survey.damaged.contains(id)).collect();
     app.catalog.mark_damaged(named, (&survey.damaged, &whole), app.cx.now()).await?;

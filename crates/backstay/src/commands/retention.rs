@@ -1,7 +1,7 @@
 //! `backstay forget` and `backstay prune`.
 
 use backstay_engine::forget::{self, PrunePlan};
-use backstay_engine::vault::{BackupPlace, Vault};
+use backstay_engine::vault::Vault;
 use backstay_format::Slug;
 use serde_json::json;
 
@@ -120,9 +120,8 @@ async fn prune_source(
 ) -> anyhow::Result<PrunePlan> {
     let (listing, orphans) = orphans::list(app, vault, source).await?;
     let known = orphans::known(&listing, &orphans);
-    let place = (&app.config.organisation, Some(source));
-    let is_known = |place: &BackupPlace| known.contains(&place.backup);
-    let plan = forget::plan_prune(&app.cx, vault, place, is_known).await?;
+    let place = (&app.config.organisation, source);
+    let plan = forget::plan_prune(&app.cx, vault, place, &known).await?;
     if !dry_run {
         forget::prune(&app.cx, vault, &plan).await?;
     }

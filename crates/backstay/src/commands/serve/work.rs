@@ -98,10 +98,10 @@ async fn end_failed(
 /// Says how a job is tried again that failed by itself.
 fn again_after(source: &SourceConfig, error: &anyhow::Error) -> Option<Again> {
     let passing = |cause: &(dyn std::error::Error + 'static)| {
-        let of_storage = |error: &StoreError| error.kind().is_outage().then_some(Passing::Outage);
         let of_engine = cause.downcast_ref::<EngineError>().and_then(EngineError::passing);
         let of_source = || cause.downcast_ref::<SourceError>().and_then(SourceError::passing);
-        let of_storage = || cause.downcast_ref::<StoreError>().and_then(of_storage);
+        let is_outage = |error: &StoreError| error.kind().is_outage();
+        let of_storage = || cause.downcast_ref().is_some_and(is_outage).then_some(Passing::Outage);
         of_engine.or_else(of_source).or_else(of_storage)
     };
     match error.chain().find_map(passing)? {
