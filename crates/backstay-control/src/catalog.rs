@@ -27,7 +27,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// How long a shared catalog may take to answer a new connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The name of the keyring among the secrets.
-const KEYRING: &str = "keyring";
+pub(crate) const KEYRING: &str = "keyring";
 
 /// The database of an installation.
 #[derive(Debug, Clone)]
@@ -155,9 +155,14 @@ impl Catalog {
         }
     }
 
+    /// Says whether several servers may share it.
+    pub fn is_shared(&self) -> bool {
+        self.db.get_database_backend() == DatabaseBackend::Postgres
+    }
+
     /// Returns what time it is for leases and slots: where servers share a catalog, its own clock counts and not theirs.
     pub async fn time(&self, now: Timestamp) -> Result<Timestamp, CatalogError> {
-        if self.db.get_database_backend() != DatabaseBackend::Postgres {
+        if !self.is_shared() {
             return Ok(now);
         }
         let select = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now";
@@ -184,10 +189,7 @@ impl Catalog {
 
     /// Keeps the first keys, unless others did meanwhile. Returns the keys that are kept.
     pub async fn first_keyring(&self, made: &Keyring) -> Result<Keyring, CatalogError> {
-        let sealed = hex(&self.master_key.seal(KEYRING, &made.to_secret_bytes()));
-        let insert =
-            "INSERT INTO secrets (name, sealed) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
-        self.execute("kept the first key", insert, [KEYRING.into(), sealed.into()]).await?;
+        self.first_secret(KEYRING, &made.to_secret_bytes()).await?;
         let kept = self.keyring().await?;
         kept.ok_or(CatalogError::Unreadable { name: KEYRING.to_owned() })
     }
@@ -204,6 +206,13 @@ impl Catalog {
         Ok(Some(self.master_key.open(name, &sealed)?))
     }
 
+    /// Returns the names of all secrets but the keys.
+    pub async fn secret_names(&self) -> Result<Vec<String>, CatalogError> {
+        let select = "SELECT name FROM secrets WHERE name <> $1 ORDER BY name";
+        let rows = self.query_all("looked for secrets", select, [KEYRING.into()]).await?;
+        rows.iter().map(|row| column(row, "secrets", "name")).collect()
+    }
+
     /// Keeps a secret, sealed.
     pub async fn set_secret(&self, name: &str, secret: &[u8]) -> Result<(), CatalogError> {
         let sealed = hex(&self.master_key.seal(name, secret));
@@ -212,18 +221,43 @@ impl Catalog {
         self.execute("kept a secret", upsert, [name.into(), sealed.into()]).await.map(drop)
     }
 
+    /// Keeps a secret, sealed, where there is none of this name. Returns whether there was none.
+    pub(crate) async fn first_secret(
+        &self,
+        name: &str,
+        secret: &[u8],
+    ) -> Result<bool, CatalogError> {
+        let sealed = hex(&self.master_key.seal(name, secret));
+        let insert =
+            "INSERT INTO secrets (name, sealed) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        Ok(self.execute("kept a secret", insert, [name.into(), sealed.into()]).await? == 1)
+    }
+
     /// Returns a setting.
     pub async fn setting<T: DeserializeOwned>(
         &self,
         name: &str,
     ) -> Result<Option<T>, CatalogError> {
+        let Some(text) = self.setting_text(name).await? else { return Ok(None) };
+        let unreadable = |_| CatalogError::Unreadable { name: name.to_owned() };
+        serde_json::from_str(&text).map(Some).map_err(unreadable)
+    }
+
+    pub(crate) async fn setting_text(&self, name: &str) -> Result<Option<String>, CatalogError> {
         let select = "SELECT value FROM settings WHERE name = $1";
-        let Some(row) = self.query_one("looked for a setting", select, [name.into()]).await? else {
-            return Ok(None);
-        };
-        let unreadable = || CatalogError::Unreadable { name: name.to_owned() };
-        let text: String = row.try_get("", "value").map_err(|_| unreadable())?;
-        serde_json::from_str(&text).map(Some).map_err(|_| unreadable())
+        let row = self.query_one("looked for a setting", select, [name.into()]).await?;
+        row.map(|row| column(&row, "settings", "value")).transpose()
+    }
+
+    /// Keeps a setting where there is none of this name. Returns whether there was none.
+    pub(crate) async fn first_setting_text(
+        &self,
+        name: &str,
+        text: &str,
+    ) -> Result<bool, CatalogError> {
+        let insert =
+            "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        Ok(self.execute("kept a setting", insert, [name.into(), text.into()]).await? == 1)
     }
 
     /// Keeps a setting if it still is what it was, or the default where it was never set. Returns whether it was.
@@ -246,9 +280,7 @@ impl Catalog {
         if *before != T::default() {
             return Ok(false);
         }
-        let insert =
-            "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
-        Ok(self.execute("kept a setting", insert, [name.into(), new.into()]).await? == 1)
+        self.first_setting_text(name, &new).await
     }
 
     /// Keeps a setting.
@@ -346,11 +378,11 @@ fn escaped(path: &str) -> String {
     path.replace('%', "%25").replace('?', "%3F").replace('#', "%23")
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes().chunks(2);
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

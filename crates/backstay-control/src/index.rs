@@ -22,6 +22,17 @@ impl Catalog {
             .map(drop)
     }
 
+    /// Drops what was known of a vault's sources where it cannot be read any more.
+    pub async fn drop_unreadable_listings(&self, vault: &str) -> Result<(), CatalogError> {
+        for source in self.listed_sources(vault).await? {
+            if let Err(CatalogError::Unreadable { .. }) = self.known_backups(vault, &source).await {
+                let delete = "DELETE FROM listings WHERE storage = $1 AND source = $2";
+                self.execute("dropped a listing", delete, [vault.into(), source.into()]).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a backup that was just made to what is known of its source.
     pub async fn add_to_listing(
         &self,

@@ -5,6 +5,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
 mod catalog;
+mod export;
 mod health;
 mod home;
 mod index;
@@ -20,6 +21,7 @@ mod swap;
 mod upload;
 
 pub use catalog::{Catalog, CatalogError};
+pub use export::Imported;
 pub use health::{Alarm, Facts, Health, Objectives, Span};
 pub use home::{Home, HomeError};
 pub use job::{Job, JobId, JobKind, JobState, PastRestore, Progress};

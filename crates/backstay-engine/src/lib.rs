@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod backup;
 pub mod cx;
+pub mod document;
 pub mod drill;
 pub mod error;
 pub mod event;

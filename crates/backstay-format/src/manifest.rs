@@ -160,6 +160,9 @@ pub enum MediaType {
     /// Statements.
     #[serde(rename = "application/sql")]
     Sql,
+    /// Values.
+    #[serde(rename = "application/json")]
+    Json,
 }
 
 impl MediaType {
@@ -173,6 +176,7 @@ impl MediaType {
             Self::RedisDump => "rdb",
             Self::Parquet => "parquet",
             Self::Text => "txt",
+            Self::Json => "json",
             Self::Output => "bin",
         }
     }

@@ -13,6 +13,8 @@ pub struct ObjectName(String);
 const KEYS: &str = "keys";
 /// The folder of the vault of retention archives, below that of the backups; no organisation may have this name.
 pub const ARCHIVES: &str = "archives";
+/// The organisation of the backups of catalogs; no other may have this name.
+const CATALOGS: &str = "catalogs";
 const VAULT: &str = "vault.json";
 const INDEX: &str = "index.json";
 const MANIFEST: &str = "manifest.json";
@@ -149,9 +151,14 @@ impl PartName {
 }
 
 impl Slug {
+    /// Returns the organisation of the backups of catalogs.
+    pub fn catalogs() -> Self {
+        CATALOGS.parse().expect("a legal name")
+    }
+
     /// Returns whether an organisation may have this name.
     pub fn is_free_for_organisations(&self) -> bool {
-        ![KEYS, ARCHIVES, VAULT].contains(&self.as_str())
+        ![KEYS, ARCHIVES, CATALOGS, VAULT].contains(&self.as_str())
     }
 }
 

@@ -190,6 +190,9 @@ pub(crate) enum Command {
     /// Archive old rows of tables; archives are no backups
     #[command(subcommand)]
     Archives(ArchivesCommand),
+    /// Look after the catalog: settings and the index of backups
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
     /// Look after the keys that seal backups
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -331,6 +334,19 @@ pub(crate) enum StorageCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum CatalogCommand {
+    /// List the backups of catalogs on all storages; `recover` takes the settings from there
+    #[command(after_help = EXIT_CODES)]
+    List,
+    /// Back up the catalog now, to every storage that has a vault; each backup of a source does so too, if something changed
+    #[command(after_help = EXIT_CODES)]
+    Backup,
+    /// Write the index of backups anew from what the vaults hold
+    #[command(after_help = EXIT_CODES)]
+    Rebuild,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
     /// List the keys; the newest seals
     List,
@@ -429,9 +445,12 @@ pub(crate) struct RecoverArgs {
     /// The bucket's region
     #[arg(long, default_value = "us-east-1")]
     pub(crate) region: String,
-    /// Whose backups, if not the default organisation's
+    /// Whose backups, if not the default organisation's, where no configuration comes back that says so
     #[arg(long, default_value = "default")]
     pub(crate) organisation: String,
+    /// The settings of this catalog, by its id or the beginning of it, where those of several machines are there
+    #[arg(long, value_name = "ID")]
+    pub(crate) catalog: Option<String>,
     /// A file with certificates to trust, in PEM
     #[arg(long)]
     pub(crate) ca_file: Option<PathBuf>,

@@ -64,6 +64,17 @@ pub(crate) struct Config {
     pub(crate) archives: BTreeMap<String, ArchiveConfig>,
     /// What a person should know though it is legal.
     pub(crate) warnings: Vec<String>,
+    /// The file that it was read from, if there was one.
+    pub(crate) file: Option<ConfigFile>,
+}
+
+/// A configuration file, as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConfigFile {
+    /// Absolute.
+    pub(crate) path: PathBuf,
+    /// References in it are not resolved.
+    pub(crate) text: String,
 }
 
 /// Everything that is wrong with a configuration.
@@ -128,6 +139,10 @@ impl Config {
             wrong(faults)
         })?;
         config.warnings.extend(warnings);
+        config.file = file.map(|file| ConfigFile {
+            path: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
+            text,
+        });
         Ok(config)
     }
 
@@ -182,7 +197,7 @@ impl Config {
                         faults.add(
                             "organisation",
                             name.span(),
-                            "expected a name of a-z, 0-9, '-', '_', '.', other than `keys` and `archives`",
+                            "expected a name of a-z, 0-9, '-', '_', '.', other than `keys`, `archives` and `catalogs`",
                         );
                         None
                     },
@@ -220,7 +235,15 @@ impl Config {
         }
         check_catalog(raw, env, faults);
         let disk_warn = check_disk_warn(raw, faults);
-        Some(Self { organisation: organisation?, disk_warn, storages, sources, archives, warnings })
+        Some(Self {
+            organisation: organisation?,
+            disk_warn,
+            storages,
+            sources,
+            archives,
+            warnings,
+            file: None,
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+mod catalog_backups;
 mod cli;
 mod commands;
 mod config;

@@ -7,7 +7,7 @@ use backstay_control::{Catalog, Home, MasterKey};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::cli::Global;
-use crate::config::{Additions, Config, Environment};
+use crate::config::{Additions, Config, Environment, StorageConfig};
 use crate::installation::{ADDITIONS, RECOVERED, Recovered};
 
 /// Reads the configuration, with what commands and `recover` added to it.
@@ -21,7 +21,10 @@ pub(crate) async fn configured(
         if file.is_none() {
             config.organisation = recovered.organisation.clone();
         }
-        config.storages.entry(RECOVERED.to_owned()).or_insert(recovered.as_storage());
+        let is_same = |storage: &StorageConfig| storage.kind.is_same_place(&recovered.storage);
+        if !config.storages.values().any(is_same) {
+            config.storages.entry(RECOVERED.to_owned()).or_insert(recovered.as_storage());
+        }
     }
     Ok(config)
 }

@@ -216,6 +216,7 @@ pub(super) async fn make(
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;
     }
+    app.back_up_catalog_too(&vault).await;
     let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
     let context = format!("backup {} was made, and then", entry.id);
     let afterwards = afterwards.map(|error| anyhow::Error::new(error).context(context));

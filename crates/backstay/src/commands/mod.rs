@@ -3,6 +3,7 @@
 mod add;
 mod archives;
 mod backup;
+mod catalog;
 mod config;
 mod doctor;
 mod drill;
@@ -98,6 +99,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         }
         Command::Prune { dry_run } => retention::prune(app, dry_run, json).await,
         Command::Archives(command) => archives::archives(app, command, json).await,
+        Command::Catalog(command) => catalog::catalog(app, command, json).await,
         Command::Keys(command) => keys::keys(app, command, json).await,
         Command::Serve(args) => Box::pin(serve::serve(installation, &global, &args)).await,
         Command::Guard(args) => Box::pin(guard::guard(app, &args)).await,

@@ -1,5 +1,6 @@
 //! `backstay recover`: a fresh installation from storage and kit alone.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use backstay_control::CatalogError;
@@ -9,6 +10,7 @@ use backstay_engine::store::Store;
 use backstay_engine::vault::Vault;
 use backstay_format::Slug;
 
+use super::catalog;
 use crate::cli::{Global, RecoverArgs};
 use crate::config::{Additions, Config, DEFAULT_DISK_WARN, StorageKind, parse_location};
 use crate::exit::{Exit, UsageError};
@@ -51,6 +53,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         sources: Default::default(),
         archives: Default::default(),
         warnings: Vec::new(),
+        file: None,
     };
     let additions = Additions::default();
     let app = Installation { config: Arc::new(config), additions, home, catalog, cx };
@@ -66,13 +69,37 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
     for (key, error) in &found.unusable {
         render::say(&format!("warning: the key slot of {key} is of no use: {error}"));
     }
-    render::print(&format!(
-        "{} keys are back; {} holds:",
-        found.keyring.entries().len(),
-        vault.location()
-    ))?;
-    let installation = app.reloaded(config_path(global).as_deref()).await?;
+    render::print(&format!("{} keys are back", found.keyring.entries().len()))?;
+    // Of the kit's keys alone it could not open what was sealed since.
+    let vault = app.vault(&storage).await?;
+    let wanted = (args.catalog.as_deref(), global.config.as_deref());
+    let written = catalog::bring_back(&app, &vault, wanted).await?;
+    let usual = config_path(global);
+    if let Some(file) = &written
+        && usual.is_none()
+    {
+        render::print(&format!("name it to every command: --config {}", file.display()))?;
+    }
+    let installation = configured(app, &recovered, written.or(usual)).await;
     super::list::backups(&installation, None, global.json).await?;
     render::print("next: `backstay verify --all`, then `backstay restore SOURCE`")?;
     Ok(Exit::Done)
+}
+
+/// Returns the installation with its configuration; while that is wrong, such as without a variable of the environment, with the
+/// storage alone.
+async fn configured(
+    mut app: Installation,
+    recovered: &Recovered,
+    file: Option<PathBuf>,
+) -> Installation {
+    match app.reloaded(file.as_deref()).await {
+        Ok(installation) => installation,
+        Err(error) => {
+            render::say(&format!("warning: before the next command: {error:#}"));
+            let storage = recovered.as_storage();
+            Arc::make_mut(&mut app.config).storages.insert(storage.name.clone(), storage);
+            app
+        }
+    }
 }

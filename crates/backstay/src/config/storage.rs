@@ -57,6 +57,22 @@ pub(crate) enum CredentialConfig {
     Elsewhere { profile: Option<String> },
 }
 
+impl StorageKind {
+    /// Says whether both are the same place, however it is reached.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::S3 { bucket, prefix, endpoint, .. },
+                Self::S3 { bucket: b, prefix: p, endpoint: e, .. },
+            ) => (bucket, prefix, endpoint) == (b, p, e),
+            (Self::Local { path, prefix }, Self::Local { path: other, prefix: p }) => {
+                path.join(prefix) == other.join(p)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl StorageConfig {
     pub(crate) fn warn(&self, warnings: &mut Vec<String>) {
         match &self.kind {

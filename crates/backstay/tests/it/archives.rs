@@ -355,7 +355,11 @@ fn configuration_of_an_archive_is_checked_with_line_and_advice() {
     let shown = shell.json(&["config", "show"]);
     assert_eq!(shown["archives"]["events"]["partition"], "month");
     shell.set_config(format!("organisation = 'archives'\n{}", shell.config()));
-    assert!(shell.complains(2, &["config", "check"]).contains("other than `keys` and `archives`"));
+    assert!(
+        shell
+            .complains(2, &["config", "check"])
+            .contains("other than `keys`, `archives` and `catalogs`")
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod archives_engines;
 mod archives_kills;
 mod archives_traps;
 mod backups;
+mod catalog;
 mod commands;
 mod configure;
 mod doctor;

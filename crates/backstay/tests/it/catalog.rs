@@ -1,0 +1,283 @@
+//! The catalog is backed up with the backups, and comes back with the keys (ADR 18).
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Stdio;
+
+use backstay_testkit::postgres::PostgresServer;
+use backstay_testkit::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+
+use crate::shell::Shell;
+
+/// Storage credentials that nothing else here has, in two lines.
+fn credentials() -> String {
+    format!("{ACCESS_KEY}\n{SECRET_KEY}\n")
+}
+
+/// Runs a command that reads these lines, without any credentials in its environment.
+fn with_input(shell: &Shell, words: &[&str], input: &str) {
+    use std::io::Write as _;
+    let mut command = shell.command(words);
+    command.stdin(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// Runs a command that must succeed without any credentials in its environment.
+fn without_credentials(shell: &Shell, words: &[&str]) {
+    let mut command = shell.command(words);
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The backups of catalogs in a vault, as they lie there.
+fn kept(vault: &Path) -> BTreeSet<String> {
+    let names = |path: &Path| -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let catalogs = vault.join("catalogs");
+    let below = |catalog: String| {
+        let backups = names(&catalogs.join(&catalog));
+        backups.into_iter().filter(|name| name != "index.json").collect::<Vec<_>>()
+    };
+    names(&catalogs).into_iter().flat_map(below).collect()
+}
+
+fn lose(shell: &Shell) {
+    std::fs::remove_dir_all(shell.path("home")).unwrap();
+    std::fs::remove_file(shell.path("backstay.toml")).unwrap();
+}
+
+#[test]
+fn settings_and_credentials_come_back_with_the_keys() {
+    let server = S3Server::start().unwrap();
+    let shell = Shell::with_bucket(&server);
+    for (name, path) in [("shop", "shop"), ("notes", "notes")] {
+        std::fs::create_dir(shell.path(path)).unwrap();
+        std::fs::write(shell.path(path).join("file"), name).unwrap();
+    }
+    shell.edit_config("kind = 'files'", "kind = 'files'\nschedule = 'daily'\nkeep = { last = 3 }");
+    let other = ["storage", "add", "other", "--bucket", BUCKET, "--prefix", "other"];
+    let other = [other.as_slice(), &["--endpoint", &server.endpoint, "--credentials"]].concat();
+    with_input(&shell, &other, &credentials());
+    let notes = shell.path("notes").display().to_string();
+    let add = ["source", "add", "notes", "--kind", "files", "--path", &notes];
+    shell.ends(0, &[add.as_slice(), &["--storage", "other", "--schedule", "weekly"]].concat());
+    shell.ends(0, &["backup", "shop", "notes"]);
+    shell.ends(0, &["keys", "kit", "--output", "kit.txt"]);
+    // A key that the kit does not have.
+    shell.ends(0, &["keys", "rotate"]);
+    shell.edit_config("last = 3", "last = 4");
+    shell.ends(0, &["backup", "shop"]);
+    let (shown, exported) = (shell.json(&["config", "show"]), shell.ends(0, &["config", "export"]));
+
+    lose(&shell);
+    std::fs::remove_dir_all(shell.path("shop")).unwrap();
+    let bucket = format!("s3://{BUCKET}/backstay");
+    let recover = ["recover", "--storage", &bucket, "--kit", "kit.txt"];
+    let told = shell.ends(0, &[recover.as_slice(), &["--endpoint", &server.endpoint]].concat());
+    assert!(told.contains("the settings of"), "{told}");
+    assert_eq!(shell.json(&["config", "show"]), shown);
+    assert_eq!(shell.ends(0, &["config", "export"]), exported);
+    // The storage that was named is the one of the configuration, and is not there twice.
+    assert_eq!(shell.json(&["backups", "shop"]).as_array().unwrap().len(), 2);
+    without_credentials(&shell, &["restore", "shop", "--yes"]);
+    assert_eq!(std::fs::read_to_string(shell.path("shop/file")).unwrap(), "shop");
+    without_credentials(&shell, &["backup", "shop", "notes"]);
+    shell.ends(0, &["verify", "--all"]);
+}
+
+#[test]
+fn catalog_is_backed_up_when_something_changed_and_only_then() {
+    let shell = Shell::with_tree("");
+    let vault = shell.path("storage/backstay");
+    shell.ends(0, &["backup", "shop"]);
+    assert_eq!(kept(&vault).len(), 1);
+    shell.ends(0, &["backup", "shop"]);
+    assert!(shell.ends(0, &["catalog", "backup"]).contains("main has the catalog as it is"));
+    assert_eq!(kept(&vault).len(), 1);
+    let tree = shell.path("shop").display().to_string();
+    let add = ["source", "add", "more", "--kind", "files", "--path", &tree, "--storage", "main"];
+    shell.ends(0, &add);
+    shell.ends(0, &["backup", "shop"]);
+    assert_eq!(kept(&vault).len(), 2);
+    // It is no backup of any source, and nothing that counts these counts it.
+    let backups = shell.json(&["backups"]);
+    assert_eq!(backups.as_array().unwrap().len(), 3, "{backups}");
+    let listed = shell.json(&["catalog", "list"]);
+    assert_eq!(listed[0]["backups"].as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed[0]["own"], true);
+    // What is gone from a storage is noticed when that is asked again; and the newest thirty are kept.
+    for change in 0..31 {
+        shell.edit_config("[sources.shop]", &format!("# {change}\n[sources.shop]"));
+        shell.ends(0, &["catalog", "backup"]);
+    }
+    assert_eq!(kept(&vault).len(), 30);
+}
+
+#[test]
+fn catalog_is_sealed_even_where_backups_are_not_and_has_no_keys() {
+    let shell = Shell::with_tree("encryption = 'none'");
+    shell.edit_config("[storages.main]", "# hunter2-and-more\n[storages.main]");
+    shell.ends(0, &["backup", "shop"]);
+    let vault = shell.path("storage/backstay/catalogs");
+    let mut read = 0;
+    for file in walk(&vault).into_iter().chain(walk(&shell.path("home"))) {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!contains(&bytes, b"hunter2-and-more"), "{}", file.display());
+        if file.ends_with("manifest.json") {
+            let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(manifest["parts"][0]["codecs"], serde_json::json!(["zstd", "sealed"]));
+            read += 1;
+        }
+    }
+    assert_eq!(read, 1);
+    // With the keys it opens by the tools for bad days, and the keys themselves are not in it.
+    shell.ends(0, &["keys", "kit", "--output", "kit.txt"]);
+    let is_part = |path: &std::path::PathBuf| path.to_string_lossy().ends_with(".zst.bks");
+    let part = walk(&vault).into_iter().find(is_part).unwrap().display().to_string();
+    shell.ends(0, &["decrypt", &part, "--kit", "kit.txt", "--output", "catalog.json.zst"]);
+    let plain = std::process::Command::new("zstd")
+        .args(["-dc", "catalog.json.zst"])
+        .current_dir(shell.dir.path())
+        .output()
+        .unwrap();
+    let export: serde_json::Value = serde_json::from_slice(&plain.stdout).unwrap();
+    let names: Vec<&String> = export["secrets"].as_object().unwrap().keys().collect();
+    let file = shell.path("backstay.toml").display().to_string();
+    assert_eq!(names, [&format!("configuration {file}")], "{export}");
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn catalog_that_cannot_be_backed_up_keeps_no_backup_from_being_made() {
+    let shell = Shell::with_tree("");
+    shell.ends(0, &["storage", "test", "main"]);
+    std::fs::create_dir_all(shell.path("storage/backstay")).unwrap();
+    std::fs::write(shell.path("storage/backstay/catalogs"), "in the way").unwrap();
+    let told = shell.complains(0, &["backup", "shop"]);
+    assert!(told.contains("the catalog was not backed up to"), "{told}");
+    shell.ends(0, &["verify", "shop"]);
+    assert!(shell.complains(1, &["catalog", "backup"]).contains("storage main"));
+    std::fs::remove_file(shell.path("storage/backstay/catalogs")).unwrap();
+    shell.ends(0, &["backup", "shop"]);
+    assert_eq!(kept(&shell.path("storage/backstay")).len(), 1);
+}
+
+#[test]
+fn of_several_catalogs_one_is_chosen_and_what_is_here_stays() {
+    let one = Shell::with_tree("");
+    one.ends(0, &["backup", "shop"]);
+    one.ends(0, &["keys", "kit", "--output", "kit.txt"]);
+    // Another machine with the same keys and vault.
+    let other = Shell::with_tree("");
+    let (storage, kit) = (one.path("storage").display().to_string(), one.path("kit.txt"));
+    let own = other.path("storage").display().to_string();
+    other.edit_config(&format!("path = '{own}'"), &format!("path = '{storage}'"));
+    other.edit_config("sources.shop", "sources.office");
+    other.ends(0, &["keys", "import", &kit.display().to_string()]);
+    other.ends(0, &["backup", "office"]);
+    let config = other.config();
+    let listed = one.json(&["catalog", "list"]);
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+    let not_own = listed.as_array().unwrap().iter().find(|one| one["own"] == false).unwrap();
+    let theirs = not_own["catalog"].as_str().unwrap().to_owned();
+
+    lose(&other);
+    let kit = kit.display().to_string();
+    let recover = ["recover", "--storage", &storage, "--kit", &kit];
+    let told = other.complains(0, &recover);
+    assert!(told.contains("say which with --catalog"), "{told}");
+    assert!(!other.path("backstay.toml").exists());
+    let wrong = [recover.as_slice(), &["--catalog", "x"]].concat();
+    assert!(other.complains(2, &wrong).contains("means none of these"));
+    let chosen = [recover.as_slice(), &["--catalog", &theirs[..9]]].concat();
+    other.ends(0, &chosen);
+    assert_eq!(other.config(), config);
+    // Once more: a configuration that was changed here since stays, and the other lies aside.
+    other.set_config(format!("# mine\n{config}"));
+    let told = other.complains(0, &chosen);
+    assert!(told.contains("was not written to"), "{told}");
+    assert!(other.config().starts_with("# mine"));
+    let aside = other.path("home/recovered/this-installation");
+    assert_eq!(walk(&aside).len(), 1);
+    assert_eq!(std::fs::read_to_string(&walk(&aside)[0]).unwrap(), config);
+}
+
+#[test]
+fn keys_come_back_although_the_configuration_misses_something_here() {
+    let shell = Shell::with_tree("app = '${APP_NAME}'");
+    for words in [&["backup", "shop"], ["keys", "kit", "--output", "kit.txt"].as_slice()] {
+        assert!(shell.command(words).env("APP_NAME", "shop").status().unwrap().success());
+    }
+    lose(&shell);
+    let storage = shell.path("storage").display().to_string();
+    let output = shell.run(&["recover", "--storage", &storage, "--kit", "kit.txt"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("APP_NAME"), "{told}");
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(listed.contains("complete"), "{listed}");
+    let mut restore = shell.command(&["restore", "shop", "--yes"]);
+    assert!(restore.env("APP_NAME", "shop").status().unwrap().success());
+}
+
+#[test]
+fn configuration_of_a_shared_catalog_is_put_aside() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE catalog");
+    let shell = Shell::with_tree("");
+    shell.set_config(format!("catalog = '{}'\n{}", server.url("catalog"), shell.config()));
+    shell.ends(0, &["backup", "shop"]);
+    shell.ends(0, &["keys", "kit", "--output", "kit.txt"]);
+    let config = shell.config();
+    lose(&shell);
+    let storage = shell.path("storage").display().to_string();
+    let told = shell.complains(0, &["recover", "--storage", &storage, "--kit", "kit.txt"]);
+    assert!(told.contains("names a shared catalog"), "{told}");
+    assert!(!shell.path("backstay.toml").exists());
+    let aside = walk(&shell.path("home/recovered"));
+    assert_eq!(std::fs::read_to_string(&aside[0]).unwrap(), config);
+    shell.ends(0, &["restore", "shop", "--yes"]);
+}
+
+#[test]
+fn index_of_backups_is_made_anew_from_the_vaults() {
+    let shell = Shell::with_tree("");
+    for _ in 0..3 {
+        shell.ends(0, &["backup", "shop"]);
+    }
+    let rows = || -> String {
+        let catalog = rusqlite::Connection::open(shell.path("home/catalog.db")).unwrap();
+        let select = "SELECT group_concat(source || backups) FROM listings";
+        catalog
+            .query_row(select, [], |row| row.get::<_, Option<String>>(0))
+            .unwrap()
+            .unwrap_or_default()
+    };
+    let change = |sql: &str| {
+        let catalog = rusqlite::Connection::open(shell.path("home/catalog.db")).unwrap();
+        catalog.execute_batch(sql).unwrap();
+    };
+    shell.ends(0, &["backups"]);
+    let before = rows();
+    assert!(before.contains("shop"));
+    for damage in ["DELETE FROM listings", "UPDATE listings SET backups = 'nonsense'"] {
+        change(damage);
+        assert_ne!(rows(), before);
+        let told = shell.ends(0, &["catalog", "rebuild"]);
+        assert!(told.contains("main: 3 backups of 1 sources"), "{told}");
+        assert_eq!(rows(), before, "{damage}");
+    }
+    assert!(shell.json(&["backups"]).as_array().unwrap().iter().all(|one| one["orphaned"] != true));
+}
