@@ -31,7 +31,7 @@ pub(crate) struct Common {
 }
 
 /// Returns the program to measure: the given one, or one that is built for release.
-fn backstay(given: Option<&Path>, root: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn backstay(given: Option<&Path>, root: &Path) -> anyhow::Result<PathBuf> {
     if let Some(program) = given {
         return Ok(fs::canonicalize(program)?);
     }

@@ -33,6 +33,15 @@ enum Task {
     Check,
     /// Look for broken rules of the project that no compiler knows
     Tidy,
+    /// Let everything between several servers break for minutes, and compare what they say with what was done
+    Storm {
+        /// For so long; at least one round, which takes about six
+        #[arg(long, default_value_t = 1)]
+        minutes: u64,
+        /// A built `backstay`, instead of building one for release
+        #[arg(long, value_name = "PATH")]
+        program: Option<PathBuf>,
+    },
     /// Compare with what a user would do instead, side by side in one run
     #[command(subcommand)]
     Bench(Bench),
@@ -55,6 +64,7 @@ fn main() -> ExitCode {
         Task::Test { filters } => test(&filters),
         Task::Check => check(),
         Task::Tidy => tidy::tidy(&root()),
+        Task::Storm { minutes, program } => storm(minutes, program.as_deref()),
         Task::Bench(Bench::Files(options)) => {
             tools::install(&root()).and_then(|tools| bench::files::run(&options, &root(), &tools))
         }
@@ -99,6 +109,13 @@ fn test(filters: &[String]) -> anyhow::Result<()> {
     let mut nextest = Command::new("cargo");
     nextest.args(["nextest", "run", "--workspace"]).args(filters).env("BACKSTAY_TOOLS", tools);
     run(&mut nextest)
+}
+
+fn storm(minutes: u64, program: Option<&Path>) -> anyhow::Result<()> {
+    tools::install(&root())?;
+    let program = bench::backstay(program, &root())?.display().to_string();
+    let storm = ["run", "--quiet", "--package", "backstay-testkit", "--bin", "storm", "--"];
+    cargo(&[storm.as_slice(), &[&program, &minutes.to_string()]].concat())
 }
 
 fn is_there(program: &str) -> bool {

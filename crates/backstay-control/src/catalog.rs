@@ -98,6 +98,36 @@ pub enum CatalogError {
     Keyring(#[from] backstay_format::KeyError),
 }
 
+impl CatalogError {
+    /// Says whether the disk that it lies on is full.
+    pub fn is_full(&self) -> bool {
+        let cause = match self {
+            Self::Database { cause, .. }
+            | Self::Shared { cause, .. }
+            | Self::Query { cause, .. } => cause,
+            _ => return false,
+        };
+        // SQLite's and PostgreSQL's.
+        code(cause).is_some_and(|code| ["13", "53100"].contains(&&*code))
+    }
+
+    /// Says whether a shared catalog is only away, as while its server is started anew.
+    pub fn is_outage(&self) -> bool {
+        let Self::Shared { cause: DbErr::Conn(RuntimeErr::SqlxError(cause)), .. } = self else {
+            return false;
+        };
+        match &**cause {
+            // A connection that ends while it begins is an answer of the wrong kind.
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
+            // It starts, it ends, or it has no connection left.
+            sqlx::Error::Database(error) => error
+                .code()
+                .is_some_and(|code| ["57P01", "57P02", "57P03", "53300"].contains(&code.as_ref())),
+            _ => false,
+        }
+    }
+}
+
 impl Catalog {
     /// Opens the catalog in a home directory, making it if there is none.
     pub async fn open(home: &Home, master_key: MasterKey) -> Result<Self, CatalogError> {
@@ -204,6 +234,11 @@ impl Catalog {
         let sealed: String = row.try_get("", "sealed").map_err(|_| unreadable())?;
         let sealed = unhex(&sealed).ok_or_else(unreadable)?;
         Ok(Some(self.master_key.open(name, &sealed)?))
+    }
+
+    /// Returns what tells texts apart, and tells nothing of them without the master key.
+    pub fn fingerprint(&self, text: &[u8]) -> String {
+        hex(&self.master_key.fingerprint(text))
     }
 
     /// Returns the names of all secrets but the keys.
@@ -369,8 +404,16 @@ pub(crate) fn unreadable(table: &str, name: &str) -> CatalogError {
 
 /// Says whether a database of SQLite is being made by somebody else: of that its busy timeout takes no notice.
 fn is_busy(error: &DbErr) -> bool {
-    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else { return false };
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "5")
+    matches!(error, DbErr::Conn(_)) && code(error).is_some_and(|code| code == "5")
+}
+
+/// Returns the database's own code of an error.
+fn code(error: &DbErr) -> Option<String> {
+    let (DbErr::Conn(cause) | DbErr::Exec(cause) | DbErr::Query(cause)) = error else {
+        return None;
+    };
+    let RuntimeErr::SqlxError(cause) = cause else { return None };
+    cause.as_database_error()?.code().map(std::borrow::Cow::into_owned)
 }
 
 /// Percent-encodes what would end the path of a database URL.
@@ -383,6 +426,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
     let digits = text.as_bytes().chunks(2);
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -30,12 +30,14 @@ struct Version {
     format: i64,
 }
 
-/// What an import found.
+/// What an import found: settings and secrets by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Imported {
-    /// Settings and secrets that were not here, by name.
+    /// Those that were not here.
     pub taken: Vec<String>,
-    /// Those that are here, with another value, which stays.
+    /// Those that were here, and the same.
+    pub same: Vec<String>,
+    /// Those that are here with another value, which stays.
     pub stayed: Vec<String>,
 }
 
@@ -58,8 +60,8 @@ impl Catalog {
         Ok(Zeroizing::new(serde_json::to_string(&export).expect("an export is plain values")))
     }
 
-    /// Takes over what an export has and this catalog has not.
-    pub async fn import(&self, export: &[u8]) -> Result<Imported, CatalogError> {
+    /// Takes over what an export has and this catalog has not: of settings these, and all secrets.
+    pub async fn import(&self, export: &[u8], settings: &[&str]) -> Result<Imported, CatalogError> {
         let unreadable = || CatalogError::Unreadable { name: EXPORT.to_owned() };
         let Version { format: found } = serde_json::from_slice(export).map_err(|_| unreadable())?;
         if found > FORMAT {
@@ -73,6 +75,9 @@ impl Catalog {
         }
         let mut imported = Imported::default();
         for (name, value) in &export.settings {
+            if !settings.contains(&name.as_str()) {
+                continue;
+            }
             let is_taken = self.first_setting_text(name, value).await?;
             let is_same = is_taken || self.setting_text(name).await?.as_ref() == Some(value);
             imported.note(name, is_taken, is_same);
@@ -88,10 +93,11 @@ impl Catalog {
 
 impl Imported {
     fn note(&mut self, name: &str, is_taken: bool, is_same: bool) {
-        if is_taken {
-            self.taken.push(name.to_owned());
-        } else if !is_same {
-            self.stayed.push(name.to_owned());
-        }
+        let names = match (is_taken, is_same) {
+            (true, _) => &mut self.taken,
+            (false, true) => &mut self.same,
+            (false, false) => &mut self.stayed,
+        };
+        names.push(name.to_owned());
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rand::RngCore as _;
@@ -143,6 +144,16 @@ impl MasterKey {
             )
             .expect("secrets are far below the limits of the cipher");
         [nonce.as_slice(), &sealed].concat()
+    }
+
+    /// Returns what tells texts apart, and tells nothing of them without the key.
+    pub(crate) fn fingerprint(&self, text: &[u8]) -> Vec<u8> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_ref());
+        let mut context = hmac::Context::with_key(&key);
+        // Nothing else is made with the key in this way.
+        context.update(b"backstay fingerprint\0");
+        context.update(text);
+        context.sign().as_ref().to_vec()
     }
 
     /// Opens what [`MasterKey::seal`] sealed under that name.

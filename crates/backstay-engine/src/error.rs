@@ -74,6 +74,14 @@ pub enum EngineError {
         /// What was found.
         finding: String,
     },
+    /// A text is too large to be kept as one.
+    #[error("found a text of {bytes} bytes, expected at most {most}")]
+    TooLarge {
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
+    },
     /// The backup is not sealed although its source should be.
     #[error(
         "backup {backup} is not sealed, so nothing proves that nobody altered it; take it with --accept-unsealed if you know why"
@@ -216,6 +224,7 @@ impl EngineError {
             Self::UnusableVault { .. }
             | Self::NoSuchBackup { .. }
             | Self::Unsealed { .. }
+            | Self::TooLarge { .. }
             | Self::Held { .. }
             | Self::Hook { .. }
             | Self::ForeignSwap { .. }

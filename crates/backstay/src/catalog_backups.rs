@@ -1,157 +1,187 @@
 //! Backs the catalog up with the backups, so that what people set up outlives the machine (ADR 18).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use backstay_engine::cx::Cx;
 use backstay_engine::document;
 use backstay_engine::error::EngineError;
 use backstay_engine::event::{Event, Silent};
 use backstay_engine::forget;
-use backstay_engine::vault::{BackupPlace, Draft, Vault};
-use backstay_format::retention::Rules;
-use backstay_format::{BackupId, IndexEntry, MediaType, Sha256, Slug, Trigger};
+use backstay_engine::vault::{BackupPlace, Draft, Unusable, Vault};
+use backstay_format::{BackupId, Encryption, IndexEntry, MediaType, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
+use crate::config::StorageConfig;
 use crate::installation::{ADDITIONS, Installation, host, random};
 use crate::lease::is_held;
 
 /// The setting with the id of the catalog.
-const CATALOG_ID: &str = "catalog id";
+pub(crate) const CATALOG_ID: &str = "catalog id";
 /// Settings that a new machine is to have. Of secrets it gets all but the keys.
-const CARRIED: [&str; 2] = [ADDITIONS, CATALOG_ID];
-/// What the names of secrets with configuration files begin with.
-const CONFIGURATION: &str = "configuration ";
-/// So many configuration files are remembered: servers that share a catalog come and go with their names.
+pub(crate) const CARRIED: [&str; 2] = [ADDITIONS, CATALOG_ID];
+/// The secret with the configuration file, and what its name begins with where servers share the catalog.
+pub(crate) const CONFIGURATION: &str = "configuration";
+/// So many configuration files of servers that share a catalog are remembered.
 const CONFIGURATIONS: usize = 50;
+/// Characters that tell these apart.
+const FINGERPRINT_CHARS: usize = 12;
 /// The only part of such a backup.
 const PART: &str = "catalog.json";
 /// How long a storage is believed to have what it had.
 const BELIEVED: SignedDuration = SignedDuration::from_hours(20);
+/// How long backing the catalog up may take, while somebody waits for a backup that is made.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// So many backups of a catalog are kept.
-const KEPT: u32 = 30;
+const KEPT: usize = 30;
 /// zstd's own default.
 const COMPRESSION_LEVEL: i32 = 3;
 
-/// A configuration file, as a machine used it last.
+/// A configuration file, as it was used last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptConfiguration {
-    /// Which of the machines that share the catalog; none where it has one alone, whatever that is called.
-    pub(crate) host: Option<String>,
     /// Absolute.
-    pub(crate) path: PathBuf,
+    pub(crate) path: String,
     /// References in it are not resolved.
     pub(crate) text: String,
     /// When it was seen first as it is.
-    pub(crate) since: Timestamp,
+    since: Timestamp,
 }
 
 /// What a vault has of the catalog.
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptCatalog {
-    digest: Sha256,
+    fingerprint: String,
     backup: BackupId,
     /// When the vault was known to have it.
     seen: Timestamp,
 }
 
+/// What became of backing up the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Made(BackupId),
+    /// The vault has it as it is.
+    Unchanged,
+    /// Somebody else does it now.
+    Busy,
+    /// The storage has no vault yet.
+    NoVault,
+}
+
 impl Installation {
-    /// Backs up the catalog into a vault, unless that has it as it is or somebody else does so. That it fails makes nothing
-    /// worse, and is warned of.
-    pub(crate) async fn back_up_catalog_too(&self, vault: &Vault) {
-        if let Err(error) = self.back_up_catalog(vault).await {
-            let text = format!("the catalog was not backed up to {}: {error:#}", vault.location());
-            self.cx.event(Event::Warning { text });
+    /// Backs up the catalog to storages that backups were just written to, if it changed. That it fails makes nothing worse, and
+    /// is warned of.
+    pub(crate) async fn back_up_catalog_too(&self, storages: &BTreeSet<String>) {
+        // A stop of this piece is none of the whole.
+        let app = self.with_cx(self.cx.piece());
+        for name in storages {
+            let kept = async {
+                let storage = app.storage(name)?;
+                app.back_up_catalog(storage, (Trigger::Scheduled, BELIEVED)).await
+            };
+            let late = || format!("it took longer than {} seconds", PATIENCE.as_secs());
+            let kept = timeout(PATIENCE, kept).await.with_context(late).flatten();
+            if let Err(error) = kept {
+                let text = format!("the catalog was not backed up to storage {name}: {error:#}");
+                self.cx.event(Event::Warning { text });
+            }
         }
     }
 
-    /// Backs up the catalog into a vault; none where that has it as it is, or somebody else does so now.
-    pub(crate) async fn back_up_catalog(&self, vault: &Vault) -> anyhow::Result<Option<BackupId>> {
-        let name = format!("catalog in vault {}", vault.id());
+    /// Backs up the catalog to a storage, unless that has it as it is. It is believed for so long to have what it had.
+    pub(crate) async fn back_up_catalog(
+        &self,
+        storage: &StorageConfig,
+        (trigger, believed): (Trigger, SignedDuration),
+    ) -> anyhow::Result<Kept> {
+        let Some(vault) = self.known_vault(storage).await? else { return Ok(Kept::NoVault) };
         self.keep_configuration().await?;
-        let catalog = self.catalog_id().await?;
-        let export = self.catalog.export(&CARRIED).await?;
-        let digest = Sha256::of(export.as_bytes());
-        let before: Option<KeptCatalog> = self.catalog.setting(&name).await?;
-        // Whoever backs up a source hears of that.
-        let cx = self.cx.heard_by(|_| Arc::new(Silent));
-        if let Some(before) = before.filter(|before| before.digest == digest)
-            && self.has_still(&cx, vault, (&catalog, &name), before).await?
+        let name = format!("catalog in vault {vault}");
+        if let Some(before) = self.catalog.setting::<KeptCatalog>(&name).await?
+            && self.cx.now().duration_since(before.seen).abs() < believed
+            && before.fingerprint == self.export().await?.1
         {
-            return Ok(None);
+            return Ok(Kept::Unchanged);
         }
+        let vault = self.vault_for_writing(storage).await?;
         let guard = match self.lease(&name).await {
-            Err(error) if is_held(&error) => return Ok(None),
+            Err(error) if is_held(&error) => return Ok(Kept::Busy),
             guard => guard?,
         };
-        let draft = draft(catalog.clone());
-        let document = (PART, MediaType::Json, export.to_string());
-        let made = document::back_up(&cx, vault, draft, document).await;
-        let kept = match made {
-            Ok(entry) => self.made(&cx, vault, (&catalog, &name), (digest, entry)).await.map(Some),
-            Err(error) => Err(error.into()),
-        };
+        let kept = self.back_up_under_lease(&vault, &name, trigger).await;
         guard.release().await;
         kept
     }
 
-    /// Says whether a vault has what it had, asking it now and then.
-    async fn has_still(
+    async fn back_up_under_lease(
         &self,
-        cx: &Cx,
         vault: &Vault,
-        (catalog, name): (&Slug, &str),
-        before: KeptCatalog,
-    ) -> anyhow::Result<bool> {
-        if cx.now().duration_since(before.seen).abs() < BELIEVED {
-            return Ok(true);
+        name: &str,
+        trigger: Trigger,
+    ) -> anyhow::Result<Kept> {
+        // Whoever backs up a source hears of that.
+        let cx = self.cx.heard_by(|_| Arc::new(Silent));
+        let catalog = self.catalog_id().await?;
+        let (export, fingerprint) = self.export().await?;
+        let before: Option<KeptCatalog> = self.catalog.setting(name).await?;
+        if let Some(before) = before.filter(|before| before.fingerprint == fingerprint) {
+            let there = document::read(&cx, vault, &place(&catalog, before.backup.clone())).await;
+            if there.is_ok_and(|there| *there == export.as_bytes()) {
+                let seen = cx.now();
+                self.catalog.set_setting(name, &KeptCatalog { seen, ..before }).await?;
+                return Ok(Kept::Unchanged);
+            }
         }
-        if !vault.is_whole(cx, &place(catalog, before.backup.clone())).await? {
-            return Ok(false);
+        let document = (PART, MediaType::Json, export.to_string());
+        let made = document::back_up(&cx, vault, draft(catalog.clone(), trigger), document).await?;
+        let kept = KeptCatalog { fingerprint, backup: made.id.clone(), seen: cx.now() };
+        self.catalog.set_setting(name, &kept).await?;
+        if let Err(error) = forget_old(&cx, vault, &catalog).await {
+            let text = format!("old backups of the catalog were not forgotten: {error}");
+            self.cx.event(Event::Warning { text });
         }
-        self.catalog.set_setting(name, &KeptCatalog { seen: cx.now(), ..before }).await?;
-        Ok(true)
+        Ok(Kept::Made(made.id))
     }
 
-    /// Remembers what was made, and forgets the oldest.
-    async fn made(
-        &self,
-        cx: &Cx,
-        vault: &Vault,
-        (catalog, name): (&Slug, &str),
-        (digest, entry): (Sha256, IndexEntry),
-    ) -> anyhow::Result<BackupId> {
-        let kept = KeptCatalog { digest, backup: entry.id.clone(), seen: cx.now() };
-        self.catalog.set_setting(name, &kept).await?;
-        let rules = Rules { last: KEPT, days: 0, ..Rules::default() };
-        let named = (&Slug::catalogs(), catalog);
-        let plan = forget::plan_forget(cx, vault, named, &rules, &BTreeSet::new()).await?;
-        forget::forget(cx, vault, &plan).await?;
-        Ok(entry.id)
+    /// Returns what is to be backed up of the catalog, and what tells it apart.
+    async fn export(&self) -> anyhow::Result<(zeroize::Zeroizing<String>, String)> {
+        self.catalog_id().await?;
+        let export = self.catalog.export(&CARRIED).await?;
+        let fingerprint = self.catalog.fingerprint(export.as_bytes());
+        Ok((export, fingerprint))
     }
 
     /// Returns the id of the catalog; the first who asks gives it one.
-    pub(crate) async fn catalog_id(&self) -> anyhow::Result<Slug> {
+    async fn catalog_id(&self) -> anyhow::Result<Slug> {
         let made = format!("c{:016x}", u64::from_be_bytes(random()));
         self.catalog.replace_setting(CATALOG_ID, &String::new(), &made).await?;
         let id: Option<String> = self.catalog.setting(CATALOG_ID).await?;
         Ok(id.unwrap_or(made).parse()?)
     }
 
-    /// Remembers the configuration file as it is used, sealed: secrets may stand in it.
+    /// Remembers the configuration file as it is used, sealed: secrets may stand in it. A catalog of servers has one for each text
+    /// that they use, whatever they are called; any other has one.
     async fn keep_configuration(&self) -> anyhow::Result<()> {
-        let Some(file) = &self.config.file else { return Ok(()) };
-        let host = self.catalog.is_shared().then(host);
-        let of_host = host.as_ref().map(|host| format!(" of {host}")).unwrap_or_default();
-        let name = format!("{CONFIGURATION}{}{of_host}", file.path.display());
+        let Some(file) = self.config.file.as_ref().filter(|file| file.path.is_file()) else {
+            return Ok(());
+        };
+        let (path, text) = (file.path.display().to_string(), file.text.clone());
+        let mut name = CONFIGURATION.to_owned();
+        if self.catalog.is_shared() {
+            let fingerprint = self.catalog.fingerprint(text.as_bytes());
+            name = format!("{CONFIGURATION} {}", &fingerprint[..FINGERPRINT_CHARS]);
+        }
         let mut kept = self.configurations().await?;
-        if kept.iter().any(|(known, kept)| *known == name && kept.text == file.text) {
+        let is_kept = |kept: &KeptConfiguration| kept.text == text && kept.path == path;
+        if kept.iter().any(|(known, kept)| *known == name && is_kept(kept)) {
             return Ok(());
         }
-        let (path, text) = (file.path.clone(), file.text.clone());
-        let new = KeptConfiguration { host, path, text, since: self.cx.now() };
+        let new = KeptConfiguration { path, text, since: self.cx.now() };
         self.catalog.set_secret(&name, &serde_json::to_vec(&new)?).await?;
         kept.retain(|(known, _)| *known != name);
         kept.sort_by_key(|(_, kept)| kept.since);
@@ -177,19 +207,41 @@ impl Installation {
     }
 }
 
-/// Returns the catalogs of which a vault has backups, each with them, newest first.
+/// What a vault has of a catalog.
+pub(crate) struct CatalogBackups {
+    pub(crate) catalog: Slug,
+    /// Newest first; those that are not sealed are not among them, since anybody may have written them.
+    pub(crate) backups: Vec<IndexEntry>,
+    pub(crate) unusable: Vec<Unusable>,
+}
+
+/// Returns the catalogs of which a vault has backups.
 pub(crate) async fn catalogs_in(
     cx: &Cx,
     vault: &Vault,
-) -> Result<Vec<(Slug, Vec<IndexEntry>)>, EngineError> {
+) -> Result<Vec<CatalogBackups>, EngineError> {
     let mut catalogs = Vec::new();
     for catalog in vault.sources(cx, &Slug::catalogs()).await? {
         let listing = vault.list(cx, &Slug::catalogs(), &catalog).await?;
-        if !listing.backups.is_empty() {
-            catalogs.push((catalog, listing.backups));
+        let (mut backups, unusable) = (listing.backups, listing.unusable);
+        backups.retain(|backup| backup.encryption != Encryption::None);
+        if !backups.is_empty() || !unusable.is_empty() {
+            catalogs.push(CatalogBackups { catalog, backups, unusable });
         }
     }
     Ok(catalogs)
+}
+
+/// Removes all but the newest, by their ids and whatever clocks said, and what interrupted runs left.
+async fn forget_old(cx: &Cx, vault: &Vault, catalog: &Slug) -> Result<(), EngineError> {
+    let listing = vault.list(cx, &Slug::catalogs(), catalog).await?;
+    for old in listing.backups.iter().skip(KEPT) {
+        vault.remove(cx, &place(catalog, old.id.clone())).await?;
+    }
+    let known = listing.backups.into_iter().map(|entry| entry.id);
+    let known = known.chain(listing.unusable.into_iter().map(|unusable| unusable.id)).collect();
+    let plan = forget::plan_prune(cx, vault, (&Slug::catalogs(), catalog), &known).await?;
+    forget::prune(cx, vault, &plan).await.map(drop)
 }
 
 /// Returns where a backup of a catalog lies.
@@ -197,12 +249,12 @@ pub(crate) fn place(catalog: &Slug, backup: BackupId) -> BackupPlace {
     BackupPlace { organisation: Slug::catalogs(), source: catalog.clone(), backup }
 }
 
-fn draft(catalog: Slug) -> Draft {
+fn draft(catalog: Slug, trigger: Trigger) -> Draft {
     Draft {
         organisation: Slug::catalogs(),
         source: catalog,
         source_kind: "catalog",
-        trigger: Trigger::Scheduled,
+        trigger,
         note: None,
         host: host(),
         app: None,

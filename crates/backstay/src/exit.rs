@@ -87,8 +87,10 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(Exit::Interrupted);
     }
     if let Some(lease) = error.downcast_ref::<LeaseError>() {
-        return matches!(lease, LeaseError::Held { .. } | LeaseError::Lost { .. })
-            .then_some(Exit::LeaseHeld);
+        return match lease {
+            LeaseError::Held { .. } | LeaseError::Lost { .. } => Some(Exit::LeaseHeld),
+            LeaseError::Catalog(error) => of_catalog(error),
+        };
     }
     if let Some(source) = error.downcast_ref::<SourceError>() {
         return matches!(source, SourceError::Damaged { .. }).then_some(Exit::Damaged);
@@ -97,8 +99,8 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return matches!(store.kind(), StoreErrorKind::Denied | StoreErrorKind::NoSpace)
             .then_some(Exit::RightsOrSpace);
     }
-    if let Some(CatalogError::MasterKey(_) | CatalogError::Keyring(_)) = error.downcast_ref() {
-        return Some(Exit::Key);
+    if let Some(catalog) = error.downcast_ref() {
+        return of_catalog(catalog);
     }
     if let Some(kit) = error.downcast_ref::<KitError>() {
         return Some(if *kit == KitError::WrongPassphrase { Exit::Key } else { Exit::Usage });
@@ -106,6 +108,13 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     match error.downcast_ref()? {
         FrameError::Key(_) => Some(Exit::Key),
         _ => Some(Exit::Damaged),
+    }
+}
+
+fn of_catalog(error: &CatalogError) -> Option<Exit> {
+    match error {
+        CatalogError::MasterKey(_) | CatalogError::Keyring(_) => Some(Exit::Key),
+        error => error.is_full().then_some(Exit::RightsOrSpace),
     }
 }
 

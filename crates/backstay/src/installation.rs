@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use backstay_control::{Catalog, Holder, Home, JobId, JobKind, JobState};
+use backstay_control::{Catalog, CatalogError, Holder, Home, JobId, JobKind, JobState};
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
@@ -26,6 +27,8 @@ use crate::opening::{
 
 /// Credentials that end within this time are warned of (T26).
 const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// The pause between two tries to open a catalog that is away.
+const CATALOG_PAUSE: Duration = Duration::from_secs(5);
 /// The catalog's setting with storages that `recover` was told of.
 pub(crate) const RECOVERED: &str = "recovered";
 /// The catalog's setting with what `source add` and `storage add` were told.
@@ -91,6 +94,23 @@ impl Installation {
             return Err(UsageError(text.to_owned()).into());
         }
         Ok(installation)
+    }
+
+    /// Opens it for a server, which waits for a shared catalog that is away: machines are started in any order.
+    pub(crate) async fn open_patiently(global: &Global, cx: Cx) -> anyhow::Result<Self> {
+        let mut told = false;
+        loop {
+            let error = match Self::open(global, cx.clone()).await {
+                Err(error) if is_outage(&error) => error,
+                opened => return opened,
+            };
+            if !told {
+                let text = format!("waiting for the catalog: {error:#}");
+                cx.event(Event::Warning { text });
+                told = true;
+            }
+            cx.run(tokio::time::sleep(CATALOG_PAUSE)).await?;
+        }
     }
 
     /// Like [`Installation::open`], where nothing needs to be configured yet.
@@ -396,6 +416,11 @@ impl Installation {
     pub(crate) async fn remember(&self, recovered: &Recovered) -> anyhow::Result<()> {
         Ok(self.catalog.set_setting(RECOVERED, recovered).await?)
     }
+}
+
+/// Says whether it failed since the catalog is away for a while.
+fn is_outage(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(CatalogError::is_outage)
 }
 
 pub(crate) fn credentials_name(storage: &str) -> String {

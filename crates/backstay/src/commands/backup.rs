@@ -61,10 +61,15 @@ pub(super) async fn backup_all(
             }
         }
         if app.cx.cancelled().is_some() {
+            // Nobody is to believe that the rest was backed up.
+            if source.name != sources[sources.len() - 1].name {
+                exit = exit.and(Exit::Interrupted);
+            }
             break;
         }
     }
     show_made(&made, is_single, json)?;
+    app.back_up_catalog_too(&made.iter().map(|one| one.storage.clone()).collect()).await;
     warn_without_kit(app).await?;
     only_error.map_or(Ok(exit), Err)
 }
@@ -216,7 +221,6 @@ pub(super) async fn make(
     if entry.status == Status::Complete {
         forget_old(app, source, &vault).await;
     }
-    app.back_up_catalog_too(&vault).await;
     let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
     let context = format!("backup {} was made, and then", entry.id);
     let afterwards = afterwards.map(|error| anyhow::Error::new(error).context(context));
@@ -323,14 +327,17 @@ pub(super) async fn remove(
     Ok(app.catalog.still_there(named, &rest).await?)
 }
 
-/// Sealed backups without a kit are lost with this machine.
+/// Without a kit sealed backups are lost with this machine, and so are its settings, which are always sealed.
 pub(super) async fn warn_without_kit(app: &Installation) -> anyhow::Result<()> {
     let exported: Option<bool> =
         app.catalog.setting(super::keys::KIT_EXPORTED).await.context("cannot ask for the kit")?;
-    if exported != Some(true) && app.config.sources.values().any(|source| source.sealed) {
-        let text = "there is no recovery kit yet: if this machine dies, nobody can open its backups; make one with \
-                    `backstay keys kit --output kit.txt` and keep it elsewhere";
-        app.cx.event(Event::Warning { text: text.to_owned() });
+    if exported != Some(true) {
+        let is_sealed = app.config.sources.values().any(|source| source.sealed);
+        let lost = if is_sealed { "open its backups" } else { "bring its settings back" };
+        let text = format!(
+            "there is no recovery kit yet: if this machine dies, nobody can {lost}; make one with `backstay keys kit --output kit.txt` and keep it elsewhere"
+        );
+        app.cx.event(Event::Warning { text });
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use backstay_engine::verify;
 use backstay_format::{Encryption, FrameError, Keyring, Manifest, MediaType, OpenReader};
 use serde_json::json;
 
-use super::{find_backup, list, orphans};
+use super::{catalog, find_backup, list, orphans};
 use crate::cli::Global;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
@@ -78,6 +78,21 @@ pub(super) async fn verify(
                     "{} {}: NOT GOOD: {text}",
                     one.entry.source, one.entry.id
                 ))?,
+            }
+        }
+    }
+    if all && exit != Exit::Interrupted {
+        for storage in app.config.storages.values() {
+            let Some(vault) = app.vault_if_any(storage).await? else { continue };
+            for (told, error) in catalog::verify_all(app, &vault).await? {
+                if let Some(error) = error {
+                    exit = Exit::of(&error);
+                    render::say(&format!(
+                        "error: backup {} of the catalog is NOT GOOD: {error:#}",
+                        told["id"]
+                    ));
+                }
+                results.push(told);
             }
         }
     }

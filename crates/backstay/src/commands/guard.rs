@@ -87,6 +87,7 @@ async fn after(app: &Installation, sources: &[SourceConfig], wait: SignedDuratio
             render::say(&format!("error: source {}: {text}", source.name));
         }
     }
+    app.back_up_catalog_too(&sources.iter().map(|source| source.storage.clone()).collect()).await;
     if let Err(error) = warn_without_kit(app).await {
         render::say(&format!("error: {error:#}"));
     }

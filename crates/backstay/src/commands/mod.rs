@@ -61,6 +61,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Source(_) | Command::Storage(_) => {
             Installation::open_even_empty(&global, cx).await?
         }
+        Command::Serve(_) => Installation::open_patiently(&global, cx).await?,
         _ => Installation::open(&global, cx).await?,
     };
     let changed = match &cli.command {

@@ -44,6 +44,7 @@ mod redis_ways;
 mod restores;
 mod s3;
 mod serve;
+mod serve_catalogs;
 mod servers;
 mod sets;
 mod shell;

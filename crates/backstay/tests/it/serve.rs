@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::shell::Shell;
 
 /// A server under a clock of ours; killed at the end of the test.
-pub(crate) struct Serving(Child);
+pub(crate) struct Serving(pub(crate) Child);
 
 impl Serving {
     pub(crate) fn start(shell: &Shell) -> Self {
@@ -61,7 +61,7 @@ pub(crate) fn faketime() -> PathBuf {
 }
 
 /// Sets the clock of the servers of a machine: so many seconds from the real one.
-fn set_clock(shell: &Shell, seconds: i64) {
+pub(crate) fn set_clock(shell: &Shell, seconds: i64) {
     let next = shell.path("clock.next");
     std::fs::write(&next, format!("{seconds:+}\n")).unwrap();
     std::fs::rename(&next, shell.path("clock")).unwrap();
@@ -93,11 +93,11 @@ fn jobs(shell: &Shell) -> Vec<Value> {
     shell.json(&["jobs", "list", "--limit", "100"]).as_array().unwrap().clone()
 }
 
-fn states(shell: &Shell) -> Vec<String> {
+pub(crate) fn states(shell: &Shell) -> Vec<String> {
     jobs(shell).iter().map(|job| job["state"].as_str().unwrap().to_owned()).collect()
 }
 
-fn backups(shell: &Shell) -> usize {
+pub(crate) fn backups(shell: &Shell) -> usize {
     shell.json(&["backups"]).as_array().unwrap().len()
 }
 
@@ -206,37 +206,6 @@ fn nothing_begins_in_a_blackout_not_even_what_waits() {
     assert_eq!(states(&shell), ["succeeded", "queued", "cancelled"]);
     set_clock(&shell, 4 * 3600);
     wait_until("it is caught up", || states(&shell) == ["succeeded", "succeeded", "cancelled"]);
-}
-
-#[test]
-fn server_with_another_master_key_takes_no_jobs_from_a_shared_catalog() {
-    let server = PostgresServer::start();
-    server.sql("postgres", "CREATE DATABASE catalog");
-    let (one, other) = (with_program("schedule = 'every 24h'"), Shell::bare());
-    let config = format!("catalog = '{}'\n{}", server.url("catalog"), one.config());
-    for shell in [&one, &other] {
-        shell.set_config(&config);
-    }
-    one.ends(0, &["backup", "db"]);
-    let refused = other.complains(12, &["serve"]);
-    assert!(refused.contains("the keys of the catalog do not open here"), "{refused}");
-}
-
-#[test]
-fn installation_is_recovered_although_its_shared_catalog_is_gone() {
-    let shell = with_program("schedule = 'every 24h'");
-    shell.ends(0, &["backup", "db"]);
-    shell.ends(0, &["keys", "kit", "--output", "kit.txt"]);
-    std::fs::remove_dir_all(shell.path("home")).unwrap();
-    let config = shell.config();
-    shell.set_config(format!("catalog = 'postgres://app@127.0.0.1:1/catalog'\n{config}"));
-    let storage = shell.path("storage").display().to_string();
-    let recover = ["recover", "--storage", &storage, "--kit", "kit.txt"];
-    let output = shell.run(&recover);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && told.contains("take `catalog` out"), "{told}");
-    shell.set_config(config);
-    shell.ends(0, &["verify", "--all"]);
 }
 
 #[test]

@@ -57,6 +57,9 @@ pub(super) async fn work(begun: Begun) {
     }
     place.give_back().await;
     guard.release().await;
+    if made.is_ok() {
+        app.back_up_catalog_too(&[source.storage].into()).await;
+    }
 }
 
 /// Writes down that a job failed or was stopped, and enqueues it again where another try may go better.
