@@ -55,6 +55,12 @@ enum Bench {
     Postgres(bench::course::Options),
     /// A MariaDB database, to a real S3 server and into a new database; needs restic
     Mysql(bench::course::Options),
+    /// Lists, lookups and the scheduler's pass in a catalog that grows, in SQLite and in PostgreSQL
+    Catalog {
+        /// How many backups, smallest first
+        #[arg(default_values_t = [10_000, 100_000, 1_000_000])]
+        backups: Vec<u64>,
+    },
     /// Old rows of a table to Parquet files in a directory, beside DuckDB's COPY
     Archives(bench::archives::Options),
 }
@@ -72,6 +78,7 @@ fn main() -> ExitCode {
             .and_then(|tools| bench::course::run::<Postgres>(&options, &root(), &tools)),
         Task::Bench(Bench::Mysql(options)) => tools::install(&root())
             .and_then(|tools| bench::course::run::<Mysql>(&options, &root(), &tools)),
+        Task::Bench(Bench::Catalog { backups }) => bench_catalog(&backups),
         Task::Bench(Bench::Archives(options)) => tools::install(&root())
             .and_then(|tools| bench::archives::run(&options, &root(), &tools)),
     };
@@ -109,6 +116,16 @@ fn test(filters: &[String]) -> anyhow::Result<()> {
     let mut nextest = Command::new("cargo");
     nextest.args(["nextest", "run", "--workspace"]).args(filters).env("BACKSTAY_TOOLS", tools);
     run(&mut nextest)
+}
+
+fn bench_catalog(backups: &[u64]) -> anyhow::Result<()> {
+    tools::install(&root())?;
+    let sizes: Vec<String> = backups.iter().map(u64::to_string).collect();
+    let sizes: Vec<&str> = sizes.iter().map(String::as_str).collect();
+    // Built as the tests are, with optimisation: nearly all of the time is the databases'.
+    let bench =
+        ["bench", "--quiet", "--profile", "dev", "--package", "backstay-control", "--bench"];
+    cargo(&[bench.as_slice(), &["catalog", "--"], &sizes].concat())
 }
 
 fn storm(minutes: u64, program: Option<&Path>) -> anyhow::Result<()> {

@@ -145,8 +145,9 @@ fn faults(name: &str, text: &str) -> Vec<String> {
 fn is_reachable(file: &Path) -> bool {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let (Some(parent), name) = (file.parent(), stem.as_str()) else { return false };
-    // Each file of `src/bin` is a program of its own.
-    if matches!(name, "main" | "lib" | "build") || parent.ends_with("src/bin") {
+    // Each file of these folders is a program of its own.
+    let is_program = parent.ends_with("src/bin") || parent.ends_with("benches");
+    if matches!(name, "main" | "lib" | "build") || is_program {
         return true;
     }
     let (module, above) = if name == "mod" {

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 /// The steps; the version of a catalog is how many of them were taken. Never changed, only added to.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     // Also where a program without steps made them.
     "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
      CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -42,6 +42,9 @@ const STEPS: [&str; 3] = [
      CREATE TABLE gone (
          storage TEXT NOT NULL, source TEXT NOT NULL, backup TEXT NOT NULL, why TEXT NOT NULL, since BIGINT NOT NULL, entry TEXT,
          PRIMARY KEY (storage, source, backup));",
+    // Lists of all jobs, and forgetting old ones.
+    "CREATE INDEX jobs_by_time ON jobs (queued_at, attempt);
+     CREATE INDEX jobs_by_end ON jobs (finished_at);",
 ];
 
 /// A number that nothing else of the database's locks by: it is the beginning of "backstay".

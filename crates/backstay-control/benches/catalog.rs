@@ -1,0 +1,234 @@
+//! How long the catalog takes for each list, each lookup and the scheduler's pass, as it grows: in SQLite and in PostgreSQL.
+//! Arguments: how many backups, smallest first.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program for a terminal, which measures time and stops where it cannot go on"
+)]
+
+#[path = "../tests/it/catalogs.rs"]
+#[expect(dead_code, reason = "some of it is for tests alone")]
+mod catalogs;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use backstay_control::{Catalog, Holder, Policy, Since};
+use backstay_format::{
+    BackupId, Encryption, IndexEntry, IndexPart, PartName, Slug, Status, Trigger,
+};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::catalogs::Place;
+
+/// Backups, and jobs, of each source.
+const EACH: u64 = 100;
+/// Lookups of a kind, whose 95th percentile is told.
+const LOOKUPS: u64 = 100;
+const PASSES: u64 = 5;
+const VAULT: &str = "v00000000000000000000000000000000";
+/// What may not take longer, in milliseconds.
+const GOAL_MS: f64 = 50.0;
+const PASS_GOAL_MS: f64 = 1000.0;
+
+#[tokio::main]
+async fn main() {
+    // Whatever runs benchmarks adds options of its own.
+    let sizes: Vec<u64> = std::env::args().filter_map(|word| word.parse().ok()).collect();
+    assert!(!sizes.is_empty(), "how many backups?");
+    for place in Place::both() {
+        let mut rows: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        let mut filled = 0;
+        for size in &sizes {
+            let catalog = place.open().await.unwrap();
+            fill(&place, filled, size / EACH);
+            filled = size / EACH;
+            for (what, ms) in measure(&catalog, filled).await {
+                rows.entry(what).or_default().push(ms);
+            }
+        }
+        show(place.name(), &sizes, &rows);
+    }
+}
+
+/// Adds sources with their backups and jobs, past the program: through it each would wait for the disk.
+fn fill(place: &Place, from: u64, to: u64) {
+    let entries: Vec<IndexEntry> = (0..EACH).map(entry).collect();
+    let backups = serde_json::to_string(&entries).unwrap();
+    let now = Timestamp::now().as_microsecond();
+    // So that none is old enough to be forgotten.
+    let day = SignedDuration::from_hours(20).as_micros();
+    let numbers = |from: u64, to: u64| {
+        format!(
+            "WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {to})"
+        )
+    };
+    place.sql(&format!(
+        "{} INSERT INTO listings (storage, source, backups) SELECT '{VAULT}', 's' || i, '{backups}' FROM n;
+         {} INSERT INTO slots (source, first_seen, last_slot) SELECT 's' || i, {now} - {day} * {EACH}, {now} - {day} / 2 FROM n;
+         {} INSERT INTO jobs (id, source, kind, state, queued_at, started_at, finished_at, holder, slot, backup, log) \
+            SELECT CAST(1000000000000000000 + i AS TEXT), 's' || (i / {EACH}), CASE WHEN i % {EACH} = 7 THEN 'restore' ELSE 'backup' END, \
+                   CASE WHEN i % 50 = 9 THEN 'failed' ELSE 'succeeded' END, {now} - {day} * (i % {EACH}) - i, {now} - {day} * (i % {EACH}), \
+                   {now} - {day} * (i % {EACH}) + 1000000, '{{}}', {now} - {day} * (i % {EACH}), '20260101T000000Z-22222222', \
+                   'reading the source' FROM n;
+         ANALYZE;",
+        numbers(from, to),
+        numbers(from, to),
+        numbers(from * EACH, to * EACH),
+    ));
+}
+
+fn entry(number: u64) -> IndexEntry {
+    let at = Timestamp::now() - SignedDuration::from_hours(24 * number.cast_signed());
+    let (name, note) = ("database.dump".parse::<PartName>().unwrap(), "before the move".to_owned());
+    IndexEntry {
+        id: BackupId::new(at, number.to_be_bytes()),
+        source: "shop-db".parse::<Slug>().unwrap(),
+        source_kind: "postgres".to_owned(),
+        status: Status::Complete,
+        trigger: Trigger::Scheduled,
+        started_at: at,
+        finished_at: at,
+        host: "web1".to_owned(),
+        plain_bytes: 1 << 30,
+        stored_bytes: 1 << 28,
+        encryption: Encryption::Sealed { key: "k00112233445566778899".parse().unwrap() },
+        parts: vec![IndexPart { name, plain_bytes: 1 << 30, stored_bytes: 1 << 28 }],
+        note: Some(note),
+        warnings: Vec::new(),
+        item_errors: Vec::new(),
+        item_error_count: 0,
+        hold: None,
+    }
+}
+
+async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
+    let now = Timestamp::now();
+    let mut of = Lookups { sources, seed: 7 };
+    let holder = Holder::this_process("bench");
+    let policy = Policy {
+        schedule: "0 2 * * *".parse().unwrap(),
+        zone: jiff::tz::TimeZone::UTC,
+        jitter: SignedDuration::from_mins(10),
+        blackouts: Vec::new(),
+    };
+    vec![
+        (
+            "backups of a source",
+            of.p95(async |source| {
+                assert_eq!(catalog.known_backups(VAULT, &source).await.unwrap().len() as u64, EACH);
+            })
+            .await,
+        ),
+        (
+            "orphans of a source",
+            of.p95(async |source| drop(catalog.orphans(VAULT, &source).await.unwrap())).await,
+        ),
+        (
+            "newest jobs of a source",
+            of.p95(async |source| {
+                assert_eq!(catalog.jobs(Some(&source), 20).await.unwrap().len(), 20);
+            })
+            .await,
+        ),
+        (
+            "newest jobs of all",
+            of.p95(async |_| assert_eq!(catalog.jobs(None, 20).await.unwrap().len(), 20)).await,
+        ),
+        (
+            "a job by its id",
+            of.p95(async |source| {
+                let id = 1_000_000_000_000_000_000 + source[1..].parse::<u64>().unwrap() * EACH;
+                assert_eq!(catalog.jobs_by_id(&id.to_string()).await.unwrap().len(), 1);
+            })
+            .await,
+        ),
+        (
+            "last run of a source",
+            of.p95(async |source| assert!(catalog.last_run(&source).await.unwrap().is_some()))
+                .await,
+        ),
+        (
+            "last restore of a source",
+            of.p95(async |source| drop(catalog.last_restore(&source).await.unwrap())).await,
+        ),
+        (
+            "sources at work",
+            of.p95(async |_| drop(catalog.sources_at_work(now).await.unwrap())).await,
+        ),
+        (
+            "the scheduler's pass",
+            of.worst(PASSES, async |_| {
+                assert!(
+                    catalog
+                        .end_lost_jobs(None, &holder, now, || "1".to_owned())
+                        .await
+                        .unwrap()
+                        .is_empty()
+                );
+                let slots = catalog.slots().await.unwrap();
+                assert_eq!(slots.len() as u64, sources);
+                let due = slots.iter().filter(|(name, seen)| {
+                    let since: Since = seen.since();
+                    policy.due(name, since, now).is_some()
+                });
+                std::hint::black_box(due.count());
+                assert!(catalog.waiting_jobs(now).await.unwrap().is_empty());
+            })
+            .await,
+        ),
+        (
+            "forgetting old jobs",
+            of.worst(PASSES, async |_| catalog.tidy_jobs(now).await.unwrap()).await,
+        ),
+    ]
+}
+
+/// Lookups of sources that are not told beforehand.
+struct Lookups {
+    sources: u64,
+    seed: u64,
+}
+
+impl Lookups {
+    /// Returns how many milliseconds 95 of 100 need at most.
+    async fn p95(&mut self, lookup: impl AsyncFn(String)) -> f64 {
+        let mut took = self.timed(LOOKUPS, lookup).await;
+        took.sort_by(f64::total_cmp);
+        took[(LOOKUPS * 95 / 100) as usize - 1]
+    }
+
+    async fn worst(&mut self, times: u64, what: impl AsyncFn(String)) -> f64 {
+        self.timed(times, what).await.into_iter().fold(0.0, f64::max)
+    }
+
+    async fn timed(&mut self, times: u64, what: impl AsyncFn(String)) -> Vec<f64> {
+        let mut took = Vec::new();
+        for _ in 0..times {
+            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let source = format!("s{}", (self.seed >> 33) % self.sources);
+            let begun = Instant::now();
+            what(source).await;
+            took.push(begun.elapsed().as_secs_f64() * 1000.0);
+        }
+        took
+    }
+}
+
+fn show(database: &str, sizes: &[u64], rows: &BTreeMap<&str, Vec<f64>>) {
+    let heads: String = sizes.iter().map(|size| format!(" {size} backups |")).collect();
+    println!("| {database}, milliseconds |{heads} at most |");
+    println!("|---|{}---:|", "---:|".repeat(sizes.len()));
+    for (what, took) in rows {
+        let goal = if ["the scheduler's pass", "forgetting old jobs"].contains(what) {
+            PASS_GOAL_MS
+        } else {
+            GOAL_MS
+        };
+        let cells: String = took.iter().map(|ms| format!(" {ms:.2} |")).collect();
+        let verdict = if took.iter().all(|ms| *ms < goal) { "" } else { " (exceeded)" };
+        println!("| {what} |{cells} {goal}{verdict} |");
+    }
+}
