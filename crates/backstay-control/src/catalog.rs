@@ -232,13 +232,13 @@ impl Catalog {
         };
         let unreadable = || CatalogError::Unreadable { name: name.to_owned() };
         let sealed: String = row.try_get("", "sealed").map_err(|_| unreadable())?;
-        let sealed = unhex(&sealed).ok_or_else(unreadable)?;
+        let sealed = hex::decode(&sealed).map_err(|_| unreadable())?;
         Ok(Some(self.master_key.open(name, &sealed)?))
     }
 
     /// Returns what tells texts apart, and tells nothing of them without the master key.
     pub fn fingerprint(&self, text: &[u8]) -> String {
-        hex(&self.master_key.fingerprint(text))
+        hex::encode(self.master_key.fingerprint(text))
     }
 
     /// Returns the names of all secrets but the keys.
@@ -250,7 +250,7 @@ impl Catalog {
 
     /// Keeps a secret, sealed.
     pub async fn set_secret(&self, name: &str, secret: &[u8]) -> Result<(), CatalogError> {
-        let sealed = hex(&self.master_key.seal(name, secret));
+        let sealed = hex::encode(self.master_key.seal(name, secret));
         let upsert = "INSERT INTO secrets (name, sealed) VALUES ($1, $2) \
                       ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed";
         self.execute("kept a secret", upsert, [name.into(), sealed.into()]).await.map(drop)
@@ -262,7 +262,7 @@ impl Catalog {
         name: &str,
         secret: &[u8],
     ) -> Result<bool, CatalogError> {
-        let sealed = hex(&self.master_key.seal(name, secret));
+        let sealed = hex::encode(self.master_key.seal(name, secret));
         let insert =
             "INSERT INTO secrets (name, sealed) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
         Ok(self.execute("kept a secret", insert, [name.into(), sealed.into()]).await? == 1)
@@ -419,16 +419,4 @@ fn code(error: &DbErr) -> Option<String> {
 /// Percent-encodes what would end the path of a database URL.
 fn escaped(path: &str) -> String {
     path.replace('%', "%25").replace('?', "%3F").replace('#', "%23")
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    let digits = text.as_bytes().chunks(2);
-    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

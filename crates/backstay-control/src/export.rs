@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::catalog::{KEYRING, hex, unhex};
+use crate::catalog::KEYRING;
 use crate::{Catalog, CatalogError};
 
 /// The version of an export.
@@ -54,7 +54,7 @@ impl Catalog {
         }
         for name in self.secret_names().await? {
             if let Some(secret) = self.secret(&name).await? {
-                export.secrets.insert(name, Zeroizing::new(hex(&secret)));
+                export.secrets.insert(name, Zeroizing::new(hex::encode(&*secret)));
             }
         }
         Ok(Zeroizing::new(serde_json::to_string(&export).expect("an export is plain values")))
@@ -70,7 +70,10 @@ impl Catalog {
         let export: Export = serde_json::from_slice(export).map_err(|_| unreadable())?;
         let mut secrets = Vec::new();
         for (name, digits) in &export.secrets {
-            let secret = unhex(digits).filter(|_| name != KEYRING).ok_or_else(unreadable)?;
+            let secret = hex::decode(digits.as_bytes())
+                .ok()
+                .filter(|_| name != KEYRING)
+                .ok_or_else(unreadable)?;
             secrets.push((name, Zeroizing::new(secret)));
         }
         let mut imported = Imported::default();

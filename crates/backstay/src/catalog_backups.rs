@@ -101,6 +101,7 @@ impl Installation {
     ) -> anyhow::Result<Kept> {
         let Some(vault) = self.known_vault(storage).await? else { return Ok(Kept::NoVault) };
         self.keep_configuration().await?;
+        let catalog = self.catalog_id().await?;
         let name = format!("catalog in vault {vault}");
         if let Some(before) = self.catalog.setting::<KeptCatalog>(&name).await?
             && self.cx.now().duration_since(before.seen).abs() < believed
@@ -113,7 +114,7 @@ impl Installation {
             Err(error) if is_held(&error) => return Ok(Kept::Busy),
             guard => guard?,
         };
-        let kept = self.back_up_under_lease(&vault, &name, trigger).await;
+        let kept = self.back_up_under_lease(&vault, &name, draft(catalog, trigger)).await;
         guard.release().await;
         kept
     }
@@ -122,11 +123,11 @@ impl Installation {
         &self,
         vault: &Vault,
         name: &str,
-        trigger: Trigger,
+        draft: Draft,
     ) -> anyhow::Result<Kept> {
         // Whoever backs up a source hears of that.
         let cx = self.cx.heard_by(|_| Arc::new(Silent));
-        let catalog = self.catalog_id().await?;
+        let catalog = draft.source.clone();
         let (export, fingerprint) = self.export().await?;
         let before: Option<KeptCatalog> = self.catalog.setting(name).await?;
         if let Some(before) = before.filter(|before| before.fingerprint == fingerprint) {
@@ -138,7 +139,7 @@ impl Installation {
             }
         }
         let document = (PART, MediaType::Json, export.to_string());
-        let made = document::back_up(&cx, vault, draft(catalog.clone(), trigger), document).await?;
+        let made = document::back_up(&cx, vault, draft, document).await?;
         let kept = KeptCatalog { fingerprint, backup: made.id.clone(), seen: cx.now() };
         self.catalog.set_setting(name, &kept).await?;
         if let Err(error) = forget_old(&cx, vault, &catalog).await {
@@ -150,7 +151,6 @@ impl Installation {
 
     /// Returns what is to be backed up of the catalog, and what tells it apart.
     async fn export(&self) -> anyhow::Result<(zeroize::Zeroizing<String>, String)> {
-        self.catalog_id().await?;
         let export = self.catalog.export(&CARRIED).await?;
         let fingerprint = self.catalog.fingerprint(export.as_bytes());
         Ok((export, fingerprint))
@@ -158,10 +158,13 @@ impl Installation {
 
     /// Returns the id of the catalog; the first who asks gives it one.
     async fn catalog_id(&self) -> anyhow::Result<Slug> {
-        let made = format!("c{:016x}", u64::from_be_bytes(random()));
-        self.catalog.replace_setting(CATALOG_ID, &String::new(), &made).await?;
-        let id: Option<String> = self.catalog.setting(CATALOG_ID).await?;
-        Ok(id.unwrap_or(made).parse()?)
+        let mut id: Option<String> = self.catalog.setting(CATALOG_ID).await?;
+        if id.is_none() {
+            let made = format!("c{:016x}", u64::from_be_bytes(random()));
+            self.catalog.replace_setting(CATALOG_ID, &String::new(), &made).await?;
+            id = self.catalog.setting(CATALOG_ID).await?;
+        }
+        Ok(id.unwrap_or_default().parse()?)
     }
 
     /// Remembers the configuration file as it is used, sealed: secrets may stand in it. A catalog of servers has one for each text
@@ -176,13 +179,13 @@ impl Installation {
             let fingerprint = self.catalog.fingerprint(text.as_bytes());
             name = format!("{CONFIGURATION} {}", &fingerprint[..FINGERPRINT_CHARS]);
         }
-        let mut kept = self.configurations().await?;
-        let is_kept = |kept: &KeptConfiguration| kept.text == text && kept.path == path;
-        if kept.iter().any(|(known, kept)| *known == name && is_kept(kept)) {
+        let is_kept = |kept: KeptConfiguration| kept.text == text && kept.path == path;
+        if self.configuration(&name).await?.is_some_and(is_kept) {
             return Ok(());
         }
         let new = KeptConfiguration { path, text, since: self.cx.now() };
         self.catalog.set_secret(&name, &serde_json::to_vec(&new)?).await?;
+        let mut kept = self.configurations().await?;
         kept.retain(|(known, _)| *known != name);
         kept.sort_by_key(|(_, kept)| kept.since);
         for (oldest, _) in kept.iter().take((kept.len() + 1).saturating_sub(CONFIGURATIONS)) {
@@ -198,12 +201,17 @@ impl Installation {
             if !name.starts_with(CONFIGURATION) {
                 continue;
             }
-            let Some(secret) = self.catalog.secret(&name).await? else { continue };
-            if let Ok(configuration) = serde_json::from_slice(&secret) {
+            if let Some(configuration) = self.configuration(&name).await? {
                 kept.push((name, configuration));
             }
         }
         Ok(kept)
+    }
+
+    /// Returns a configuration file by its name among the secrets; none that cannot be read.
+    async fn configuration(&self, name: &str) -> anyhow::Result<Option<KeptConfiguration>> {
+        let secret = self.catalog.secret(name).await?;
+        Ok(secret.and_then(|secret| serde_json::from_slice(&secret).ok()))
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn backup_all(
         }
         if app.cx.cancelled().is_some() {
             // Nobody is to believe that the rest was backed up.
-            if source.name != sources[sources.len() - 1].name {
+            if sources.last().is_some_and(|last| last.name != source.name) {
                 exit = exit.and(Exit::Interrupted);
             }
             break;

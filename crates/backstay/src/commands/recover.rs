@@ -5,17 +5,16 @@ mod settings;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use backstay_control::CatalogError;
+use anyhow::Context as _;
+use backstay_control::{Catalog, CatalogError, Home};
 use backstay_engine::cx::Cx;
 use backstay_engine::recover::recover_keys;
 use backstay_engine::store::Store;
 use backstay_engine::vault::Vault;
-use backstay_format::Slug;
+use backstay_format::{Keyring, Slug};
 
 use crate::cli::{Global, RecoverArgs};
-use crate::config::{
-    Additions, Config, DEFAULT_DISK_WARN, StorageConfig, StorageKind, parse_location,
-};
+use crate::config::{Additions, Config, DEFAULT_DISK_WARN, StorageKind, parse_location};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, Recovered};
 use crate::opening::{config_path, open_home, open_home_alone};
@@ -39,24 +38,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         .into());
     }
     let kit = super::keys::open_kit(&args.kit)?;
-    let (home, catalog) = match open_home(global).await {
-        Err(error) if matches!(error.downcast_ref(), Some(CatalogError::Shared { .. })) => {
-            render::say(&format!(
-                "warning: {error}: the keys go into this home directory; take `catalog` out of the configuration before the next command"
-            ));
-            open_home_alone(global).await?
-        }
-        opened => opened?,
-    };
-    if let Some(present) = catalog.keyring().await?
-        && present.recovery().fingerprint() != kit.recovery().fingerprint()
-    {
-        let text = format!(
-            "the home directory {} has keys of another installation; choose an empty one with --home",
-            home.path().display()
-        );
-        return Err(UsageError(text).into());
-    }
+    let (home, catalog) = open_for(global, &kit).await?;
     let config = Config {
         organisation: organisation.clone(),
         disk_warn: DEFAULT_DISK_WARN,
@@ -82,13 +64,11 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
     }
     let json = global.json;
     tell(json, &format!("{} keys are back", found.keyring.entries().len()))?;
-    let brought = bring_settings_back(&app, &storage, &args, global).await;
-    let written = settings::keys_are_back(brought)?;
+    let written = settings::bring_back(&app, &storage, (&args, global)).await;
+    let written = written.context("the keys are back, and the settings are not; run it again")?;
     let usual = config_path(global);
     let is_usual = |file: &PathBuf| {
-        usual
-            .as_ref()
-            .is_some_and(|usual| std::path::absolute(usual).is_ok_and(|usual| usual == *file))
+        usual.as_deref().and_then(|usual| std::path::absolute(usual).ok()).as_ref() == Some(file)
     };
     if let Some(file) = written.as_ref().filter(|file| !is_usual(file)) {
         tell(json, &format!("name it to every command: --config {}", file.display()))?;
@@ -99,22 +79,27 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
     Ok(Exit::Done)
 }
 
-/// Brings back what lies in the vault of a catalog. Returns the configuration file, if that is in its place.
-async fn bring_settings_back(
-    app: &Installation,
-    storage: &StorageConfig,
-    args: &RecoverArgs,
-    global: &Global,
-) -> anyhow::Result<Option<PathBuf>> {
-    // Of the kit's keys alone it could not open what was sealed since.
-    let vault = app.vault(storage).await?;
-    let wanted = (args.catalog.as_deref(), global.json);
-    let Some(imported) = settings::import(app, &vault, wanted).await? else { return Ok(None) };
-    let given = (global.config.as_deref(), global.json);
-    let written = settings::write_configuration(app, &imported, given).await?;
-    let file = written.clone().or_else(|| config_path(global));
-    settings::check_additions(app, file.as_deref()).await?;
-    Ok(written)
+/// Opens the home directory and its catalog, which must have no other keys than those of this kit.
+async fn open_for(global: &Global, kit: &Keyring) -> anyhow::Result<(Home, Catalog)> {
+    let (home, catalog) = match open_home(global).await {
+        Err(error) if matches!(error.downcast_ref(), Some(CatalogError::Shared { .. })) => {
+            render::say(&format!(
+                "warning: {error}: the keys go into this home directory; take `catalog` out of the configuration before the next command"
+            ));
+            open_home_alone(global).await?
+        }
+        opened => opened?,
+    };
+    if let Some(present) = catalog.keyring().await?
+        && present.recovery().fingerprint() != kit.recovery().fingerprint()
+    {
+        let text = format!(
+            "the home directory {} has keys of another installation; choose an empty one with --home",
+            home.path().display()
+        );
+        return Err(UsageError(text).into());
+    }
+    Ok((home, catalog))
 }
 
 /// Tells a person how it goes; in JSON there is one document on standard output.

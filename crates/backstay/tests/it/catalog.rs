@@ -1,14 +1,15 @@
 //! The catalog is backed up with the backups, and comes back with the keys (ADR 18).
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use backstay_testkit::daemon::wait_until;
 use backstay_testkit::postgres::PostgresServer;
 use backstay_testkit::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use backstay_testkit::tree::files_below;
 
-use crate::shell::Shell;
+use crate::shell::{Shell, contains};
 
 /// Storage credentials that nothing else here has, in two lines.
 fn credentials() -> String {
@@ -45,6 +46,11 @@ fn kept(vault: &Path) -> BTreeSet<String> {
         backups.into_iter().filter(|name| name != "index.json").collect::<Vec<_>>()
     };
     names(&catalogs).into_iter().flat_map(below).collect()
+}
+
+/// All files below a directory.
+fn below(directory: &Path) -> Vec<PathBuf> {
+    files_below(directory).unwrap()
 }
 
 fn lose(shell: &Shell) {
@@ -126,20 +132,18 @@ fn catalog_is_sealed_even_where_backups_are_not_and_has_no_keys() {
     shell.ends(0, &["backup", "shop"]);
     let vault = shell.path("storage/backstay/catalogs");
     let in_hex: String = b"hunter2-and-more".iter().map(|byte| format!("{byte:02x}")).collect();
-    for file in walk(&vault).into_iter().chain(walk(&shell.path("home"))) {
-        let bytes = std::fs::read(&file).unwrap();
-        for text in [b"hunter2-and-more".as_slice(), in_hex.as_bytes()] {
-            assert!(!contains(&bytes, text), "{}", file.display());
-        }
+    for directory in [&vault, &shell.path("home")] {
+        assert!(!contains(directory, b"hunter2-and-more"), "{}", directory.display());
+        assert!(!contains(directory, in_hex.as_bytes()), "{}", directory.display());
     }
-    let manifests = walk(&vault).into_iter().filter(|file| file.ends_with("manifest.json"));
+    let manifests = below(&vault).into_iter().filter(|file| file.ends_with("manifest.json"));
     let manifests: Vec<_> = manifests.map(|file| std::fs::read(file).unwrap()).collect();
     let manifest: serde_json::Value = serde_json::from_slice(&manifests[0]).unwrap();
     assert_eq!(manifest["parts"][0]["codecs"], serde_json::json!(["zstd", "sealed"]));
     // With the keys it opens by the tools for bad days, and the keys themselves are not in it.
     shell.ends(0, &["keys", "kit", "--output", "kit.txt"]);
-    let is_part = |path: &std::path::PathBuf| path.to_string_lossy().ends_with(".zst.bks");
-    let part = walk(&vault).into_iter().find(is_part).unwrap().display().to_string();
+    let is_part = |path: &PathBuf| path.to_string_lossy().ends_with(".zst.bks");
+    let part = below(&vault).into_iter().find(is_part).unwrap().display().to_string();
     shell.ends(0, &["decrypt", &part, "--kit", "kit.txt", "--output", "catalog.json.zst"]);
     let plain = Command::new("zstd")
         .args(["-dc", "catalog.json.zst"])
@@ -150,15 +154,6 @@ fn catalog_is_sealed_even_where_backups_are_not_and_has_no_keys() {
     let names: Vec<&String> = export["secrets"].as_object().unwrap().keys().collect();
     assert_eq!(names, ["configuration"], "{export}");
     assert!(export["secrets"]["configuration"].as_str().unwrap().contains(&in_hex));
-}
-
-fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
-    bytes.windows(wanted.len()).any(|window| window == wanted)
-}
-
-fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
 #[test]
@@ -257,7 +252,7 @@ fn what_somebody_without_keys_puts_among_the_backups_of_catalogs_is_not_taken() 
     let packed = Command::new("zstd").arg(shell.path("export")).arg("-o").arg(&part).output();
     assert!(packed.unwrap().status.success());
     let plain =
-        walk(&vault.join("default")).into_iter().find(|path| path.ends_with("manifest.json"));
+        below(&vault.join("default")).into_iter().find(|path| path.ends_with("manifest.json"));
     let plain = std::fs::read(plain.unwrap()).unwrap();
     let mut manifest: serde_json::Value = serde_json::from_slice(&plain).unwrap();
     let catalog = catalog.file_name().unwrap().to_str().unwrap();
@@ -302,8 +297,8 @@ fn backups_of_the_catalog_that_are_gone_or_damaged_are_noticed_and_made_anew() {
     std::fs::remove_dir_all(&catalogs).unwrap();
     assert!(shell.ends(0, &["catalog", "backup"]).contains("main: backup "));
     let first = kept(&shell.path("storage/backstay"));
-    let is_part = |path: &std::path::PathBuf| path.to_string_lossy().ends_with(".zst.bks");
-    let part = walk(&catalogs).into_iter().find(is_part).unwrap();
+    let is_part = |path: &PathBuf| path.to_string_lossy().ends_with(".zst.bks");
+    let part = below(&catalogs).into_iter().find(is_part).unwrap();
     let mut bytes = std::fs::read(&part).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -313,8 +308,8 @@ fn backups_of_the_catalog_that_are_gone_or_damaged_are_noticed_and_made_anew() {
     // A manifest that nobody can read hinders nothing.
     let newest = |name: &str| {
         let id = shell.json(&["catalog", "list"])[0]["backups"][0].as_str().unwrap().to_owned();
-        let of_newest = |path: &std::path::PathBuf| path.to_string_lossy().contains(&id);
-        walk(&catalogs).into_iter().find(|path| of_newest(path) && path.ends_with(name)).unwrap()
+        let of_newest = |path: &PathBuf| path.to_string_lossy().contains(&id);
+        below(&catalogs).into_iter().find(|path| of_newest(path) && path.ends_with(name)).unwrap()
     };
     std::fs::write(newest("manifest.json"), "nonsense").unwrap();
     shell.edit_config("[sources.shop]", "# newer\n[sources.shop]");
@@ -361,7 +356,7 @@ fn storage_that_stands_still_holds_no_backup_up_for_long() {
     let shell = Shell::with_tree("");
     shell.ends(0, &["backup", "shop"]);
     let catalogs = shell.path("storage/backstay/catalogs");
-    let index = walk(&catalogs).into_iter().find(|path| path.ends_with("index.json")).unwrap();
+    let index = below(&catalogs).into_iter().find(|path| path.ends_with("index.json")).unwrap();
     std::fs::remove_file(&index).unwrap();
     let made = Command::new("mkfifo").arg(&index).status().unwrap();
     assert!(made.success());
@@ -410,7 +405,7 @@ fn configuration_of_a_shared_catalog_is_put_aside() {
     let told = shell.complains(0, &["recover", "--storage", &storage, "--kit", "kit.txt"]);
     assert!(told.contains("names a shared catalog"), "{told}");
     assert!(!shell.path("backstay.toml").exists());
-    let aside = walk(&shell.path("home/recovered"));
+    let aside = below(&shell.path("home/recovered"));
     assert_eq!((aside.len(), std::fs::read_to_string(&aside[0]).unwrap()), (1, config));
     shell.ends(0, &["restore", "shop", "--yes"]);
 }

@@ -3,7 +3,6 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use backstay_control::{CatalogError, Imported};
 use backstay_engine::document;
 use backstay_engine::error::{EngineError, ErrorKind};
@@ -15,15 +14,33 @@ use super::tell;
 use crate::catalog_backups::{
     CARRIED, CATALOG_ID, CONFIGURATION, CatalogBackups, KeptConfiguration, catalogs_in, place,
 };
-use crate::config::{Additions, Config};
+use crate::cli::{Global, RecoverArgs};
+use crate::config::{Additions, Config, StorageConfig};
 use crate::exit::UsageError;
 use crate::installation::{ADDITIONS, Installation, host};
-use crate::opening::environment;
+use crate::opening::{config_path, environment};
 use crate::render;
+
+/// Brings back what lies in the vault at a storage of a catalog. Returns the configuration file, if that is in its place.
+pub(super) async fn bring_back(
+    app: &Installation,
+    storage: &StorageConfig,
+    (args, global): (&RecoverArgs, &Global),
+) -> anyhow::Result<Option<PathBuf>> {
+    let wanted = (args.catalog.as_deref(), global.json);
+    // Opened anew: with the kit's keys alone what was sealed since stays closed.
+    let vault = app.vault(storage).await?;
+    let Some(imported) = import(app, &vault, wanted).await? else { return Ok(None) };
+    let given = (global.config.as_deref(), global.json);
+    let written = write_configuration(app, &imported, given).await?;
+    let file = written.clone().or_else(|| config_path(global));
+    check_additions(app, file.as_deref()).await?;
+    Ok(written)
+}
 
 /// Takes over what a vault has of the catalog that is wanted, where nothing is here yet. Returns what was found; none if nothing
 /// was. Damaged backups are passed over; a storage that fails is an error, since an older one would stay for good.
-pub(super) async fn import(
+async fn import(
     app: &Installation,
     vault: &Vault,
     (wanted, json): (Option<&str>, bool),
@@ -136,7 +153,7 @@ fn line(one: &CatalogBackups) -> String {
 
 /// Writes the configuration file where it is wanted, else where it was, unless something is there. Returns where it is now, if it
 /// is in its place.
-pub(super) async fn write_configuration(
+async fn write_configuration(
     app: &Installation,
     imported: &Imported,
     (given, json): (Option<&Path>, bool),
@@ -186,7 +203,7 @@ pub(super) async fn write_configuration(
 }
 
 /// Puts what commands had added aside, if it goes with no configuration that is here: no command would work any more.
-pub(super) async fn check_additions(app: &Installation, file: Option<&Path>) -> anyhow::Result<()> {
+async fn check_additions(app: &Installation, file: Option<&Path>) -> anyhow::Result<()> {
     let environment = environment();
     let Ok(additions) = app.added().await else {
         warn("what commands had added cannot be read by this program, and is left out");
@@ -234,9 +251,4 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 
 fn warn(what: &str) {
     render::say(&format!("warning: {what}"));
-}
-
-/// Says that the keys are back, whatever else is not.
-pub(super) fn keys_are_back<T>(done: anyhow::Result<T>) -> anyhow::Result<T> {
-    done.context("the keys are back, and the settings are not; run it again")
 }
