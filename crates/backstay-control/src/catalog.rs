@@ -214,12 +214,12 @@ impl Catalog {
 
     /// Keeps the keys.
     pub async fn set_keyring(&self, keyring: &Keyring) -> Result<(), CatalogError> {
-        self.set_secret(KEYRING, &keyring.to_secret_bytes()).await
+        self.set_secret(KEYRING, &keyring.to_secret_bytes()?).await
     }
 
     /// Keeps the first keys, unless others did meanwhile. Returns the keys that are kept.
     pub async fn first_keyring(&self, made: &Keyring) -> Result<Keyring, CatalogError> {
-        self.first_secret(KEYRING, &made.to_secret_bytes()).await?;
+        self.first_secret(KEYRING, &made.to_secret_bytes()?).await?;
         let kept = self.keyring().await?;
         kept.ok_or(CatalogError::Unreadable { name: KEYRING.to_owned() })
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use backstay_format::Trigger;
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,26 @@ pub struct Job {
     pub log: Option<String>,
     /// How far it is, or was when somebody wrote it down last.
     pub progress: Option<Progress>,
+    /// The name of the worker on another machine that it was given to, if it was.
+    pub worker: Option<String>,
+}
+
+/// What is asked of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSpec {
+    /// What starts it.
+    pub trigger: Trigger,
+    /// A note to keep with it.
+    pub note: Option<String>,
+    /// Whether it is held, so that retention does not touch it.
+    pub hold: bool,
+}
+
+impl Default for BackupSpec {
+    /// What the scheduler asks.
+    fn default() -> Self {
+        Self { trigger: Trigger::Scheduled, note: None, hold: false }
+    }
 }
 
 /// How far a job is: which part it is at.
@@ -259,6 +280,13 @@ impl Catalog {
         self.query_all("looked for jobs", &select, values).await?.iter().map(read).collect()
     }
 
+    /// Returns a job; none if it was forgotten.
+    pub async fn job(&self, id: &JobId) -> Result<Option<Job>, CatalogError> {
+        let select = format!("SELECT {COLUMNS} FROM jobs WHERE id = $1");
+        let row = self.query_one("looked for a job", &select, [id.0.clone().into()]).await?;
+        row.as_ref().map(read).transpose()
+    }
+
     /// Returns the jobs whose ids begin so.
     pub async fn jobs_by_id(&self, beginning: &str) -> Result<Vec<Job>, CatalogError> {
         if !beginning.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -273,7 +301,7 @@ impl Catalog {
     }
 }
 
-const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, progress";
+const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, progress, worker";
 
 fn read(row: &QueryResult) -> Result<Job, CatalogError> {
     let text = |name| column::<String>(row, "jobs", name);
@@ -296,6 +324,7 @@ fn read(row: &QueryResult) -> Result<Job, CatalogError> {
         log: perhaps("log")?,
         // What a newer program wrote there is no reason to show no job.
         progress: perhaps("progress")?.and_then(|text| serde_json::from_str(&text).ok()),
+        worker: perhaps("worker")?,
     })
 }
 

@@ -59,6 +59,23 @@ pub enum LeaseError {
     Catalog(#[from] CatalogError),
 }
 
+impl Lease {
+    /// Names a lease that somebody says to hold; whoever renews it finds out whether that is so.
+    pub fn of(name: String, token: i64, holder: &Holder) -> Self {
+        Self { source: name, token, holder: holder.to_json() }
+    }
+
+    /// Returns what it is the right to.
+    pub fn name(&self) -> &str {
+        &self.source
+    }
+
+    /// Returns its number, which grows with each holder.
+    pub fn token(&self) -> i64 {
+        self.token
+    }
+}
+
 impl LeaseError {
     /// Says whether somebody else has it.
     pub fn is_held(&self) -> bool {
@@ -184,6 +201,31 @@ impl Catalog {
         ];
         match self.execute("renewed a lease", update, values).await? {
             1 => Ok(()),
+            _ => Err(LeaseError::Lost { source_name: lease.source.clone() }),
+        }
+    }
+
+    /// Takes a lease over from whoever holds it, in his stead: from now on he holds it no more.
+    pub async fn take_over(
+        &self,
+        lease: &Lease,
+        me: &Holder,
+        now: Timestamp,
+    ) -> Result<Lease, LeaseError> {
+        let now = self.time(now).await?;
+        let update = "UPDATE leases SET token = token + 1, holder = $1, expires_at = $2 \
+                      WHERE source = $3 AND token = $4 AND holder = $5 AND expires_at <> $6";
+        let holder = me.to_json();
+        let values = [
+            holder.clone().into(),
+            (now + TTL).as_microsecond().into(),
+            lease.source.clone().into(),
+            lease.token.into(),
+            lease.holder.clone().into(),
+            RELEASED.into(),
+        ];
+        match self.execute("took a lease over", update, values).await? {
+            1 => Ok(Lease { source: lease.source.clone(), token: lease.token + 1, holder }),
             _ => Err(LeaseError::Lost { source_name: lease.source.clone() }),
         }
     }

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 /// The steps; the version of a catalog is how many of them were taken. Never changed, only added to.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     // Also where a program without steps made them.
     "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
      CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -45,6 +45,15 @@ const STEPS: [&str; 4] = [
     // Lists of all jobs, and forgetting old ones.
     "CREATE INDEX jobs_by_time ON jobs (queued_at, attempt);
      CREATE INDEX jobs_by_end ON jobs (finished_at);",
+    // Workers on other machines, and what is asked of a job by hand (ADR 19).
+    "CREATE TABLE invitations (
+         id TEXT PRIMARY KEY, secret TEXT NOT NULL, name TEXT, labels TEXT NOT NULL, expires_at BIGINT NOT NULL, worker TEXT);
+     CREATE TABLE workers (
+         id TEXT PRIMARY KEY, secret TEXT NOT NULL, name TEXT NOT NULL, labels TEXT NOT NULL, host TEXT NOT NULL,
+         version TEXT NOT NULL, enrolled_at BIGINT NOT NULL, seen_at BIGINT NOT NULL, revoked_at BIGINT);
+     CREATE UNIQUE INDEX workers_by_name ON workers (name) WHERE revoked_at IS NULL;
+     ALTER TABLE jobs ADD COLUMN spec TEXT;
+     ALTER TABLE jobs ADD COLUMN worker TEXT;",
 ];
 
 /// A number that nothing else of the database's locks by: it is the beginning of "backstay".

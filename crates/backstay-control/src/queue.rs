@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
 use crate::catalog::{column, time_column, unreadable};
-use crate::job::{JobId, JobKind, JobState, Progress};
+use crate::job::{BackupSpec, JobId, JobKind, JobState, Progress};
 use crate::lease::RELEASED;
-use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Seen, Since};
+use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Seen, Since, Worker};
 
 /// Tries of a job, at most, whose worker died each time: what kills workers must not go on for ever.
 const MAX_ATTEMPTS: i64 = 3;
@@ -33,6 +33,8 @@ pub struct WaitingJob {
     pub id: JobId,
     /// Of which source.
     pub source: String,
+    /// What is asked of it.
+    pub spec: BackupSpec,
 }
 
 /// A job that ended since its worker was gone.
@@ -126,19 +128,34 @@ impl Catalog {
         Ok(inserted == 1)
     }
 
+    /// Enqueues a backup that a person asks for.
+    pub async fn enqueue(
+        &self,
+        (id, source): (String, &str),
+        spec: &BackupSpec,
+        now: Timestamp,
+    ) -> Result<JobId, CatalogError> {
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, spec) VALUES ($1, $2, $3, $4, $5, '', $6)";
+        let values = [
+            id.clone().into(),
+            source.into(),
+            JobKind::Backup.as_str().into(),
+            JobState::Queued.as_str().into(),
+            now.as_microsecond().into(),
+            serde_json::to_string(spec).expect("a specification is plain values").into(),
+        ];
+        self.execute("enqueued a job", insert, values).await?;
+        Ok(JobId(id))
+    }
+
     /// Returns jobs that may begin now, those first that waited longest.
     pub async fn waiting_jobs(&self, now: Timestamp) -> Result<Vec<WaitingJob>, CatalogError> {
-        let select = "SELECT id, source FROM jobs WHERE state = 'queued' AND (not_before <= $1 OR not_before > $2) \
+        let select = "SELECT id, source, spec FROM jobs WHERE state = 'queued' AND (not_before <= $1 OR not_before > $2) \
                       ORDER BY queued_at, id";
         let latest = now.checked_add(LONGEST_PAUSE).unwrap_or(Timestamp::MAX);
         let values = [now.as_microsecond().into(), latest.as_microsecond().into()];
         let rows = self.query_all("looked for waiting jobs", select, values).await?;
-        rows.iter()
-            .map(|row| {
-                let text = |name| column(row, "jobs", name);
-                Ok(WaitingJob { id: JobId(text("id")?), source: text("source")? })
-            })
-            .collect()
+        rows.iter().map(waiting).collect()
     }
 
     /// Takes a waiting job up, under the lease on its source. Returns whether it still waited.
@@ -146,9 +163,10 @@ impl Catalog {
         &self,
         job: &WaitingJob,
         lease: &Lease,
+        worker: Option<&Worker>,
         now: Timestamp,
     ) -> Result<bool, CatalogError> {
-        let update = "UPDATE jobs SET state = $1, holder = $2, token = $3, started_at = $4 \
+        let update = "UPDATE jobs SET state = $1, holder = $2, token = $3, started_at = $4, worker = $7 \
                       WHERE id = $5 AND source = $6 AND state = 'queued'";
         let values = [
             JobState::Running.as_str().into(),
@@ -157,8 +175,34 @@ impl Catalog {
             now.as_microsecond().into(),
             job.id.0.clone().into(),
             lease.source.clone().into(),
+            worker.map(|worker| worker.name.to_string()).into(),
         ];
         Ok(self.execute("began a job", update, values).await? == 1)
+    }
+
+    /// Returns a job that is running under this lease, and still counts as that.
+    pub async fn job_under(
+        &self,
+        id: &str,
+        lease: &Lease,
+    ) -> Result<Option<WaitingJob>, CatalogError> {
+        let select = "SELECT id, source, spec FROM jobs \
+                      WHERE id = $1 AND source = $2 AND token = $3 AND holder = $4 AND state = 'running'";
+        let values = [
+            id.into(),
+            lease.source.clone().into(),
+            lease.token.into(),
+            lease.holder.clone().into(),
+        ];
+        let row = self.query_one("looked for a job", select, values).await?;
+        row.as_ref().map(waiting).transpose()
+    }
+
+    /// Puts a running job under a lease that was taken over.
+    pub async fn hand_over(&self, job: &JobId, lease: &Lease) -> Result<(), CatalogError> {
+        let update = "UPDATE jobs SET token = $1, holder = $2 WHERE id = $3 AND state = 'running'";
+        let values = [lease.token.into(), lease.holder.clone().into(), job.0.clone().into()];
+        self.execute("handed a job over", update, values).await.map(drop)
     }
 
     /// Ends jobs that nobody took up, and forgets those that ended long ago, but for the newest of each source.
@@ -299,6 +343,18 @@ fn next_try(why: Again, lost: i64, retries: i64) -> Option<(i64, i64, SignedDura
         }
         Again::Outage => (retries < OUTAGE_RETRIES).then(|| (lost, retries + 1, growing(retries))),
     }
+}
+
+fn waiting(row: &QueryResult) -> Result<WaitingJob, CatalogError> {
+    let text = |name| column(row, "jobs", name);
+    let spec: Option<String> = column(row, "jobs", "spec")?;
+    let parse = |text: String| serde_json::from_str(&text);
+    let spec = spec.map(parse).transpose().map_err(|_| unreadable("jobs", "spec"))?;
+    Ok(WaitingJob {
+        id: JobId(text("id")?),
+        source: text("source")?,
+        spec: spec.unwrap_or_default(),
+    })
 }
 
 fn is_lost(row: &QueryResult, me: &Holder, now: Timestamp) -> Result<bool, CatalogError> {

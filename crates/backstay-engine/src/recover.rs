@@ -26,7 +26,7 @@ pub async fn recover_keys(
         let ParsedName::KeySlots(key) = ParsedName::parse(&name) else { continue };
         let opened = match vault.key_slot(cx, &key).await {
             Ok(slot) if slot.key == key => {
-                slot.open(keyring.recovery()).map(|data| (data, slot.created_at))
+                slot.open(keyring.recovery()?).map(|data| (data, slot.created_at))
             }
             Ok(slot) => {
                 let finding = format!("it holds key {}", slot.key);

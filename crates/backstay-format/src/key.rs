@@ -39,6 +39,11 @@ pub enum KeyError {
         /// What should have come out.
         key: KeyId,
     },
+    /// The keys were lent to a worker, without the one that wraps them.
+    #[error(
+        "these keys were lent, without the recovery key; only the server that lent them has it"
+    )]
+    Lent,
     /// The stored keyring is not a keyring.
     #[error("the stored keyring cannot be read: {finding}")]
     Malformed {
@@ -62,6 +67,11 @@ impl DataKey {
         let mut id = [0; 10];
         derive(&self.0, b"", b"backstay/v1/key-id", &mut id);
         KeyId::from_derived(id)
+    }
+
+    /// Returns the key itself, for whoever lends it.
+    pub fn expose_secret(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// Derives the key of one object from its random salt.
@@ -143,13 +153,21 @@ pub struct KeyringEntry {
 pub struct Keyring {
     // Invariant: oldest first; ids are unique.
     entries: Vec<KeyringEntry>,
-    recovery: RecoveryKey,
+    /// None in a keyring that was lent.
+    recovery: Option<RecoveryKey>,
 }
 
 impl Keyring {
     /// Makes a keyring without data keys.
     pub fn new(recovery: RecoveryKey) -> Self {
-        Self { entries: Vec::new(), recovery }
+        Self { entries: Vec::new(), recovery: Some(recovery) }
+    }
+
+    /// Makes a keyring to lend to whoever is to make a backup: it seals with one key, opens what that sealed, and nothing else.
+    pub fn lent(key: DataKey, created_at: Timestamp) -> Self {
+        let mut keyring = Self { entries: Vec::new(), recovery: None };
+        keyring.add(key, created_at);
+        keyring
     }
 
     /// Adds a key unless it is there; keeps the order of age. Returns whether it was new.
@@ -182,16 +200,16 @@ impl Keyring {
             .ok_or_else(|| KeyError::Missing { key: id.clone() })
     }
 
-    /// Returns the key that wraps the others in the vaults.
-    pub fn recovery(&self) -> &RecoveryKey {
-        &self.recovery
+    /// Returns the key that wraps the others in the vaults; keys that were lent come without it.
+    pub fn recovery(&self) -> Result<&RecoveryKey, KeyError> {
+        self.recovery.as_ref().ok_or(KeyError::Lent)
     }
 
-    /// Turns the keyring into bytes that must be sealed before they are stored.
-    pub fn to_secret_bytes(&self) -> Zeroizing<Vec<u8>> {
+    /// Turns the keyring into bytes that must be sealed before they are stored. One that was lent is not stored.
+    pub fn to_secret_bytes(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let stored = StoredKeyring {
             format: FORMAT_VERSION,
-            recovery: BASE64.encode(self.recovery.0.as_ref()),
+            recovery: BASE64.encode(self.recovery()?.0.as_ref()),
             keys: self
                 .entries
                 .iter()
@@ -201,7 +219,8 @@ impl Keyring {
                 })
                 .collect(),
         };
-        Zeroizing::new(serde_json::to_vec(&stored).expect("plain strings and times serialise"))
+        let bytes = serde_json::to_vec(&stored).expect("plain strings and times serialise");
+        Ok(Zeroizing::new(bytes))
     }
 
     /// Reads what [`Keyring::to_secret_bytes`] wrote.
@@ -318,10 +337,10 @@ mod tests {
     fn keyring_survives_its_bytes_and_altered_bytes_are_refused() {
         let mut ring = Keyring::new(RecoveryKey::new([9; 32]));
         ring.add(DataKey::new([2; 32]), time("2026-02-01T00:00:00Z"));
-        let bytes = ring.to_secret_bytes();
+        let bytes = ring.to_secret_bytes().unwrap();
         let back = Keyring::from_secret_bytes(&bytes).unwrap();
         assert_eq!(back.newest().unwrap().id, ring.newest().unwrap().id);
-        assert_eq!(back.recovery().fingerprint(), ring.recovery().fingerprint());
+        assert_eq!(back.recovery().unwrap().fingerprint(), ring.recovery().unwrap().fingerprint());
         assert!(Keyring::from_secret_bytes(&bytes[..bytes.len() - 2]).is_err());
     }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::key::{WRAPPED_BYTES, unwrap_bytes, wrap_bytes};
-use crate::{DataKey, KeyId, Keyring, RecoveryKey, Sha256};
+use crate::{DataKey, KeyError, KeyId, Keyring, RecoveryKey, Sha256};
 
 const BEGIN: &str = "-----BEGIN BACKSTAY RECOVERY KEY-----";
 const END: &str = "-----END BACKSTAY RECOVERY KEY-----";
@@ -94,7 +94,8 @@ impl Kit {
         passphrase: &str,
         cost: KitCost,
         random: &mut dyn FnMut(&mut [u8]),
-    ) -> Self {
+    ) -> Result<Self, KeyError> {
+        let recovery = keyring.recovery()?;
         let mut salt = [0; 16];
         let mut nonce = [0; 12];
         random(&mut salt);
@@ -102,14 +103,14 @@ impl Kit {
         let mut sealed = vec![VERSION, cost.memory_log2, cost.passes, 1];
         sealed.extend_from_slice(&salt);
         let under = stretch(passphrase, &sealed).expect("the costs in this program are legal");
-        let wrapped = wrap_bytes(&under, keyring.recovery().bytes(), nonce, &sealed);
+        let wrapped = wrap_bytes(&under, recovery.bytes(), nonce, &sealed);
         sealed.extend_from_slice(&wrapped);
         let data_keys = keyring.entries().iter().map(|entry| {
             let mut nonce = [0; 12];
             random(&mut nonce);
-            (entry.id.clone(), entry.created_at, keyring.recovery().wrap(&entry.key, nonce))
+            (entry.id.clone(), entry.created_at, recovery.wrap(&entry.key, nonce))
         });
-        Self { sealed, data_keys: data_keys.collect() }
+        Ok(Self { sealed, data_keys: data_keys.collect() })
     }
 
     /// Opens the kit: the recovery key, and the data keys that were in it.
@@ -355,7 +356,7 @@ mod tests {
                 next
             });
         };
-        let kit = Kit::seal(&keyring(), "correct horse", KitCost::FOR_TESTS, &mut random);
+        let kit = Kit::seal(&keyring(), "correct horse", KitCost::FOR_TESTS, &mut random).unwrap();
         let vault = KitVault {
             name: "r2".to_owned(),
             location: "s3://b/it's".to_owned(),
@@ -368,7 +369,10 @@ mod tests {
     fn kit_gives_all_keys_back_and_says_where_and_how() {
         let text = text();
         let ring = Kit::parse(&text).unwrap().open(" correct horse\n").unwrap();
-        assert_eq!(ring.recovery().fingerprint(), keyring().recovery().fingerprint());
+        assert_eq!(
+            ring.recovery().unwrap().fingerprint(),
+            keyring().recovery().unwrap().fingerprint()
+        );
         assert_eq!(ring.newest().unwrap().id, DataKey::new([2; 32]).id());
         assert!(
             text.contains(

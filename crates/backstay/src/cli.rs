@@ -2,6 +2,7 @@
 
 mod archives;
 mod jobs;
+mod workers;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::archives::{ArchiveRestoreArgs, ArchivesCommand};
 pub(crate) use self::jobs::{GuardArgs, JobsCommand, ServeArgs};
+pub(crate) use self::workers::{WorkerArgs, WorkersCommand};
 use crate::exit::{EXIT_CODES, GUARD_CODES};
 
 /// Backs up databases and app data to object storage, and gives them back.
@@ -30,7 +32,7 @@ pub(crate) struct Global {
     /// Where keys and the catalog are kept; by default ~/.local/share/backstay, for root /var/lib/backstay
     #[arg(long, global = true, env = "BACKSTAY_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// A server to work on instead of the home directory; not in this version
+    /// The server that `backstay worker` works for
     #[arg(long, global = true, env = "BACKSTAY_SERVER", value_name = "URL", hide = true)]
     pub(crate) server: Option<String>,
     /// Print JSON: one document, and one line for each event on standard error
@@ -199,6 +201,12 @@ pub(crate) enum Command {
     /// Back up by the schedules of the sources, until told to end
     #[command(after_help = EXIT_CODES)]
     Serve(ServeArgs),
+    /// Make backups on this machine for a server elsewhere, until told to end
+    #[command(after_help = EXIT_CODES)]
+    Worker(WorkerArgs),
+    /// Look after workers on other machines: invite, list, revoke
+    #[command(subcommand)]
+    Workers(WorkersCommand),
     /// Look at jobs: what waits, what is being done, what became of the rest
     #[command(subcommand)]
     Jobs(JobsCommand),

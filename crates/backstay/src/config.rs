@@ -10,6 +10,7 @@ mod policy;
 mod postgres;
 mod raw;
 mod redis;
+mod remote;
 mod server;
 mod set;
 mod source;
@@ -28,6 +29,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use archive::ArchiveConfig;
+pub(crate) use remote::{RemoteConfig, WorkerChoice};
 pub(crate) use source::{SourceConfig, SourceKind};
 use storage::resolve_file;
 pub(crate) use storage::{CredentialConfig, StorageConfig, StorageKind, parse_location};
@@ -216,7 +218,14 @@ impl Config {
         for (name, raw_source) in &raw.sources {
             let field = format!("sources.{name}");
             let known: Vec<&str> = raw.storages.keys().map(String::as_str).collect();
-            let checked = source::check(name, raw_source, (env, &known), &mut faults.below(field));
+            let mut faults = faults.below(field);
+            let declared = raw.declared.get(name).and_then(toml::Value::as_table);
+            let around = (env, known.as_slice(), declared);
+            let checked = source::check(name, raw_source, around, &mut faults);
+            if checked.as_ref().is_some_and(|source| source.remote().is_some()) {
+                let storage = storages.get(raw_source.storage.get_ref());
+                remote::check_storage(raw_source, storage, &mut faults);
+            }
             sources.extend(checked.map(|source| (name.clone(), source)));
         }
         let known: Vec<&str> = raw.storages.keys().map(String::as_str).collect();

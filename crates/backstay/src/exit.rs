@@ -6,6 +6,7 @@ use backstay_engine::error::{EngineError, ErrorKind};
 use backstay_engine::source::SourceError;
 use backstay_engine::store::{StoreError, StoreErrorKind};
 use backstay_format::{FrameError, KitError};
+use backstay_server::CallError;
 
 use crate::config::ConfigError;
 
@@ -101,6 +102,13 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(catalog) = error.downcast_ref() {
         return of_catalog(catalog);
+    }
+    if let Some(call) = error.downcast_ref::<CallError>() {
+        return match call {
+            CallError::Address { .. } | CallError::Certificates(_) => Some(Exit::Usage),
+            CallError::Unknown(_) => Some(Exit::RightsOrSpace),
+            _ => None,
+        };
     }
     if let Some(kit) = error.downcast_ref::<KitError>() {
         return Some(if *kit == KitError::WrongPassphrase { Exit::Key } else { Exit::Usage });

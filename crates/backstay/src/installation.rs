@@ -44,6 +44,8 @@ pub(crate) struct Installation {
     pub(crate) home: Home,
     pub(crate) catalog: Catalog,
     pub(crate) cx: Cx,
+    /// The keys that a server lent to this worker; else the catalog's count.
+    pub(crate) lent: Option<Arc<Keyring>>,
 }
 
 /// What `recover` was told, kept for later commands.
@@ -126,7 +128,7 @@ impl Installation {
         let additions = additions_in(&catalog).await?;
         let config = Arc::new(configured(file.as_deref(), &catalog, &additions).await?);
         backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
-        Ok(Self { config, additions, home, catalog, cx })
+        Ok(Self { config, additions, home, catalog, cx, lent: None })
     }
 
     /// Keeps what was added by commands, after checking that the whole is still right.
@@ -166,7 +168,10 @@ impl Installation {
     }
 
     /// Makes a source of what its newest manifest says: on a bare machine there is no configuration.
-    async fn remembered_source(&self, name: &str) -> anyhow::Result<Option<SourceConfig>> {
+    pub(crate) async fn remembered_source(
+        &self,
+        name: &str,
+    ) -> anyhow::Result<Option<SourceConfig>> {
         let Ok(slug) = name.parse::<Slug>() else { return Ok(None) };
         for storage in self.config.storages.values() {
             let Some(vault) = self.vault_if_any(storage).await? else { continue };
@@ -298,11 +303,17 @@ impl Installation {
 
     /// Returns the keys; none before the first backup.
     pub(crate) async fn keyring(&self) -> anyhow::Result<Keyring> {
+        if let Some(lent) = &self.lent {
+            return Ok(Keyring::clone(lent));
+        }
         let kept = self.catalog.keyring().await?;
         Ok(kept.unwrap_or_else(|| Keyring::new(RecoveryKey::new(random()))))
     }
 
     pub(crate) async fn keyring_with_key(&self) -> anyhow::Result<Keyring> {
+        if let Some(lent) = &self.lent {
+            return Ok(Keyring::clone(lent));
+        }
         if let Some(keyring) = self.catalog.keyring().await? {
             return Ok(keyring);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use backstay_control::{Catalog, Lease, LeaseError};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
@@ -40,11 +41,16 @@ impl LeaseGuard {
         &self.lease
     }
 
-    /// Gives the lease back. If that fails it runs out by itself, and what was done under it is done.
+    /// Gives the lease back. Where that fails it is tried again and again beside all else: nobody takes a lease from a process
+    /// that lives.
     pub(crate) async fn release(mut self) {
         self.renewing.shutdown().await;
         self.is_released = true;
-        give_back(&self.catalog, &self.lease, &self.cx).await;
+        if let Err(error) = self.catalog.release(&self.lease).await {
+            let text = format!("the lease could not be given back; it is tried again: {error}");
+            self.cx.event(Event::Warning { text });
+            drop(tokio::spawn(give_back(self.catalog.clone(), self.lease.clone())));
+        }
     }
 }
 
@@ -54,9 +60,8 @@ impl Drop for LeaseGuard {
         if self.is_released {
             return;
         }
-        let (catalog, lease, cx) = (self.catalog.clone(), self.lease.clone(), self.cx.clone());
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { give_back(&catalog, &lease, &cx).await });
+            runtime.spawn(give_back(self.catalog.clone(), self.lease.clone()));
         }
     }
 }
@@ -66,30 +71,61 @@ pub(crate) fn is_held(error: &anyhow::Error) -> bool {
     error.downcast_ref::<LeaseError>().is_some_and(LeaseError::is_held)
 }
 
-async fn give_back(catalog: &Catalog, lease: &Lease, cx: &Cx) {
-    if let Err(error) = catalog.release(lease).await {
-        let text = format!("the lease could not be given back and runs out by itself: {error}");
-        cx.event(Event::Warning { text });
+async fn give_back(catalog: Catalog, lease: Arc<Lease>) {
+    while catalog.release(&lease).await.is_err() {
+        sleep(AGAIN).await;
     }
 }
 
-/// Renews a lease until it is lost. A catalog that is away for a moment loses none.
-async fn renew(catalog: Catalog, lease: Arc<Lease>, cx: Cx) {
+/// Asks for a lease to be renewed.
+#[async_trait]
+pub(crate) trait Renew: Send {
+    async fn renew(&mut self) -> Renewal;
+}
+
+/// What came of it.
+pub(crate) enum Renewal {
+    Renewed,
+    /// Nobody answered who would know.
+    Unknown,
+    Lost,
+}
+
+/// Renews a lease until it is lost, which stops the work. That nobody answers for a moment loses none.
+pub(crate) async fn renew_until_lost(cx: &Cx, every: Duration, asked: &mut dyn Renew) {
     let mut renewed = Instant::now();
-    let mut pause = EVERY;
+    let mut pause = every;
     loop {
         sleep(pause).await;
-        let asked = Instant::now();
-        let answer = timeout_at(renewed + PATIENCE, catalog.renew(&lease, cx.now()));
-        pause = match answer.await {
-            Ok(Ok(())) => {
-                renewed = asked;
-                EVERY
+        let now = Instant::now();
+        pause = match timeout_at(renewed + PATIENCE, asked.renew()).await {
+            Ok(Renewal::Renewed) => {
+                renewed = now;
+                every
             }
-            Ok(Err(LeaseError::Catalog(_))) if renewed.elapsed() < PATIENCE => AGAIN,
+            Ok(Renewal::Unknown) if renewed.elapsed() < PATIENCE => AGAIN,
             _ => return cx.cancel_handle().cancel(CancelReason::LeaseLost),
         };
     }
+}
+
+/// A lease, in its catalog.
+struct InCatalog(Catalog, Arc<Lease>, Cx);
+
+#[async_trait]
+impl Renew for InCatalog {
+    async fn renew(&mut self) -> Renewal {
+        let Self(catalog, lease, cx) = self;
+        match catalog.renew(lease, cx.now()).await {
+            Ok(()) => Renewal::Renewed,
+            Err(LeaseError::Catalog(_)) => Renewal::Unknown,
+            Err(LeaseError::Held { .. } | LeaseError::Lost { .. }) => Renewal::Lost,
+        }
+    }
+}
+
+async fn renew(catalog: Catalog, lease: Arc<Lease>, cx: Cx) {
+    renew_until_lost(&cx.clone(), EVERY, &mut InCatalog(catalog, lease, cx)).await;
 }
 
 #[cfg(test)]

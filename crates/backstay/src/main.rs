@@ -14,6 +14,7 @@ mod render;
 mod sources;
 mod uploads;
 mod vaults;
+mod work_order;
 
 use std::process::ExitCode;
 use std::sync::Arc;

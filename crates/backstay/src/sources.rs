@@ -13,6 +13,7 @@ use backstay_engine::source::sqlite::SqliteSource;
 use backstay_format::{Sha256, Slug};
 
 use crate::config::{SourceConfig, SourceKind};
+use crate::exit::UsageError;
 use crate::installation::{Installation, host};
 
 /// As many as make it unmistakable.
@@ -26,9 +27,9 @@ impl Installation {
     }
 
     /// Returns what reads and restores a source.
-    pub(crate) fn engine_source(&self, source: &SourceConfig) -> Box<dyn Source> {
+    pub(crate) fn engine_source(&self, source: &SourceConfig) -> anyhow::Result<Box<dyn Source>> {
         let spool = self.home.spool();
-        match &source.kind {
+        Ok(match &source.kind {
             SourceKind::Files(files) => Box::new(FilesSource {
                 root: files.root.clone(),
                 exclude: files.exclude.clone(),
@@ -74,6 +75,13 @@ impl Installation {
                 variables: command.variables.clone(),
                 spool,
             }),
-        }
+            SourceKind::Remote(remote) => {
+                let (name, worker) = (&source.name, &remote.worker);
+                let text = format!(
+                    "source {name} is on another machine, where {worker} backs it up: this is done there, with `backstay recover` first; `restore --to` and `--to-file` work here"
+                );
+                return Err(UsageError(text).into());
+            }
+        })
     }
 }

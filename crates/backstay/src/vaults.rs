@@ -94,6 +94,16 @@ impl Installation {
         Ok(self.catalog.set_setting(&vault_name(&storage.name), &known).await?)
     }
 
+    /// Takes a vault's id from whoever knows it, so that no other is written to.
+    pub(crate) async fn expect_vault(
+        &self,
+        storage: &StorageConfig,
+        id: &VaultId,
+    ) -> anyhow::Result<()> {
+        let known = KnownVault { id: id.clone(), location: location(storage)? };
+        Ok(self.catalog.set_setting(&vault_name(&storage.name), &known).await?)
+    }
+
     /// Forgets a vault that is gone, so that a new one can be made in its place. Returns whether there was one to forget.
     pub(crate) async fn forget_lost_vault(&self, storage: &StorageConfig) -> anyhow::Result<bool> {
         if self.known_vault(storage).await?.is_none() {

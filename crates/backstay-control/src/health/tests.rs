@@ -52,6 +52,7 @@ fn run(state: JobState, at: &str) -> Job {
         backup: None,
         log: None,
         progress: None,
+        worker: None,
     }
 }
 

@@ -47,7 +47,7 @@ async fn begin(
     let waiting = catalog.waiting_jobs(at).await.unwrap();
     let [job] = waiting.try_into().unwrap();
     let lease = catalog.lease(&job.source, me, at).await.unwrap();
-    assert!(catalog.begin_job(&job, &lease, at).await.unwrap());
+    assert!(catalog.begin_job(&job, &lease, None, at).await.unwrap());
     (job, lease)
 }
 
@@ -94,7 +94,7 @@ async fn each_job_is_begun_by_one_worker_and_a_source_has_one_at_a_time() {
                 let mut begun = Vec::new();
                 for job in catalog.waiting_jobs(at).await.unwrap() {
                     let Ok(lease) = catalog.lease(&job.source, &me, at).await else { continue };
-                    if catalog.begin_job(&job, &lease, at).await.unwrap() {
+                    if catalog.begin_job(&job, &lease, None, at).await.unwrap() {
                         begun.push(job.source);
                     }
                 }

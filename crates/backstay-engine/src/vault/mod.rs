@@ -119,12 +119,14 @@ impl Vault {
 
     /// Makes sure that the newest key lies in the vault, wrapped, so that a recovery kit opens what it seals.
     ///
-    /// A slot that does not open is written anew: the key is at hand, and without its slot the kit would be worthless.
+    /// A slot that does not open is written anew: the key is at hand, and without its slot the kit would be worthless. Whoever
+    /// lent a key has seen to its slot, and whoever was lent it could not.
     pub async fn ensure_key_slot(&self, cx: &Cx) -> Result<(), EngineError> {
         let newest = self.keyring.newest()?;
+        let Ok(recovery) = self.keyring.recovery() else { return Ok(()) };
         let name = ObjectName::key_slots(&newest.id);
         match self.key_slot(cx, &newest.id).await {
-            Ok(slot) if slot.open(self.keyring.recovery()).is_ok() => return Ok(()),
+            Ok(slot) if slot.open(recovery).is_ok() => return Ok(()),
             Ok(_) | Err(EngineError::Slot(_)) => cx.event(Event::Warning {
                 text: format!(
                     "the key slot of {} in {} was damaged; it is written anew",
@@ -135,10 +137,10 @@ impl Vault {
             Err(EngineError::Store(error)) if error.kind() == StoreErrorKind::NotFound => {}
             Err(other) => return Err(other),
         }
-        let slot = SlotFile::new(&newest.key, newest.created_at, self.keyring.recovery(), random());
+        let slot = SlotFile::new(&newest.key, newest.created_at, recovery, random());
         self.store.put(cx, name.as_str(), slot.encode().into()).await?;
         // Without it the recovery kit opens nothing: it must be there as it was sent.
-        self.key_slot(cx, &newest.id).await?.open(self.keyring.recovery())?;
+        self.key_slot(cx, &newest.id).await?.open(recovery)?;
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! What `backstay serve`, `jobs` and `guard` are told.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use jiff::SignedDuration;
@@ -13,6 +15,18 @@ pub(crate) struct ServeArgs {
     /// How many jobs are done at a time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: u16,
+    /// Answer workers on other machines at this address, for example 0.0.0.0:8420
+    #[arg(long, env = "BACKSTAY_LISTEN", value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The file of the certificate to answer with, its chain behind it, in PEM; read anew each hour
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "listen"])]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// The file of its key
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Answer without TLS on an address that is not this machine's own: a proxy in front of it speaks TLS
+    #[arg(long, requires = "listen", conflicts_with = "tls_certificate")]
+    pub(crate) behind_proxy: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,7 +76,7 @@ pub(crate) struct GuardArgs {
     pub(crate) command: Vec<OsString>,
 }
 
-fn time(text: &str) -> Result<SignedDuration, &'static str> {
+pub(super) fn time(text: &str) -> Result<SignedDuration, &'static str> {
     let time = parse_duration(text).filter(|time| !time.is_negative());
     time.ok_or("expected a time such as 90s, 10m or 1h")
 }

@@ -1,15 +1,17 @@
 //! `backstay backup`.
 
 use anyhow::Context as _;
-use backstay_control::{JobId, JobKind, JobState};
+use backstay_control::{BackupSpec, JobId, JobKind, JobState};
 use backstay_engine::backup::backup;
 use backstay_engine::error::{EngineError, ErrorKind, Passing};
 use backstay_engine::event::Event;
 use backstay_engine::forget::{self, ForgetPlan};
 use backstay_engine::hook::run_hook;
+use backstay_engine::source::Source;
 use backstay_engine::vault::{Draft, Vault};
 use backstay_format::{BackupId, IndexEntry, Status, Trigger};
 
+use super::elsewhere::backup_elsewhere;
 use super::orphans::survey_if_due;
 use super::room::warn_of_little;
 use super::undo::{finish_interrupted, let_go_of_expired};
@@ -30,7 +32,7 @@ pub(super) async fn backup_all(
         "post-deploy" => Trigger::PostDeploy,
         _ => Trigger::Manual,
     };
-    let order = Order { trigger, note: args.note.clone(), hold: args.hold, waits: true };
+    let spec = BackupSpec { trigger, note: args.note.clone(), hold: args.hold };
     let sources = chosen(app, &args.sources, args.all).await?;
     for warning in &app.config.warnings {
         app.cx.event(Event::Warning { text: warning.clone() });
@@ -39,8 +41,7 @@ pub(super) async fn backup_all(
     let mut exit = Exit::Done;
     let (mut made, mut only_error) = (Vec::new(), None);
     for source in &sources {
-        let leased = backup_one(app, source, &order);
-        let error = match app.under_lease(source.name.as_str(), leased).await {
+        let error = match backup_one(app, source, &spec).await {
             Ok(mut one) => {
                 if one.entry.status == Status::Incomplete {
                     exit = exit.and(Exit::Incomplete);
@@ -128,16 +129,6 @@ fn show_made(made: &[Made], is_single: bool, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is asked of a backup.
-pub(super) struct Order {
-    pub(super) trigger: Trigger,
-    pub(super) note: Option<String>,
-    /// Retention does not touch it.
-    pub(super) hold: bool,
-    /// One that gave way to the app is tried again here, later; else its error is told at once.
-    pub(super) waits: bool,
-}
-
 /// A backup that was made.
 pub(super) struct Made {
     pub(super) entry: IndexEntry,
@@ -147,7 +138,28 @@ pub(super) struct Made {
     pub(super) afterwards: Option<anyhow::Error>,
 }
 
+/// Whether one that gave way to the app is tried again here, later; else its error is told at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tries {
+    /// As often as the source says.
+    Several,
+    /// Whoever asks tries again.
+    One,
+}
+
 impl Made {
+    pub(super) fn new(
+        app: &Installation,
+        source: &SourceConfig,
+        vault: &Vault,
+        (entry, afterwards): (IndexEntry, Option<anyhow::Error>),
+    ) -> Self {
+        let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
+        let context = format!("backup {} was made, and then", entry.id);
+        let afterwards = afterwards.map(|error| error.context(context));
+        Self { entry, storage: source.storage.clone(), location, afterwards }
+    }
+
     /// Says in a line what was made.
     pub(super) fn summary(&self) -> String {
         let entry = &self.entry;
@@ -177,74 +189,101 @@ pub(super) async fn end_made(app: &Installation, job: &JobId, made: &Made) {
     app.end_job(job, state, made.afterwards.as_ref(), Some(made.entry.id.to_string())).await;
 }
 
-/// Backs up one source under its lease, with its hooks around, and forgets what its rules forget.
+/// Backs up one source, here or by its worker, while nobody else works on it, and forgets what its rules forget.
 pub(super) async fn backup_one(
     app: &Installation,
     source: &SourceConfig,
-    order: &Order,
+    spec: &BackupSpec,
 ) -> anyhow::Result<Made> {
-    let job = app.start_job(&source.name, JobKind::Backup).await?;
-    let made = Box::pin(make(app, source, order)).await;
-    match &made {
-        Ok(made) => end_made(app, &job, made).await,
-        Err(error) => app.end_job(&job, app.failed(), Some(error), None).await,
+    if let Some(remote) = source.remote() {
+        return backup_elsewhere(app, (source, remote), spec).await;
     }
-    made
+    let leased = async {
+        let job = app.start_job(&source.name, JobKind::Backup).await?;
+        let made = Box::pin(make(app, source, spec, Tries::Several)).await;
+        match &made {
+            Ok(made) => end_made(app, &job, made).await,
+            Err(error) => app.end_job(&job, app.failed(), Some(error), None).await,
+        }
+        made
+    };
+    app.under_lease(source.name.as_str(), leased).await
 }
 
-/// Makes a backup, under the lease on its source.
+/// Makes a backup, under the lease on its source, and does what is to be done after one.
 pub(super) async fn make(
     app: &Installation,
     source: &SourceConfig,
-    order: &Order,
+    spec: &BackupSpec,
+    tries: Tries,
 ) -> anyhow::Result<Made> {
     let storage = app.storage(&source.storage)?;
     warn_of_little(app, source);
     finish_interrupted(app, source).await?;
     let vault = app.vault_for_writing(storage).await?;
+    let written = write(app, source, (spec, tries), &vault).await?;
+    settle(app, source, &vault, &written.0).await;
+    Ok(Made::new(app, source, &vault, written))
+}
+
+/// Writes a backup into a vault. Returns what failed after it was made, too.
+pub(super) async fn write(
+    app: &Installation,
+    source: &SourceConfig,
+    (spec, tries): (&BackupSpec, Tries),
+    vault: &Vault,
+) -> anyhow::Result<(IndexEntry, Option<anyhow::Error>)> {
     let_go_of_expired(app, source).await;
-    let (mut entry, mut afterwards) = try_until_made(app, source, order, &vault).await?;
-    if order.hold {
+    let (mut entry, mut afterwards) = try_until_made(app, source, (spec, tries), vault).await?;
+    if spec.hold {
         let (place, reason) = (app.place(&source.name, entry.id.clone()), "held when it was made");
         match vault.hold(&app.cx, &place, reason).await {
             Ok(()) => entry.hold = Some(reason.to_owned()),
             Err(error) => afterwards = afterwards.or(Some(error)),
         }
     }
+    Ok((entry, afterwards.map(anyhow::Error::new)))
+}
+
+/// Does what is to be done after a backup: it is written down here, orphans are looked for, old ones are forgotten.
+pub(super) async fn settle(
+    app: &Installation,
+    source: &SourceConfig,
+    vault: &Vault,
+    entry: &IndexEntry,
+) {
     // Before anybody lists it: what was never seen cannot be missed.
     let named = (vault.id().as_str(), source.name.as_str());
-    if let Err(error) = app.catalog.add_to_listing(named, &entry).await {
+    if let Err(error) = app.catalog.add_to_listing(named, entry).await {
         let text = format!("the backup is made, and could not be written down here: {error}");
         app.cx.event(Event::Warning { text });
     }
-    survey_if_due(app, source, &vault, order.trigger).await;
+    survey_if_due(app, source, vault, entry.trigger).await;
     if entry.status == Status::Complete {
-        forget_old(app, source, &vault).await;
+        forget_old(app, source, vault).await;
     }
-    let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
-    let context = format!("backup {} was made, and then", entry.id);
-    let afterwards = afterwards.map(|error| anyhow::Error::new(error).context(context));
-    Ok(Made { entry, storage: source.storage.clone(), location, afterwards })
 }
 
 /// Backs up, and once more a while later if that may help. Returns what failed after the backup was made, too.
 async fn try_until_made(
     app: &Installation,
     source: &SourceConfig,
-    order: &Order,
+    (spec, tries): (&BackupSpec, Tries),
     vault: &Vault,
 ) -> anyhow::Result<(IndexEntry, Option<EngineError>)> {
+    let engine_source = app.engine_source(source)?;
     let mut tried = 0;
     loop {
         tried += 1;
-        let draft = app.draft(source, order.trigger, order.note.clone());
-        let (made, afterwards) = try_once(app, source, vault, draft).await;
+        let draft = app.draft(source, spec.trigger, spec.note.clone());
+        let (made, afterwards) =
+            try_once(app, (source, engine_source.as_ref()), vault, draft).await;
         let error = match made {
             Ok(entry) => return Ok((entry, afterwards)),
             Err(error) => error,
         };
         let gave_way = error.passing() == Some(Passing::GaveWay);
-        if !gave_way || !order.waits || tried > source.retries {
+        if !gave_way || tries == Tries::One || tried > source.retries {
             let error = explain(error);
             let tries = format!("tried {tried} times");
             return Err(if tried > 1 { error.context(tries) } else { error });
@@ -258,7 +297,7 @@ async fn try_until_made(
 /// Backs up, with the hooks around: an app that they stop must not stand still between two tries.
 async fn try_once(
     app: &Installation,
-    source: &SourceConfig,
+    (source, engine_source): (&SourceConfig, &dyn Source),
     vault: &Vault,
     draft: Draft,
 ) -> (Result<IndexEntry, EngineError>, Option<EngineError>) {
@@ -267,7 +306,7 @@ async fn try_once(
         None => Ok(()),
     };
     let made = match before {
-        Ok(()) => backup(&app.cx, app.engine_source(source).as_ref(), vault, draft).await,
+        Ok(()) => backup(&app.cx, engine_source, vault, draft).await,
         Err(error) => Err(error),
     };
     let mut afterwards = None;

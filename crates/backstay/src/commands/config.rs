@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{ConfigCommand, Global};
 use crate::config::{
-    ArchiveConfig, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig,
+    ArchiveConfig, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, WorkerChoice,
 };
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
@@ -181,6 +181,10 @@ fn source_json(source: &SourceConfig) -> Value {
             value["variables"] = names.collect();
         }
         SourceKind::Redis(redis) => show_connection(&redis.connection, &mut value),
+        SourceKind::Remote(remote) => match &remote.worker {
+            WorkerChoice::Named(name) => value["worker"] = json!(name),
+            WorkerChoice::Labelled(labels) => value["worker_labels"] = json!(labels),
+        },
     }
     value
 }

@@ -7,6 +7,7 @@ use backstay_control::SwapState;
 use jiff::SignedDuration;
 use serde_json::json;
 
+use super::elsewhere::probe;
 use super::room::free_bytes;
 use crate::config::{SourceConfig, SourceKind, StorageConfig, StorageKind};
 use crate::exit::Exit;
@@ -151,9 +152,10 @@ fn clock(storage: &str, skew: SignedDuration) -> Finding {
 
 async fn source_finding(app: &Installation, source: &SourceConfig) -> Finding {
     let what = format!("source {}", source.name);
-    let probed = match app.engine_source(source).probe(&app.cx).await {
-        Ok(probe) => probe,
-        Err(error) => return finding(what, Err(format!("{:#}", anyhow::Error::new(error)))),
+    let probed = match probe(app, source).await {
+        Ok(Some(probed)) => probed,
+        Ok(None) => return finding(what, Ok("a worker that takes it is there".to_owned())),
+        Err(error) => return finding(what, Err(format!("{error:#}"))),
     };
     let size = render::size(probed.size_bytes);
     // A database is copied before it is read, so that its app is held up for moments only.

@@ -33,7 +33,7 @@ pub(super) async fn drill_source(
         sweep(app, &source).await?;
         let job = app.start_job(&source.name, JobKind::Drill).await?;
         let (engine_source, place) =
-            (app.engine_source(&source), app.place(&source.name, backup.clone()));
+            (app.engine_source(&source)?, app.place(&source.name, backup.clone()));
         let drilled = drill(&app.cx, &vault, engine_source.as_ref(), place, options).await;
         let drilled = drilled.map_err(anyhow::Error::from);
         let error = match &drilled {

@@ -168,7 +168,7 @@ async fn check_backup(
     vault.check_objects(&app.cx, &manifest).await?;
     if let Encryption::Sealed { key } = &manifest.encryption {
         let slot = vault.key_slot(&app.cx, key).await?;
-        slot.open(vault.keyring().recovery())?;
+        slot.open(vault.keyring().recovery()?)?;
     }
     Ok(())
 }

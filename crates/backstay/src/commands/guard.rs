@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use backstay_control::{JobKind, JobState};
+use backstay_control::{BackupSpec, JobKind, JobState};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
 use backstay_format::Trigger;
@@ -18,7 +18,8 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::SignalKind;
 use tokio::time::Instant;
 
-use super::backup::{Made, Order, backup_one, chosen, warn_without_kit};
+use super::backup::{Made, backup_one, chosen, warn_without_kit};
+use super::elsewhere::probe;
 use crate::cli::GuardArgs;
 use crate::config::SourceConfig;
 use crate::exit::Exit;
@@ -121,17 +122,14 @@ async fn check(app: &Installation, sources: &[SourceConfig]) -> anyhow::Result<(
     let mut faults = Vec::new();
     let mut storages = BTreeMap::new();
     for source in sources {
-        match app.engine_source(source).probe(&app.cx).await {
-            Ok(probe) => {
-                for text in probe.warnings {
+        match probe(app, source).await {
+            Ok(probed) => {
+                for text in probed.map(|probe| probe.warnings).unwrap_or_default() {
                     let text = format!("source {}: {text}", source.name);
                     app.cx.event(Event::Warning { text });
                 }
             }
-            Err(error) => {
-                let error = anyhow::Error::new(error).context(format!("source {}", source.name));
-                faults.push(error);
-            }
+            Err(error) => faults.push(error.context(format!("source {}", source.name))),
         }
         storages.insert(source.storage.as_str(), app.storage(&source.storage)?);
     }
@@ -165,13 +163,12 @@ async fn back_up(
     source: &SourceConfig,
     (trigger, wait): (Trigger, SignedDuration),
 ) -> anyhow::Result<Made> {
-    let order = Order { trigger, note: None, hold: false, waits: true };
+    let spec = BackupSpec { trigger, note: None, hold: false };
     // Longer than anybody waits, where it cannot be counted.
     let patience = Instant::now().checked_add(wait.unsigned_abs());
     let mut is_told = false;
     loop {
-        let backup = backup_one(app, source, &order);
-        let made = match app.under_lease(source.name.as_str(), backup).await {
+        let made = match backup_one(app, source, &spec).await {
             Ok(made) => made,
             Err(error) if is_held(&error) && patience.is_none_or(|end| Instant::now() < end) => {
                 if !is_told {

@@ -89,6 +89,7 @@ fn show(job: &Job, json: bool) -> anyhow::Result<Exit> {
         ("source", job.source.clone()),
         ("kind", job.kind.clone()),
         ("state", job.state.as_str().to_owned()),
+        ("worker", job.worker.clone().unwrap_or_default()),
         ("for", cause(job)),
         ("queued", render::time(Some(job.queued_at))),
         ("began", render::time(job.started_at)),
@@ -112,6 +113,7 @@ fn as_json(job: &Job) -> Value {
         "source": job.source,
         "kind": job.kind,
         "state": job.state.as_str(),
+        "worker": job.worker,
         "slot": job.slot,
         "attempt": job.attempt,
         "queued_at": job.queued_at,
@@ -129,7 +131,9 @@ async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<E
     let what = format!("the {} of {}", job.kind, job.source);
     let done = match job.state {
         JobState::Queued => "is cancelled",
-        JobState::Leased | JobState::Running if job.slot.is_some() => "is told to stop",
+        JobState::Leased | JobState::Running if job.slot.is_some() || job.worker.is_some() => {
+            "is told to stop"
+        }
         JobState::Leased | JobState::Running => {
             let text = format!("{what} is done by a command; interrupt it where it was started");
             return Err(UsageError(text).into());

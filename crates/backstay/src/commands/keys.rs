@@ -90,7 +90,10 @@ async fn import(app: &Installation, file: &Path) -> anyhow::Result<Exit> {
     let theirs = open_kit(file)?;
     let ours = app.catalog.keyring().await?;
     let mut added = 0;
-    let mut merged = ours.unwrap_or_else(|| Keyring::new(theirs.recovery().clone()));
+    let mut merged = match ours {
+        Some(ours) => ours,
+        None => Keyring::new(theirs.recovery()?.clone()),
+    };
     for entry in theirs.entries() {
         added += u32::from(merged.add(entry.key.clone(), entry.created_at));
     }
@@ -113,7 +116,7 @@ async fn write_kit(app: &Installation, output: &Path) -> anyhow::Result<()> {
         .collect();
     let passphrase = passphrase(true)?;
     let mut random = |bytes: &mut [u8]| rand::rng().fill_bytes(bytes);
-    let kit = Kit::seal(&keyring, passphrase.expose_secret(), KitCost::STANDARD, &mut random);
+    let kit = Kit::seal(&keyring, passphrase.expose_secret(), KitCost::STANDARD, &mut random)?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut file = super::files::create_new(output)?;
     file.write_all(kit.to_text(app.cx.now(), &host, &vaults).as_bytes())?;

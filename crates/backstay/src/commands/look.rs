@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::elsewhere::probe;
 use crate::cli::{SourceCommand, StorageCommand};
 use crate::config::{SourceConfig, StorageKind, template};
 use crate::exit::{Exit, UsageError};
@@ -59,7 +60,13 @@ pub(super) async fn source(
         }
         SourceCommand::Test { name } => {
             let source = app.source(&name).await?;
-            let probe = app.engine_source(&source).probe(&app.cx).await?;
+            let Some(probe) = probe(app, &source).await? else {
+                let place = source.kind.location();
+                render::print(&format!(
+                    "{name}: is read {place}, which is there; whether that can read it shows in its first backup"
+                ))?;
+                return Ok(Exit::Done);
+            };
             let engine = probe.engine.map(|engine| format!(", {engine}")).unwrap_or_default();
             render::print(&format!(
                 "{name}: can be read, about {}{engine}",

@@ -7,6 +7,7 @@ mod catalog;
 mod config;
 mod doctor;
 mod drill;
+mod elsewhere;
 mod files;
 mod guard;
 mod holdings;
@@ -24,6 +25,9 @@ mod room;
 mod serve;
 mod status;
 mod undo;
+mod watched;
+mod worker;
+mod workers;
 
 use std::path::Path;
 
@@ -40,8 +44,8 @@ use crate::render;
 
 pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
     let global = cli.global;
-    if global.server.is_some() {
-        let text = "this version has no server: leave out --server and BACKSTAY_SERVER to work on this machine's home directory";
+    if global.server.is_some() && !matches!(cli.command, Command::Worker(_)) {
+        let text = "only `backstay worker` speaks to a server in this version: leave out --server and BACKSTAY_SERVER to work on this machine's home directory";
         return Err(UsageError(text.to_owned()).into());
     }
     match cli.command {
@@ -51,6 +55,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Completions { shell } => return completions(shell),
         Command::Man { directory } => return man(&directory),
         Command::Recover(args) => return recover::recover(&global, cx, args).await,
+        Command::Worker(args) => return Box::pin(worker::worker(&global, cx, &args)).await,
         Command::Decrypt { file, output, kit } => {
             return files::decrypt(&global, &file, &output, kit).await;
         }
@@ -105,12 +110,14 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Serve(args) => Box::pin(serve::serve(installation, &global, &args)).await,
         Command::Guard(args) => Box::pin(guard::guard(app, &args)).await,
         Command::Jobs(command) => jobs::jobs(app, command, json).await,
+        Command::Workers(command) => workers::workers(app, command, json).await,
         Command::Quickstart
         | Command::Init { .. }
         | Command::Config(_)
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Recover(_)
+        | Command::Worker(_)
         | Command::Decrypt { .. } => Ok(Exit::Done),
     }
 }

@@ -49,7 +49,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         file: None,
     };
     let additions = Additions::default();
-    let app = Installation { config: Arc::new(config), additions, home, catalog, cx };
+    let app = Installation { config: Arc::new(config), additions, home, catalog, cx, lent: None };
     let recovered = Recovered { organisation, storage };
     let storage = recovered.as_storage();
     let spec = app.store_spec(&storage).await?;
@@ -91,7 +91,7 @@ async fn open_for(global: &Global, kit: &Keyring) -> anyhow::Result<(Home, Catal
         opened => opened?,
     };
     if let Some(present) = catalog.keyring().await?
-        && present.recovery().fingerprint() != kit.recovery().fingerprint()
+        && present.recovery()?.fingerprint() != kit.recovery()?.fingerprint()
     {
         let text = format!(
             "the home directory {} has keys of another installation; choose an empty one with --home",

@@ -25,7 +25,13 @@ pub(super) async fn restore(
     args: RestoreArgs,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let source = app.source(&args.source).await?;
+    let source = match app.source(&args.source).await? {
+        // Elsewhere it is as its backup says: where it was is another machine's.
+        source if source.remote().is_some() && args.to.is_some() => {
+            app.remembered_source(&args.source).await?.unwrap_or(source)
+        }
+        source => source,
+    };
     let vault = app.vault(app.storage(&source.storage)?).await?;
     let wanted = Wanted { id: args.id.as_deref(), at: args.at };
     let id = choose(app, &vault, &source, &wanted).await?;
@@ -48,7 +54,7 @@ pub(super) async fn restore(
         expects_sealed: source.sealed,
     };
     let place = app.place(&source.name, id);
-    let engine_source = app.engine_source(&aimed);
+    let engine_source = app.engine_source(&aimed)?;
     let plan = plan_restore(&app.cx, &vault, engine_source.as_ref(), place, options).await?;
     preview::show(app, &vault, &plan, &args, json).await?;
     if args.dry_run {
@@ -166,7 +172,7 @@ async fn restore_leased(
         after: source.after_restore.as_ref().filter(|_| own_place),
         journal: &journal,
     };
-    let engine_source = app.engine_source(aimed);
+    let engine_source = app.engine_source(aimed)?;
     Ok(backstay_engine::restore::restore(&app.cx, &vault, engine_source.as_ref(), plan, around)
         .await?)
 }

@@ -1,5 +1,7 @@
 //! `backstay serve`: enqueues what is due, and does what waits (ADR 15). All that it knows lies in the catalog.
 
+mod dispatch;
+mod ending;
 mod work;
 
 use std::cmp::Reverse;
@@ -11,16 +13,22 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use backstay_control::{Holder, Since, WaitingJob};
 use backstay_engine::event::Event;
+use backstay_format::Trigger;
+use backstay_server::{Listening, Tls, listen, router};
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::work::{Begun, Watched, listen, work};
+use self::dispatch::Dispatch;
+pub(super) use self::ending::passing;
+use self::ending::{Taken, begin};
+use self::work::{Begun, work};
 use super::backup::warn_without_kit;
+use super::watched::{Watched, hear_job};
 use crate::cli::{Global, ServeArgs};
-use crate::config::SourceConfig;
-use crate::exit::Exit;
+use crate::config::{Config, SourceConfig};
+use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, host, new_job_id};
-use crate::lease::{LeaseGuard, is_held};
 use crate::opening::config_path;
 use crate::render;
 
@@ -50,7 +58,10 @@ pub(super) async fn serve(
     let file = config_path(global);
     let stamp = stamp(file.as_deref());
     let (seen, tidied) = (Timestamp::MIN, Timestamp::MIN);
-    let mut server = Server { app, file, stamp, seen, tidied, told: BTreeMap::new() };
+    let shown = watch::Sender::new(app.clone());
+    let dispatch = Arc::new(Dispatch::new(shown.subscribe()));
+    let listening = listen_for_workers(args, &dispatch).await?;
+    let mut server = Server { app, shown, file, stamp, seen, tidied, told: BTreeMap::new() };
     // One that panics leaves its job to the next turn, which finds it lost.
     let mut working = JoinSet::new();
     while stop.cancelled().is_none() {
@@ -65,13 +76,41 @@ pub(super) async fn serve(
             () = tokio::time::sleep(TURN) => {}
         }
     }
+    if let Some(listening) = listening {
+        listening.end().await;
+    }
     while working.join_next().await.is_some() {}
+    dispatch.finish().await;
     Ok(Exit::Done)
+}
+
+/// Listens for workers, if that is wanted.
+async fn listen_for_workers(
+    args: &ServeArgs,
+    dispatch: &Arc<Dispatch>,
+) -> anyhow::Result<Option<Listening>> {
+    let Some(address) = args.listen else { return Ok(None) };
+    let tls = match (&args.tls_certificate, &args.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Tls { certificate: certificate.clone(), key: key.clone() })
+        }
+        _ => None,
+    };
+    if tls.is_none() && !address.ip().is_loopback() && !args.behind_proxy {
+        let text = "secrets go to workers: give --tls-certificate and --tls-key, or --behind-proxy if a proxy in front of it speaks TLS";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let listening = listen(address, tls, router(dispatch.clone())).await?;
+    render::print(&format!("workers are answered at {scheme}://{}", listening.address))?;
+    Ok(Some(listening))
 }
 
 /// What a server has in memory: nothing that matters.
 struct Server {
     app: Installation,
+    /// Shows those who answer workers what the installation is now.
+    shown: watch::Sender<Installation>,
     /// The configuration that it was started with, and stays with.
     file: Option<PathBuf>,
     /// When that was changed last, as far as it was looked at.
@@ -109,6 +148,7 @@ impl Server {
         let read =
             read.context("the configuration was changed and is wrong; the one before goes on");
         if let Some(app) = self.tell("the configuration", read) {
+            self.shown.send_replace(app.clone());
             (self.app, self.stamp) = (app, stamp);
             self.say("the configuration was read anew");
         }
@@ -120,7 +160,7 @@ impl Server {
         let looked = self.look_around().await.context("cannot look for what is due");
         let Some((now, waiting)) = self.tell("the catalog", looked) else { return Vec::new() };
         let mut begun = Vec::new();
-        for job in self.by_priority(waiting) {
+        for job in by_priority(&self.app.config, waiting) {
             if begun.len() == room {
                 break;
             }
@@ -130,15 +170,6 @@ impl Server {
             begun.extend(self.tell(&source, taken).flatten());
         }
         begun
-    }
-
-    /// Those first that matter most, and of these those that waited longest.
-    fn by_priority(&self, mut waiting: Vec<WaitingJob>) -> Vec<WaitingJob> {
-        let sources = &self.app.config.sources;
-        waiting.sort_by_key(|job| {
-            Reverse(sources.get(&job.source).map_or(0, |source| source.priority))
-        });
-        waiting
     }
 
     async fn look_around(&mut self) -> anyhow::Result<(Timestamp, Vec<WaitingJob>)> {
@@ -187,34 +218,28 @@ impl Server {
     }
 
     /// Takes up a job, unless somebody else works on its source, or nothing may begin now. Sources of other servers are
-    /// theirs.
+    /// theirs, and what workers read is left to them.
     async fn take_up(&self, job: WaitingJob, now: Timestamp) -> anyhow::Result<Option<Begun>> {
-        let Some(source) = self.app.config.sources.get(&job.source).cloned() else {
+        let source = self.app.config.sources.get(&job.source);
+        let Some(source) = source.filter(|source| source.remote().is_none()).cloned() else {
             return Ok(None);
         };
-        if source.policy.as_ref().is_some_and(|policy| policy.is_in_blackout(now)) {
+        if may_not_begin(&source, &job, now) {
             return Ok(None);
         }
         let watched = Arc::new(Watched::default());
-        let heard = |screen| listen(&job.source, &watched, screen);
+        let heard = |screen| hear_job(&job.source, &watched, screen);
         let app = self.app.with_cx(self.app.cx.piece().heard_by(heard));
-        // First: a source whose storage has no place is left to whoever wants it.
-        let Some(place) = Place::take(&app, &source.storage).await? else { return Ok(None) };
-        let guard = match app.lease(&job.source).await {
-            Ok(guard) => guard,
-            Err(error) => {
-                place.give_back().await;
-                return if is_held(&error) { Ok(None) } else { Err(error) };
-            }
-        };
-        match begin(&app, &source, (&job, &guard), now).await {
+        let me = Holder::this_process(&host());
+        let Some(taken) = Taken::take(&app, &source, &me).await? else { return Ok(None) };
+        let kept = taken.keep(&app);
+        match begin(&app, &source, (&job, kept.source(), None), now).await {
             Ok(true) => {
                 let whole = self.app.cx.clone();
-                Ok(Some(Begun { app, source, job, guard, place, watched, whole }))
+                Ok(Some(Begun { app, source, job, kept, watched, whole }))
             }
             begun => {
-                guard.release().await;
-                place.give_back().await;
+                kept.give_back().await;
                 begun.map(|_| None)
             }
         }
@@ -242,48 +267,18 @@ impl Server {
     }
 }
 
-/// Begins a job under the lease on its source. Its run counts for all slots that are due by now.
-async fn begin(
-    app: &Installation,
-    source: &SourceConfig,
-    (job, guard): (&WaitingJob, &LeaseGuard),
-    now: Timestamp,
-) -> anyhow::Result<bool> {
-    if !app.catalog.begin_job(job, guard.lease(), now).await? {
-        return Ok(false);
-    }
-    if let Some(policy) = &source.policy {
-        let since = app.catalog.see(&job.source, now, CLOCK_TOLERANCE).await?;
-        if let Some(due) = policy.due(&job.source, since, now) {
-            app.catalog.cover_slots(&job.source, due.slot).await?;
-        }
-    }
-    Ok(true)
+/// Returns jobs in the order in which they are begun: those first that matter most, and of these those that waited longest.
+fn by_priority(config: &Config, mut waiting: Vec<WaitingJob>) -> Vec<WaitingJob> {
+    let priority =
+        |job: &WaitingJob| config.sources.get(&job.source).map_or(0, |source| source.priority);
+    waiting.sort_by_key(|job| Reverse(priority(job)));
+    waiting
 }
 
-/// A place among the jobs that a storage takes at a time: a lease of its own, which goes with its holder.
-struct Place(Option<LeaseGuard>);
-
-impl Place {
-    /// Takes a free one; none if all are taken.
-    async fn take(app: &Installation, storage: &str) -> anyhow::Result<Option<Self>> {
-        let Some(places) = app.storage(storage)?.jobs else { return Ok(Some(Self(None))) };
-        for place in 1..=places {
-            // No source has such a name.
-            match app.lease(&format!("storage {storage}, place {place}")).await {
-                Ok(guard) => return Ok(Some(Self(Some(guard)))),
-                Err(error) if is_held(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-
-    async fn give_back(self) {
-        if let Some(guard) = self.0 {
-            guard.release().await;
-        }
-    }
+/// Nothing begins in a blackout but what a person asks for.
+fn may_not_begin(source: &SourceConfig, job: &WaitingJob, now: Timestamp) -> bool {
+    let is_asked_for = job.spec.trigger != Trigger::Scheduled;
+    !is_asked_for && source.policy.as_ref().is_some_and(|policy| policy.is_in_blackout(now))
 }
 
 /// Warns if sources have schedules and nobody backs them up by these.

@@ -35,6 +35,7 @@ pub(super) async fn status(app: &Installation, check: bool, json: bool) -> anyho
     let mut warnings: Vec<String> =
         unprotected.filter_map(|status| super::archives::no_backup(app, status.source)).collect();
     warnings.extend(super::serve::nobody_serves(app).await?);
+    warnings.extend(super::elsewhere::without_worker(app).await?);
     for warning in &warnings {
         render::say(&format!("warning: {warning}"));
     }

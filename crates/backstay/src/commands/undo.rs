@@ -75,7 +75,7 @@ async fn undo_leased(app: &Installation, source: &SourceConfig) -> anyhow::Resul
     let record = newest(app, name, |record| record.state == SwapState::Swapped).await?;
     let done: Swap = parse(&record)?;
     let replacement = done.replacement();
-    let engine_source = app.engine_source(source);
+    let engine_source = app.engine_source(source)?;
     let swapper = engine_source.swapper();
     anyhow::ensure!(
         swapper.can_go_back(&app.cx, &replacement).await?,
@@ -121,7 +121,7 @@ async fn let_go(app: &Installation, record: &SwapRecord) -> anyhow::Result<Strin
     let source = app.source(&record.source).await?;
     let replacement = swap.replacement();
     let beside = replacement.beside();
-    let discarded = app.engine_source(&source).swapper().discard(&app.cx, &replacement).await;
+    let discarded = app.engine_source(&source)?.swapper().discard(&app.cx, &replacement).await;
     discarded.with_context(|| format!("cannot remove {beside}"))?;
     if let Some(safety) = &record.safety {
         let vault = app.vault_for_writing(app.storage(&record.storage)?).await?;
@@ -151,7 +151,7 @@ pub(super) async fn finish_interrupted(
             swap.replacement().target()
         );
         app.cx.event(Event::Warning { text });
-        match app.engine_source(source).swapper().run(&app.cx, &swap).await {
+        match app.engine_source(source)?.swapper().run(&app.cx, &swap).await {
             Ok(()) => app.catalog.set_swap_state(&record.id, after).await?,
             Err(error) if error.is_gone() => {
                 let text = format!("it cannot be finished: {error}; what is there stays as it is");
@@ -190,7 +190,7 @@ pub(super) async fn sweep(app: &Installation, source: &SourceConfig) -> anyhow::
     for record in app.catalog.swaps(Some(source.name.as_str())).await? {
         known.push(parse(&record)?.replacement());
     }
-    for left in app.engine_source(source).swapper().sweep(&app.cx, &known).await? {
+    for left in app.engine_source(source)?.swapper().sweep(&app.cx, &known).await? {
         let what = format!("{left} was left by a restore that was killed; it is gone");
         app.cx.event(Event::Step { what });
     }

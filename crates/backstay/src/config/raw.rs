@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::archive::RawArchive;
-use super::{Env, Fault, overrides};
+use super::{Env, Fault, overrides, remote};
 
 /// A configuration. The comments of the fields are the descriptions in the JSON schema.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -37,6 +37,9 @@ pub(super) struct RawConfig {
     /// Old rows of tables that go to Parquet files, by name. Not backups.
     #[serde(default)]
     pub(super) archives: BTreeMap<String, RawArchive>,
+    /// The tables of sources as they are written, for those that go to workers.
+    #[serde(skip)]
+    pub(super) declared: toml::Table,
 }
 
 /// A place for backups.
@@ -178,6 +181,13 @@ pub(super) struct RawSource {
     /// The directory of the engine's programs (`pg_dump` and `pg_restore`, `mariadb-dump`, `duckdb`), if not those that are found.
     #[schemars(with = "Option<String>")]
     pub(super) programs: Option<Spanned<String>>,
+    /// The worker on another machine that reads it, by its name.
+    #[schemars(with = "Option<String>")]
+    pub(super) worker: Option<Spanned<String>>,
+    /// In the place of `worker`: any worker that has all of these labels reads it.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(super) worker_labels: Vec<Spanned<String>>,
     /// The app that it belongs to.
     #[schemars(with = "Option<String>")]
     pub(super) app: Option<Spanned<String>>,
@@ -328,14 +338,16 @@ pub(super) fn parse(text: &str, env: Env<'_>) -> Result<RawConfig, Vec<Fault>> {
     };
     let mut table = DeTable::parse(text).map_err(|error| fault(&error, String::new()))?;
     overrides::apply(table.get_mut(), env)?;
+    let declared = remote::declared(table.get_ref());
     let deserializer = toml::de::Deserializer::from(table);
-    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+    let read = serde_path_to_error::deserialize(deserializer).map_err(|error| {
         // What marks places for us is no field of the user's.
         let path = error.path().iter().map(ToString::to_string);
         let path: Vec<String> = path.filter(|segment| !segment.starts_with("$__")).collect();
         let field = path.join(".").trim_end_matches(".?").trim_matches('?').to_owned();
         fault(error.inner(), field)
-    })
+    })?;
+    Ok(RawConfig { declared, ..read })
 }
 
 /// Finds the expected word that is nearest to the unknown one, in a message that quotes all of them.

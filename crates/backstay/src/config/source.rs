@@ -21,6 +21,7 @@ use super::policy;
 use super::postgres::{self, PostgresConfig};
 use super::raw::{Faults, RawCheck, RawHook, RawSource};
 use super::redis::{self, RedisConfig};
+use super::remote::{self, RemoteConfig};
 use super::server;
 use super::set::{self, SetConfig};
 use super::time::{duration, objective};
@@ -67,13 +68,20 @@ pub(crate) struct SourceConfig {
 #[derive(Debug, Clone)]
 pub(crate) enum SourceKind {
     Files(FilesConfig),
-    Sqlite { path: PathBuf },
-    Duckdb { path: PathBuf, programs: Option<PathBuf> },
+    Sqlite {
+        path: PathBuf,
+    },
+    Duckdb {
+        path: PathBuf,
+        programs: Option<PathBuf>,
+    },
     Set(Box<SetConfig>),
     Postgres(Box<PostgresConfig>),
     Mysql(Box<MysqlConfig>),
     Redis(Box<RedisConfig>),
     Command(Box<CommandConfig>),
+    /// Of whatever kind: a worker on another machine reads it.
+    Remote(Box<RemoteConfig>),
 }
 
 /// A tree of files.
@@ -97,6 +105,7 @@ impl SourceKind {
             Self::Mysql(_) => "mysql",
             Self::Redis(_) => "redis",
             Self::Command(_) => "command",
+            Self::Remote(remote) => remote.word,
         }
     }
 
@@ -127,7 +136,9 @@ impl SourceKind {
             Self::Sqlite { .. } | Self::Duckdb { .. } => true,
             Self::Postgres(postgres) => postgres.databases.is_none(),
             Self::Mysql(mysql) => mysql.databases.is_none(),
-            Self::Files(_) | Self::Set(_) | Self::Redis(_) | Self::Command(_) => false,
+            Self::Files(_) | Self::Set(_) | Self::Redis(_) | Self::Command(_) | Self::Remote(_) => {
+                false
+            }
         }
     }
 
@@ -143,6 +154,7 @@ impl SourceKind {
             Self::Mysql(mysql) => mysql.location(),
             Self::Redis(redis) => redis.location(),
             Self::Command(command) => command.location(),
+            Self::Remote(remote) => format!("beside {}", remote.worker),
         }
     }
 
@@ -164,7 +176,8 @@ impl SourceKind {
             | Self::Sqlite { .. }
             | Self::Duckdb { .. }
             | Self::Set(_)
-            | Self::Command(_) => {
+            | Self::Command(_)
+            | Self::Remote(_) => {
                 return Ok(Some(to.to_owned()));
             }
         };
@@ -200,6 +213,14 @@ impl SourceConfig {
     /// Returns its schedule as it is written, if it has one.
     pub(crate) fn schedule(&self) -> Option<String> {
         self.policy.as_ref().map(|policy| policy.schedule.to_string())
+    }
+
+    /// Returns how a worker on another machine reads it, if one does.
+    pub(crate) fn remote(&self) -> Option<&RemoteConfig> {
+        match &self.kind {
+            SourceKind::Remote(remote) => Some(remote),
+            _ => None,
+        }
     }
 
     /// Adds what a person should know though it is legal.
@@ -253,12 +274,17 @@ pub(super) fn is_sealed(encryption: Option<&Spanned<String>>, faults: &mut Fault
 pub(super) fn check(
     name: &str,
     raw: &RawSource,
-    (env, storages): (Env<'_>, &[&str]),
+    (env, storages, declared): (Env<'_>, &[&str], Option<&toml::Table>),
     faults: &mut Faults<'_>,
 ) -> Option<SourceConfig> {
     let slug: Option<Slug> =
         name.parse().map_err(|error| faults.add("", raw.kind.span(), format!("{error}"))).ok();
-    let kind = check_kind(raw, env, faults);
+    let worker = remote::check_choice(raw, faults)?;
+    let is_remote = worker.is_some();
+    let kind = match (worker, declared) {
+        (Some(worker), Some(declared)) => remote::check(raw, worker, declared, faults),
+        _ => check_kind(raw, env, faults),
+    };
     let storage = raw.storage.get_ref().clone();
     one_of("storage", &raw.storage, storages, "the storages", faults);
     let sealed = is_sealed(raw.encryption.as_ref(), faults);
@@ -301,7 +327,8 @@ pub(super) fn check(
         before_restore: hook("before_restore", &raw.before_restore),
         after_restore: hook("after_restore", &raw.after_restore),
         name: slug?,
-        checks: check_checks(raw, env, faults),
+        // Those of a worker's are asked there.
+        checks: if is_remote { Vec::new() } else { check_checks(raw, env, faults) },
         kind: kind?,
         storage,
         app,
@@ -433,12 +460,17 @@ fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<
         "mysql" => mysql::check(raw, env, faults).map(Box::new).map(SourceKind::Mysql),
         "redis" => redis::check(raw, env, faults).map(Box::new).map(SourceKind::Redis),
         "command" => command::check(raw, env, faults).map(Box::new).map(SourceKind::Command),
-        other => {
-            let expected = "`files`, `sqlite`, `duckdb`, `postgres`, `mysql`, `redis` or `command`";
-            faults.add("kind", raw.kind.span(), format!("found `{other}`, expected {expected}"));
+        _ => {
+            unknown_kind(raw, faults);
             None
         }
     }
+}
+
+pub(super) fn unknown_kind(raw: &RawSource, faults: &mut Faults<'_>) {
+    let expected = "`files`, `sqlite`, `duckdb`, `postgres`, `mysql`, `redis` or `command`";
+    let problem = format!("found `{}`, expected {expected}", raw.kind.get_ref());
+    faults.add("kind", raw.kind.span(), problem);
 }
 
 fn check_hook(name: &str, raw: &Spanned<RawHook>, faults: &mut Faults<'_>) -> Option<Hook> {

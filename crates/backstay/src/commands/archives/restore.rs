@@ -88,7 +88,7 @@ pub(super) async fn restore(
     }
     ask("This adds rows to the table.", "RESTORE", args.yes)?;
     let source = app.source(&archive.source).await?;
-    let engine_source = app.engine_source(&source);
+    let engine_source = app.engine_source(&source)?;
     let restoring = Box::pin(async {
         Ok(archive::restore(&app.cx, engine_source.as_ref(), &vault, &spec, &wanted).await?)
     });

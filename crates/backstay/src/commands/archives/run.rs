@@ -65,7 +65,7 @@ async fn plan_one(
     let source = app.source(&archive.source).await?;
     let spec = app.archive_spec(archive, accept_unsealed);
     let vault = app.archive_vault(archive).await?;
-    let engine_source = app.engine_source(&source);
+    let engine_source = app.engine_source(&source)?;
     let plan = archive::plan(&app.cx, engine_source.as_ref(), vault.as_ref(), &spec).await?;
     if !json {
         let rows = plan.partitions.iter().map(|(name, rows, archived)| {
@@ -161,7 +161,7 @@ async fn run_leased(
     log.sweep(app, archive, &vault).await?;
     let spec = app.archive_spec(archive, accept_unsealed);
     let draft = draft(app, archive, &source);
-    let engine_source = app.engine_source(&source);
+    let engine_source = app.engine_source(&source)?;
     Ok(archive::run(&app.cx, engine_source.as_ref(), &vault, &spec, &draft, &log).await?)
 }
 

@@ -1,0 +1,351 @@
+//! Workers on other machines: who they are, what they may take, whether they are there (ADR 19).
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use backstay_format::{Sha256, Slug};
+use jiff::Timestamp;
+use rand::RngCore as _;
+use sea_orm::QueryResult;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::catalog::{column, time_column, unreadable};
+use crate::{Catalog, CatalogError, Holder};
+
+/// A secret that somebody shows to say who he is, and the public id that it is found by: `bsw.ID.SECRET`.
+#[derive(Debug, Clone)]
+pub struct Token {
+    kind: TokenKind,
+    id: String,
+    secret: SecretString,
+}
+
+/// What a token is for; the beginning of its text says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Works once: whoever has it may enrol a worker.
+    Invitation,
+    /// A worker's own, which it made itself.
+    Worker,
+}
+
+/// A text is no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a token such as `backstay workers invite` prints: {0}.ID.SECRET")]
+pub struct NoToken(&'static str);
+
+/// Which name and which labels a worker may take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// This one, or whichever it likes.
+    pub name: Option<Slug>,
+    /// These, or fewer.
+    pub labels: BTreeSet<Slug>,
+}
+
+/// What a worker says of itself when it enrols.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    /// The id of its own token.
+    pub id: String,
+    /// The digest of that token's secret.
+    pub secret: Sha256,
+    /// What it wants to be called.
+    pub name: Slug,
+    /// The labels that it wants; all that it may have if it does not say.
+    pub labels: Option<BTreeSet<Slug>>,
+    /// Its machine.
+    pub host: String,
+    /// The version of its program.
+    pub version: String,
+}
+
+/// A worker as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// What it is known by, in tokens and leases.
+    pub id: String,
+    /// What people call it.
+    pub name: Slug,
+    /// What it may be chosen by.
+    pub labels: BTreeSet<Slug>,
+    /// Its machine, as it says.
+    pub host: String,
+    /// The version of its program, as it says.
+    pub version: String,
+    /// When it became one.
+    pub enrolled_at: Timestamp,
+    /// When it asked for work last.
+    pub seen_at: Timestamp,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// Why a worker was not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The token is unknown, used, or too old.
+    #[error(
+        "the invitation is unknown, was used by another worker, or is too old; `backstay workers invite` makes a new one"
+    )]
+    NotInvited,
+    /// Another worker has the name.
+    #[error(
+        "there is a worker {name} already; choose another name, or end that one with `backstay workers revoke {name}`"
+    )]
+    NameTaken {
+        /// The name.
+        name: Slug,
+    },
+    /// The invitation is for another name or for other labels.
+    #[error("the invitation does not allow {what}")]
+    NotAllowed {
+        /// What was asked for.
+        what: String,
+    },
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+impl TokenKind {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Invitation => "bsi",
+            Self::Worker => "bsw",
+        }
+    }
+}
+
+impl Token {
+    /// Makes a new one.
+    pub fn new(kind: TokenKind) -> Self {
+        let mut bytes = [0; 8 + 32];
+        rand::rng().fill_bytes(&mut bytes);
+        let (id, secret) = bytes.split_at(8);
+        Self { kind, id: hex::encode(id), secret: hex::encode(secret).into() }
+    }
+
+    /// Reads a token of this kind.
+    pub fn parse(kind: TokenKind, text: &str) -> Result<Self, NoToken> {
+        let mut parts = text.trim().split('.');
+        let (prefix, id, secret, rest) = (parts.next(), parts.next(), parts.next(), parts.next());
+        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match (id, secret, rest) {
+            (Some(id), Some(secret), None)
+                if prefix == Some(kind.prefix())
+                    && (id.len(), secret.len()) == (16, 64)
+                    && is_hex(id)
+                    && is_hex(secret) =>
+            {
+                Ok(Self { kind, id: id.to_owned(), secret: secret.into() })
+            }
+            _ => Err(NoToken(kind.prefix())),
+        }
+    }
+
+    /// Returns what it is found by.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns it as it is shown to whoever is to believe it.
+    pub fn to_text(&self) -> SecretString {
+        format!("{}.{}.{}", self.kind.prefix(), self.id, self.secret.expose_secret()).into()
+    }
+
+    /// Returns what is kept of its secret: 32 random bytes need no salt.
+    pub fn digest(&self) -> Sha256 {
+        Sha256::of(self.secret.expose_secret().as_bytes())
+    }
+
+    /// Says whether its secret has this digest, in a time that tells nothing.
+    fn has(&self, digest: &str) -> bool {
+        let own = self.digest().to_string();
+        aws_lc_rs::constant_time::verify_slices_are_equal(own.as_bytes(), digest.as_bytes()).is_ok()
+    }
+}
+
+impl Worker {
+    /// Returns who holds the leases of its jobs: nobody can see from elsewhere whether it lives, so only time frees them.
+    pub fn holder(&self, instance: &str, pid: u32) -> Holder {
+        Holder {
+            host: self.name.to_string(),
+            machine: String::new(),
+            boot: format!("worker {}", self.id),
+            namespace: instance.to_owned(),
+            pid,
+            started: 0,
+        }
+    }
+}
+
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {}", self.name)
+    }
+}
+
+impl Catalog {
+    /// Invites a worker, until then. Returns the token that it is to show.
+    pub async fn invite(
+        &self,
+        allowance: &Allowance,
+        expires_at: Timestamp,
+    ) -> Result<Token, CatalogError> {
+        let token = Token::new(TokenKind::Invitation);
+        let insert = "INSERT INTO invitations (id, secret, name, labels, expires_at) VALUES ($1, $2, $3, $4, $5)";
+        let values = [
+            token.id.clone().into(),
+            token.digest().to_string().into(),
+            allowance.name.as_ref().map(ToString::to_string).into(),
+            to_text(&allowance.labels).into(),
+            expires_at.as_microsecond().into(),
+        ];
+        self.execute("wrote an invitation", insert, values).await?;
+        Ok(token)
+    }
+
+    /// Makes a worker of whoever shows an invitation. Asked again by the same worker, the answer is the same.
+    pub async fn enrol(
+        &self,
+        invitation: &Token,
+        wish: &Enrolment,
+        now: Timestamp,
+    ) -> Result<Worker, EnrolError> {
+        let allowance = self.allowance(invitation, &wish.id, now).await?;
+        if let Some(name) = allowance.name.filter(|name| *name != wish.name) {
+            let what = format!("the name {}, it is for {name}", wish.name);
+            return Err(EnrolError::NotAllowed { what });
+        }
+        let labels = wish.labels.as_ref().unwrap_or(&allowance.labels);
+        if let Some(label) = labels.difference(&allowance.labels).next() {
+            return Err(EnrolError::NotAllowed { what: format!("the label {label}") });
+        }
+        let claim =
+            "UPDATE invitations SET worker = $1 WHERE id = $2 AND (worker IS NULL OR worker = $1)";
+        let values = [wish.id.clone().into(), invitation.id.clone().into()];
+        if self.execute("used an invitation", claim, values).await? == 0 {
+            return Err(EnrolError::NotInvited);
+        }
+        let insert = "INSERT INTO workers (id, secret, name, labels, host, version, enrolled_at, seen_at) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT DO NOTHING";
+        let values = [
+            wish.id.clone().into(),
+            wish.secret.to_string().into(),
+            wish.name.to_string().into(),
+            to_text(labels).into(),
+            wish.host.clone().into(),
+            wish.version.clone().into(),
+            now.as_microsecond().into(),
+        ];
+        self.execute("enrolled a worker", insert, values).await?;
+        let select = format!(
+            "SELECT {COLUMNS} FROM workers WHERE id = $1 AND secret = $2 AND revoked_at IS NULL"
+        );
+        let values = [wish.id.clone().into(), wish.secret.to_string().into()];
+        if let Some(row) = self.query_one("looked for a worker", &select, values).await? {
+            return Ok(read(&row)?);
+        }
+        // It is not used up by a name that was taken.
+        let free = "UPDATE invitations SET worker = NULL WHERE id = $1 AND worker = $2";
+        let values = [invitation.id.clone().into(), wish.id.clone().into()];
+        self.execute("gave an invitation back", free, values).await?;
+        Err(EnrolError::NameTaken { name: wish.name.clone() })
+    }
+
+    /// Returns what an invitation allows, if it may still be used by this worker.
+    async fn allowance(
+        &self,
+        invitation: &Token,
+        worker: &str,
+        now: Timestamp,
+    ) -> Result<Allowance, EnrolError> {
+        let select = "SELECT secret, name, labels FROM invitations \
+                      WHERE id = $1 AND expires_at > $2 AND (worker IS NULL OR worker = $3)";
+        let values = [invitation.id.clone().into(), now.as_microsecond().into(), worker.into()];
+        let row = self.query_one("looked for an invitation", select, values).await?;
+        let row = row.ok_or(EnrolError::NotInvited)?;
+        if !invitation.has(&column::<String>(&row, "invitations", "secret")?) {
+            return Err(EnrolError::NotInvited);
+        }
+        let name: Option<String> = column(&row, "invitations", "name")?;
+        let slug = |name: String| name.parse().map_err(|_| unreadable("invitations", "name"));
+        let name = name.map(slug).transpose()?;
+        Ok(Allowance { name, labels: labels(&row, "invitations")? })
+    }
+
+    /// Returns the worker that shows this token; none if it is unknown or revoked.
+    pub async fn worker_of(&self, token: &Token) -> Result<Option<Worker>, CatalogError> {
+        let select =
+            format!("SELECT secret, {COLUMNS} FROM workers WHERE id = $1 AND revoked_at IS NULL");
+        let values = [token.id.clone().into()];
+        let Some(row) = self.query_one("looked for a worker", &select, values).await? else {
+            return Ok(None);
+        };
+        let is_its_own = token.kind == TokenKind::Worker
+            && token.has(&column::<String>(&row, "workers", "secret")?);
+        is_its_own.then(|| read(&row)).transpose()
+    }
+
+    /// Writes down that a worker is there, and which one it is by now.
+    pub async fn see_worker(
+        &self,
+        worker: &Worker,
+        (host, version): (&str, &str),
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let update = "UPDATE workers SET seen_at = $1, host = $2, version = $3 WHERE id = $4";
+        let values =
+            [now.as_microsecond().into(), host.into(), version.into(), worker.id.clone().into()];
+        self.execute("saw a worker", update, values).await.map(drop)
+    }
+
+    /// Returns all workers that are not revoked, by name.
+    pub async fn workers(&self) -> Result<Vec<Worker>, CatalogError> {
+        let select =
+            format!("SELECT {COLUMNS} FROM workers WHERE revoked_at IS NULL ORDER BY name");
+        self.query_all("looked for workers", &select, []).await?.iter().map(read).collect()
+    }
+
+    /// Revokes a worker: what it shows is worth nothing from now on. Returns whether there was one.
+    pub async fn revoke_worker(&self, name: &Slug, now: Timestamp) -> Result<bool, CatalogError> {
+        let update = "UPDATE workers SET revoked_at = $1 WHERE name = $2 AND revoked_at IS NULL";
+        let values = [now.as_microsecond().into(), name.to_string().into()];
+        let is_revoked = self.execute("revoked a worker", update, values).await? == 1;
+        // What made it a worker makes it none again.
+        let delete = "DELETE FROM invitations WHERE worker IN (SELECT id FROM workers WHERE revoked_at IS NOT NULL)";
+        self.execute("dropped invitations", delete, []).await?;
+        Ok(is_revoked)
+    }
+}
+
+const COLUMNS: &str = "id, name, labels, host, version, enrolled_at, seen_at, revoked_at";
+
+fn read(row: &QueryResult) -> Result<Worker, CatalogError> {
+    let text = |name| column::<String>(row, "workers", name);
+    let time = |name| time_column(row, "workers", name);
+    let needed = |name| time(name)?.ok_or_else(|| unreadable("workers", name));
+    Ok(Worker {
+        id: text("id")?,
+        name: text("name")?.parse().map_err(|_| unreadable("workers", "name"))?,
+        labels: labels(row, "workers")?,
+        host: text("host")?,
+        version: text("version")?,
+        enrolled_at: needed("enrolled_at")?,
+        seen_at: needed("seen_at")?,
+        revoked_at: time("revoked_at")?,
+    })
+}
+
+/// Labels are kept as one text, divided by commas, which no label has.
+fn to_text(labels: &BTreeSet<Slug>) -> String {
+    labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn labels(row: &QueryResult, table: &str) -> Result<BTreeSet<Slug>, CatalogError> {
+    let text: String = column(row, table, "labels")?;
+    let labels = text.split(',').filter(|label| !label.is_empty()).map(Slug::from_str);
+    labels.collect::<Result<_, _>>().map_err(|_| unreadable(table, "labels"))
+}

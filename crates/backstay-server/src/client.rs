@@ -1,0 +1,207 @@
+//! The worker's side.
+
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use backstay_control::Token;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Certificate, StatusCode};
+use secrecy::ExposeSecret as _;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use crate::wire::{
+    EnrolRequest, Enrolled, JobEnd, JobReport, PROTOCOL, PROTOCOL_HEADER, ReportAnswer, TakeAnswer,
+    TakeRequest,
+};
+
+/// How long a connection may take to come about, and an answer to arrive: a server that gives out a job opens its storage first.
+const CONNECT: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(45);
+
+/// Speaks to a server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// Why a server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Its address is none.
+    #[error("found the server `{found}`, expected {expected}")]
+    Address {
+        /// What was given.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The certificates to trust cannot be used.
+    #[error("the certificates to trust cannot be used")]
+    Certificates(#[source] reqwest::Error),
+    /// No answer came.
+    #[error("the server does not answer: {0}")]
+    Unreachable(String),
+    /// It does not know who asks.
+    #[error("the server refuses: {0}")]
+    Unknown(String),
+    /// The job belongs to somebody else by now, or has ended.
+    #[error("the job is lost: {0}")]
+    Lost(String),
+    /// It cannot for now.
+    #[error("the server cannot do it now: {0}")]
+    Away(String),
+    /// It refuses, and asking again will not help.
+    #[error("the server refuses ({status}): {text}")]
+    Refused {
+        /// HTTP's number for it.
+        status: u16,
+        /// Why.
+        text: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: String,
+}
+
+impl Client {
+    /// Makes a client of a server, which is spoken to by TLS unless it is on this machine. `ca_pem` is trusted besides what
+    /// the system trusts.
+    pub fn new(server: &str, ca_pem: Option<&[u8]>) -> Result<Self, CallError> {
+        let wrong = |expected| CallError::Address { found: server.to_owned(), expected };
+        let url =
+            Url::parse(server).map_err(|_| wrong("a URL such as https://backup.example.com"))?;
+        let is_plain = match url.scheme() {
+            "https" => false,
+            "http" => true,
+            _ => return Err(wrong("a URL that begins with https://")),
+        };
+        if is_plain && !is_here(&url) {
+            return Err(wrong(
+                "https://: secrets go to workers, so only a server on this machine is spoken to without TLS",
+            ));
+        }
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            return Err(wrong(
+                "a URL without a user, a password and a query: the token says who asks",
+            ));
+        }
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .timeout(ANSWER)
+            // A token is for the server that was named, and for no other.
+            .redirect(reqwest::redirect::Policy::none());
+        if is_plain {
+            builder = builder.no_proxy();
+        }
+        if let Some(pem) = ca_pem {
+            let trusted = Certificate::from_pem_bundle(pem).map_err(CallError::Certificates)?;
+            builder = builder.tls_certs_merge(trusted);
+        }
+        let http = builder.build().map_err(CallError::Certificates)?;
+        let mut base = url;
+        base.set_path(&format!("{}/api/v1/worker/", base.path().trim_end_matches('/')));
+        Ok(Self { http, base })
+    }
+
+    /// Becomes a worker.
+    pub async fn enrol(&self, request: &EnrolRequest) -> Result<Enrolled, CallError> {
+        self.call("enrol", None, request).await
+    }
+
+    /// Says that the worker is there, and asks for work.
+    pub async fn take(
+        &self,
+        token: &Token,
+        request: &TakeRequest,
+    ) -> Result<TakeAnswer, CallError> {
+        self.call("take", Some(token), request).await
+    }
+
+    /// Says how far a job is.
+    pub async fn report(
+        &self,
+        token: &Token,
+        report: &JobReport,
+    ) -> Result<ReportAnswer, CallError> {
+        self.call("report", Some(token), report).await
+    }
+
+    /// Gives a job back.
+    pub async fn end(&self, token: &Token, end: &JobEnd) -> Result<(), CallError> {
+        let answer: Option<serde_json::Value> = self.call("end", Some(token), end).await?;
+        drop(answer);
+        Ok(())
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        token: Option<&Token>,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T, CallError> {
+        let url = self.base.join(what).expect("a word is a path");
+        let body = serde_json::to_vec(body).expect("plain values serialise");
+        let mut request = self.http.post(url).header(PROTOCOL_HEADER, PROTOCOL);
+        if let Some(token) = token {
+            request = request.bearer_auth(token.to_text().expose_secret());
+        }
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+        let answer = request.send().await.map_err(|error| unreachable(&error))?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|error| unreachable(&error))?;
+        if status.is_success() {
+            let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+            return serde_json::from_slice(bytes).map_err(|error| {
+                let text = format!("found an answer that cannot be understood: {error}");
+                CallError::Refused { status: status.as_u16(), text }
+            });
+        }
+        let text = serde_json::from_slice(&bytes).map_or_else(
+            // A proxy in between has words of its own.
+            |_| format!("HTTP status {status}"),
+            |body: ErrorBody| body.error,
+        );
+        Err(match status {
+            StatusCode::UNAUTHORIZED => CallError::Unknown(text),
+            StatusCode::CONFLICT => CallError::Lost(text),
+            StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS => CallError::Away(text),
+            _ => CallError::Refused { status: status.as_u16(), text },
+        })
+    }
+}
+
+impl CallError {
+    /// Says whether asking again later may help.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Away(_))
+    }
+}
+
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        None => false,
+    }
+}
+
+/// The client's own error says which URL; what it is stands in its causes.
+fn unreachable(error: &reqwest::Error) -> CallError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    CallError::Unreachable(text)
+}

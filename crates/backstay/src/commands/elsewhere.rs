@@ -1,0 +1,135 @@
+//! Sources that workers on other machines read: asking for a backup of one, and whether anybody is there to make it (ADR 19).
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backstay_control::{BackupSpec, Job, JobId, JobState, Progress, Worker};
+use backstay_engine::event::Event;
+use backstay_engine::source::Probe;
+use backstay_format::IndexEntry;
+use jiff::{SignedDuration, Timestamp};
+
+use super::backup::Made;
+use crate::config::{RemoteConfig, SourceConfig};
+use crate::installation::{Installation, new_job_id};
+
+/// A worker that has not asked for work for this long is not there: it asks every few seconds.
+pub(super) const GONE_AFTER: SignedDuration = SignedDuration::from_mins(1);
+/// The pause between two looks at a job that somebody else does.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Says whether a worker asked for work lately.
+pub(super) fn is_there(worker: &Worker, now: Timestamp) -> bool {
+    now.duration_since(worker.seen_at).abs() <= GONE_AFTER
+}
+
+/// Says why nobody would take a source's jobs now; none if somebody would.
+pub(super) async fn nobody_takes(
+    app: &Installation,
+    remote: &RemoteConfig,
+) -> anyhow::Result<Option<String>> {
+    let now = app.catalog.time(app.cx.now()).await?;
+    let all = app.catalog.workers().await.context("cannot look for workers")?;
+    let known: Vec<&Worker> = all.iter().filter(|worker| remote.worker.takes(worker)).collect();
+    if known.iter().any(|worker| is_there(worker, now)) {
+        return Ok(None);
+    }
+    let last = known.iter().max_by_key(|worker| worker.seen_at).map_or_else(
+        || "there never was one; `backstay workers invite` makes a token for it".to_owned(),
+        |worker| format!("{worker} was there last at {:.0}, on {}", worker.seen_at, worker.host),
+    );
+    Ok(Some(format!("nobody is there to back it up: it wants {}, and {last}", remote.worker)))
+}
+
+/// Looks at a source as a backup would. Of one that a worker reads, only whether a worker is there can be known here.
+pub(super) async fn probe(
+    app: &Installation,
+    source: &SourceConfig,
+) -> anyhow::Result<Option<Probe>> {
+    let Some(remote) = source.remote() else {
+        return Ok(Some(app.engine_source(source)?.probe(&app.cx).await?));
+    };
+    match nobody_takes(app, remote).await? {
+        None => Ok(None),
+        Some(nobody) => Err(anyhow::anyhow!(nobody)),
+    }
+}
+
+/// Returns what is wrong with the workers of all sources.
+pub(super) async fn without_worker(app: &Installation) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for source in app.config.sources.values() {
+        if let Some(remote) = source.remote() {
+            let nobody = nobody_takes(app, remote).await?;
+            found.extend(nobody.map(|text| format!("source {}: {text}", source.name)));
+        }
+    }
+    Ok(found)
+}
+
+/// Asks for a backup by a worker, and waits for it. Whoever stops waiting cancels it.
+pub(super) async fn backup_elsewhere(
+    app: &Installation,
+    (source, remote): (&SourceConfig, &RemoteConfig),
+    spec: &BackupSpec,
+) -> anyhow::Result<Made> {
+    if let Some(nobody) = nobody_takes(app, remote).await? {
+        anyhow::bail!(nobody);
+    }
+    let now = app.catalog.time(app.cx.now()).await?;
+    let job = app.catalog.enqueue((new_job_id(), source.name.as_str()), spec, now).await?;
+    app.cx.event(Event::Step { what: format!("waiting for {}", remote.worker) });
+    let (ended, reason) = match app.cx.run(wait(app, remote, &job)).await {
+        Ok(ended) => (ended, "it was given up"),
+        Err(cancelled) => (Err(cancelled.into()), "whoever asked for it was interrupted"),
+    };
+    if ended.is_err() {
+        app.catalog.cancel_job(&job, reason, app.cx.now()).await?;
+    }
+    let ended = ended?;
+    let error = ended.error.map(|error| anyhow::anyhow!(error));
+    let Some(backup) = ended.backup else {
+        return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));
+    };
+    let vault = app.vault(app.storage(&source.storage)?).await?;
+    let place = app.place(&source.name, backup.parse()?);
+    let manifest = vault.manifest(&app.cx, &place).await?;
+    let hold = spec.hold.then(|| "held when it was made".to_owned());
+    let entry = IndexEntry::new(&manifest, vault.details(&manifest)?, hold);
+    Ok(Made::new(app, source, &vault, (entry, error)))
+}
+
+/// Waits for the end of a job, and tells how far it is.
+async fn wait(app: &Installation, remote: &RemoteConfig, id: &JobId) -> anyhow::Result<Job> {
+    let mut told = Progress::default();
+    loop {
+        let job = app.catalog.job(id).await?.context("the job is gone from the catalog")?;
+        if let Some(progress) = &job.progress {
+            tell(app, &mut told, progress);
+        }
+        match job.state {
+            // Nobody waits for ever for a worker that went away.
+            JobState::Queued => {
+                if let Some(nobody) = nobody_takes(app, remote).await? {
+                    anyhow::bail!(nobody);
+                }
+            }
+            JobState::Leased | JobState::Running => {}
+            JobState::Succeeded | JobState::Incomplete | JobState::Failed | JobState::Cancelled => {
+                return Ok(job);
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn tell(app: &Installation, told: &mut Progress, progress: &Progress) {
+    if told.part != progress.part {
+        let (part, estimate_bytes) = (progress.part.clone(), progress.estimate_bytes);
+        app.cx.event(Event::PartStarted { part, estimate_bytes });
+        told.plain_bytes = 0;
+    }
+    let plain_bytes = progress.plain_bytes.saturating_sub(told.plain_bytes);
+    app.cx.event(Event::Progress { plain_bytes });
+    *told = progress.clone();
+}

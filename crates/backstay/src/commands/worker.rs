@@ -1,0 +1,197 @@
+//! `backstay worker`: makes backups beside databases, for a server that does the rest (ADR 19).
+
+mod job;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backstay_control::{Catalog, Home, Token, TokenKind};
+use backstay_engine::cx::Cx;
+use backstay_engine::event::Event;
+use backstay_format::Slug;
+use backstay_server::{CallError, Client, EnrolRequest, Process, TakeRequest};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::task::JoinSet;
+
+use crate::cli::{Global, WorkerArgs};
+use crate::exit::{Exit, UsageError};
+use crate::installation::{host, new_job_id};
+use crate::opening::open_home_alone;
+use crate::render;
+
+/// The pause between two times that work is asked for.
+const TURN: Duration = Duration::from_secs(5);
+/// The pause between two tries to become a worker while the server is away.
+const AGAIN: Duration = Duration::from_secs(5);
+/// What a worker's program says of itself.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A worker: who it is, whom it works for, where it keeps what it needs.
+#[derive(Clone)]
+struct Worker {
+    client: Client,
+    token: Token,
+    process: Process,
+    home: Home,
+    catalog: Catalog,
+    cx: Cx,
+}
+
+pub(super) async fn worker(global: &Global, cx: Cx, args: &WorkerArgs) -> anyhow::Result<Exit> {
+    let server = global.server.as_deref().ok_or_else(|| {
+        UsageError(
+            "which server? --server https://backup.example.com, or BACKSTAY_SERVER".to_owned(),
+        )
+    })?;
+    let ca = match &args.ca_file {
+        None => None,
+        Some(file) => {
+            let read = std::fs::read(file);
+            Some(read.with_context(|| format!("cannot read {}", file.display()))?)
+        }
+    };
+    let client = Client::new(server, ca.as_deref())?;
+    let (home, catalog) = open_home_alone(global).await?;
+    backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
+    let name = format!("worker of {server}");
+    let kept = catalog.secret(&name).await?;
+    let kept =
+        kept.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()).map(SecretString::from);
+    let kept = kept.and_then(|text| Token::parse(TokenKind::Worker, text.expose_secret()).ok());
+    let is_new = kept.is_none();
+    let token = kept.unwrap_or_else(|| Token::new(TokenKind::Worker));
+    let process = Process { instance: new_job_id(), pid: std::process::id() };
+    let mut worker = Worker { client, token, process, home, catalog, cx };
+    if is_new {
+        worker.enrol(args, &name).await?;
+    }
+    let known = Box::pin(worker.run(args)).await;
+    let is_unknown =
+        |error: &anyhow::Error| matches!(error.downcast_ref(), Some(CallError::Unknown(_)));
+    match known {
+        // A new invitation makes it another worker.
+        Err(error) if is_unknown(&error) && args.token_file.is_some() => {
+            worker.token = Token::new(TokenKind::Worker);
+            worker.enrol(args, &name).await.context(error)?;
+            Box::pin(worker.run(args)).await
+        }
+        ended => ended,
+    }
+}
+
+impl Worker {
+    /// Becomes a worker. Its secret is kept before the server hears of it: an answer that is lost can be asked for again.
+    async fn enrol(&self, args: &WorkerArgs, kept: &str) -> anyhow::Result<()> {
+        let file = args.token_file.as_deref().ok_or_else(|| {
+            let text = "this machine is no worker of that server yet: --token-file names the file with the token that `backstay workers invite` printed there";
+            UsageError(text.to_owned())
+        })?;
+        let invitation = read_token(file)?;
+        let name = match &args.name {
+            Some(name) => name.clone(),
+            None => name_of_host()?,
+        };
+        let request = EnrolRequest {
+            invitation: invitation.to_text().expose_secret().to_owned(),
+            id: self.token.id().to_owned(),
+            secret: self.token.digest().to_string(),
+            name: name.to_string(),
+            labels: (!args.labels.is_empty())
+                .then(|| args.labels.iter().map(ToString::to_string).collect()),
+            host: host(),
+            version: VERSION.to_owned(),
+        };
+        self.catalog.set_secret(kept, self.token.to_text().expose_secret().as_bytes()).await?;
+        let mut told = false;
+        let enrolled = loop {
+            match self.cx.run(self.client.enrol(&request)).await? {
+                Err(error) if error.is_passing() => {
+                    if !std::mem::replace(&mut told, true) {
+                        self.cx.event(Event::Warning { text: format!("waiting: {error}") });
+                    }
+                    self.cx.run(tokio::time::sleep(AGAIN)).await?;
+                }
+                Err(error) => {
+                    // Or the next start would take it for one that is known.
+                    self.catalog.forget(kept).await?;
+                    return Err(error.into());
+                }
+                Ok(enrolled) => break enrolled,
+            }
+        };
+        let labels = enrolled.labels.join(", ");
+        let with = if labels.is_empty() { String::new() } else { format!(", with {labels}") };
+        render::print(&format!("this machine is worker {} now{with}", enrolled.name))
+    }
+
+    /// Asks for work and does it, until told to end or not known any more.
+    async fn run(&self, args: &WorkerArgs) -> anyhow::Result<Exit> {
+        let mut working: JoinSet<()> = JoinSet::new();
+        let mut trouble: Option<String> = None;
+        let mut is_told = false;
+        let ended = loop {
+            if self.cx.cancelled().is_some() {
+                break Ok(Exit::Done);
+            }
+            let request = TakeRequest {
+                process: self.process.clone(),
+                host: host(),
+                version: VERSION.to_owned(),
+                has_room: working.len() < usize::from(args.jobs),
+            };
+            let asked = self.cx.run(self.client.take(&self.token, &request)).await;
+            let Ok(asked) = asked else { continue };
+            let mut is_busy = false;
+            match asked {
+                Ok(answer) => {
+                    trouble = None;
+                    if !std::mem::replace(&mut is_told, true) {
+                        render::print("working for the server")?;
+                    }
+                    if let Some(grant) = answer.job {
+                        working.spawn(job::work(self.clone(), grant));
+                        is_busy = true;
+                    }
+                }
+                Err(error @ CallError::Unknown(_)) => break Err(error),
+                // Whatever it is, such as a server that is just replaced by a newer one: told once.
+                Err(error) => {
+                    let text = error.to_string();
+                    if trouble.as_ref() != Some(&text) {
+                        self.cx.event(Event::Warning { text: text.clone() });
+                        trouble = Some(text);
+                    }
+                }
+            }
+            if is_busy {
+                continue;
+            }
+            tokio::select! {
+                _ = self.cx.until_cancelled() => {}
+                Some(_) = working.join_next() => {}
+                () = tokio::time::sleep(TURN) => {}
+            }
+        };
+        // Those that are stopped say so to the server.
+        while working.join_next().await.is_some() {}
+        Ok(ended?)
+    }
+}
+
+fn read_token(file: &Path) -> anyhow::Result<Token> {
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+    let token = Token::parse(TokenKind::Invitation, &text);
+    Ok(token.map_err(|error| UsageError(format!("{}: {error}", file.display())))?)
+}
+
+fn name_of_host() -> anyhow::Result<Slug> {
+    let host = host().to_lowercase();
+    let parsed = host.parse::<Slug>();
+    Ok(parsed.map_err(|error| {
+        UsageError(format!(
+            "the name of this machine is no name for a worker ({error}); give one with --name"
+        ))
+    })?)
+}

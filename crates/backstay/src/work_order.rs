@@ -1,0 +1,177 @@
+//! What a server gives to a worker with a job, and the installation that a worker makes of it: all that one backup needs, and
+//! nothing else (ADR 19).
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use backstay_control::{BackupSpec, Catalog, Home};
+use backstay_engine::cx::Cx;
+use backstay_engine::store::{Profile, S3Credentials, StoreSpec};
+use backstay_engine::vault::Vault;
+use backstay_format::{DataKey, Keyring, Slug, VaultId};
+use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{
+    Additions, Config, CredentialConfig, Env, RemoteConfig, SourceConfig, StorageConfig,
+    StorageKind,
+};
+use crate::installation::{Installation, Tested, tested_name};
+
+/// All that a worker needs for one backup, with its secrets.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct WorkOrder {
+    organisation: Slug,
+    pub(crate) source: Slug,
+    /// Its table, in the words of the file; references in it are the worker's.
+    declared: toml::Table,
+    pub(crate) spec: BackupSpec,
+    storage: StorageOrder,
+    key: KeyOrder,
+}
+
+/// Where the backup goes, and who asks there.
+#[derive(Serialize, Deserialize)]
+struct StorageOrder {
+    name: String,
+    kind: StorageKind,
+    credentials: CredentialOrder,
+    /// What its last test showed. One of another version tells nothing: then the worker tests it.
+    #[serde(default)]
+    profile: serde_json::Value,
+    /// The vault that the server found there a moment ago: another one is none to write to.
+    vault: VaultId,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum CredentialOrder {
+    Given {
+        access_key_id: String,
+        secret_access_key: String,
+        #[serde(default)]
+        session_token: Option<String>,
+    },
+    /// What the worker's machine has.
+    Elsewhere {
+        #[serde(default)]
+        profile: Option<String>,
+    },
+}
+
+/// The key that seals.
+#[derive(Serialize, Deserialize)]
+struct KeyOrder {
+    created_at: Timestamp,
+    /// In hexadecimal digits.
+    key: String,
+}
+
+impl Installation {
+    /// Makes the order for a job, after a look at the storage: the vault is there, and so is the slot of the key.
+    pub(crate) async fn work_order(
+        &self,
+        source: &SourceConfig,
+        remote: &RemoteConfig,
+        spec: &BackupSpec,
+    ) -> anyhow::Result<WorkOrder> {
+        let storage = self.storage(&source.storage)?;
+        let vault = self.vault_for_writing(storage).await?;
+        vault.ensure_key_slot(&self.cx).await?;
+        let spec_of_store = self.store_spec(storage).await?;
+        let StoreSpec::S3(s3) = spec_of_store else {
+            anyhow::bail!("storage {} is a directory, which no worker reaches", storage.name);
+        };
+        let credentials = match s3.credentials {
+            S3Credentials::Chain { profile } => CredentialOrder::Elsewhere { profile },
+            S3Credentials::Static { access_key_id, secret_access_key, session_token } => {
+                CredentialOrder::Given {
+                    access_key_id,
+                    secret_access_key: secret_access_key.expose_secret().to_owned(),
+                    session_token: session_token.map(|token| token.expose_secret().to_owned()),
+                }
+            }
+        };
+        let newest = vault.keyring().newest()?;
+        let tested = self.tested(storage).await?.and_then(|tested| tested.profile);
+        Ok(WorkOrder {
+            organisation: self.config.organisation.clone(),
+            source: source.name.clone(),
+            declared: remote.declared.clone(),
+            spec: spec.clone(),
+            storage: StorageOrder {
+                name: storage.name.clone(),
+                kind: storage.kind.clone(),
+                credentials,
+                profile: serde_json::to_value(tested)?,
+                vault: vault.id().clone(),
+            },
+            key: KeyOrder {
+                created_at: newest.created_at,
+                key: hex::encode(newest.key.expose_secret()),
+            },
+        })
+    }
+
+    /// Makes the installation in which a worker does what an order says. Its secrets stay in memory.
+    pub(crate) async fn for_order(
+        (home, catalog): (Home, Catalog),
+        order: &WorkOrder,
+        cx: Cx,
+        env: Env<'_>,
+    ) -> anyhow::Result<Self> {
+        let StorageOrder { name, kind, credentials, profile, vault } = &order.storage;
+        let storage = StorageConfig {
+            name: name.clone(),
+            kind: kind.clone(),
+            credentials: match credentials {
+                CredentialOrder::Elsewhere { profile } => {
+                    CredentialConfig::Elsewhere { profile: profile.clone() }
+                }
+                CredentialOrder::Given { access_key_id, secret_access_key, session_token } => {
+                    CredentialConfig::Given {
+                        access_key_id: access_key_id.clone(),
+                        secret_access_key: secret_access_key.as_str().into(),
+                        session_token: session_token.as_deref().map(Into::into),
+                    }
+                }
+            },
+            credentials_expire: None,
+            jobs: None,
+        };
+        let declared = (order.source.as_str(), order.declared.clone());
+        let config = Config::for_job(order.organisation.clone(), declared, storage.clone(), env)?;
+        let bytes = hex::decode(&order.key.key).ok().and_then(|bytes| bytes.try_into().ok());
+        let bytes: [u8; 32] = bytes.context("the server sent a key that is none")?;
+        let lent = Keyring::lent(DataKey::new(bytes), order.key.created_at);
+        let app = Self {
+            config: Arc::new(config),
+            additions: Additions::default(),
+            home,
+            catalog,
+            cx,
+            lent: Some(Arc::new(lent)),
+        };
+        if let Ok(profile) = serde_json::from_value::<Profile>(profile.clone()) {
+            let location = app.store_spec(&storage).await?.location();
+            let tested = Tested { at: app.cx.now(), location, profile: Some(profile), error: None };
+            app.catalog.set_setting(&tested_name(name), &tested).await?;
+        }
+        app.expect_vault(&storage, vault).await?;
+        Ok(app)
+    }
+
+    /// Opens the vault that an order names, and no other.
+    pub(crate) async fn vault_of(&self, order: &WorkOrder) -> anyhow::Result<Vault> {
+        let storage = self.storage(&order.storage.name)?;
+        let vault = self.vault_for_writing(storage).await?;
+        let (found, expected) = (vault.id(), &order.storage.vault);
+        anyhow::ensure!(
+            found == expected,
+            "found vault {found} at {}, expected {expected}, which the server sees there: this machine reaches another storage by that address",
+            vault.location()
+        );
+        Ok(vault)
+    }
+}
