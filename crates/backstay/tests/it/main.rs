@@ -52,3 +52,4 @@ mod size;
 mod story;
 mod tunnels;
 mod uploads;
+mod workers;

@@ -1,7 +1,7 @@
 //! `backstay serve`: backups by schedule, whatever becomes of the server (V24, V26, V27, V39, V40, T33, H8).
 
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use backstay_testkit::daemon::wait_until;
 use backstay_testkit::postgres::PostgresServer;
@@ -20,11 +20,7 @@ impl Serving {
     fn start_with(shell: &Shell, options: &[&str]) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(shell.path("log"));
         let mut command = shell.command(&[&["serve"], options].concat());
-        command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", shell.path("clock"));
-        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        if !shell.path("clock").exists() {
-            set_clock(shell, 0);
-        }
+        under_clock(shell, &mut command);
         Self(command.stdout(Stdio::null()).stderr(log.unwrap()).spawn().unwrap())
     }
 
@@ -48,6 +44,15 @@ impl Drop for Serving {
             self.0.kill().unwrap();
             self.0.wait().unwrap();
         }
+    }
+}
+
+/// Puts a program of a machine under a clock of ours.
+pub(crate) fn under_clock(shell: &Shell, command: &mut Command) {
+    command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", shell.path("clock"));
+    command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    if !shell.path("clock").exists() {
+        set_clock(shell, 0);
     }
 }
 
