@@ -6,3 +6,4 @@ mod catalogs;
 mod export;
 mod migrations;
 mod queue;
+mod workers;

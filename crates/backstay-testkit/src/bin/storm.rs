@@ -1,5 +1,5 @@
-//! Several servers on one catalog while everything between them breaks (V39, V40): each slot is done once or caught up, nobody
-//! works on a source that somebody else works on, and no job is lost or stands still. `cargo xtask storm` runs it.
+//! Two servers on one catalog and three workers while everything between them breaks (V39, V40): each slot is done once or caught
+//! up, nobody works on a source that somebody else works on, and no job is lost or stands still. `cargo xtask storm` runs it.
 
 #![expect(
     clippy::print_stdout,
@@ -16,54 +16,114 @@ use std::time::{Duration, Instant};
 
 use backstay_testkit::postgres::PostgresServer;
 use backstay_testkit::proxy::{Network, Proxy};
+use backstay_testkit::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// With what a dump takes, enough to keep three servers at work half of the time.
-const SOURCES: usize = 12;
+/// With what a dump takes, enough to keep all at work half of the time. The even ones are read by workers.
+const SOURCES: usize = 20;
 /// Longer than a lease.
 const LONG: Duration = Duration::from_secs(70);
 const SHORT: Duration = Duration::from_secs(4);
 /// How long anything may take once nothing breaks any more.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A server on a machine of its own, as far as it can tell.
+/// A server or a worker on a machine of its own, as far as it can tell.
 struct Machine {
     name: &'static str,
     program: PathBuf,
     home: tempfile::TempDir,
-    /// Between it and the catalog.
+    /// Between a server and the catalog, between a worker and its server.
     network: Proxy,
+    /// What it is told to do.
+    words: Vec<String>,
     child: Option<Child>,
 }
 
-impl Machine {
-    fn new(name: &'static str, program: &Path, catalog: &PostgresServer, common: &Path) -> Self {
-        let network = Proxy::start(catalog.port);
-        let url = catalog
-            .url("catalog")
-            .replace(&format!(":{}/", catalog.port), &format!(":{}/", network.port));
-        let home = tempfile::tempdir().unwrap();
-        let machine = Self { name, program: program.to_owned(), home, network, child: None };
-        machine.configure(&url, common, "every 1m");
-        machine
+/// What all share.
+struct World {
+    /// Where dumps leave their traces.
+    common: tempfile::TempDir,
+    catalog: PostgresServer,
+    bucket: S3Server,
+}
+
+impl World {
+    fn path(&self) -> &Path {
+        self.common.path()
     }
 
-    fn configure(&self, url: &str, common: &Path, schedule: &str) {
-        let storage = common.join("storage");
+    /// What a server is told: half of the sources it reads itself.
+    fn configuration(&self, catalog: &str, schedule: &str) -> String {
+        let common = self.path().display();
         let mut config = format!(
-            "catalog = '{url}'\n\n[storages.main]\nprovider = 'local'\npath = '{}'\n",
-            storage.display()
+            "catalog = '{catalog}'\n\n[storages.main]\nprovider = 'local'\npath = '{common}/storage'\n\n\
+             [storages.bucket]\nprovider = 's3'\nbucket = '{BUCKET}'\nendpoint = '{}'\naccess_key_id = '{ACCESS_KEY}'\n\
+             secret_access_key = '{SECRET_KEY}'\n",
+            self.bucket.endpoint
         );
         for source in 0..SOURCES {
+            let place = match source % 2 {
+                0 => "storage = 'bucket'\nworker_labels = ['db']",
+                _ => "storage = 'main'",
+            };
             write!(
                 config,
-                "\n[sources.s{source}]\nkind = 'command'\nstorage = 'main'\nschedule = '{schedule}'\nkeep = {{ last = 1000 }}\n\
-                 outputs = [{{ name = 'dump', dump = ['sh', '{}', 's{source}', '{}'], restore = ['cat'] }}]\n",
-                common.join("dump.sh").display(),
-                common.display(),
+                "\n[sources.s{source}]\nkind = 'command'\n{place}\nschedule = '{schedule}'\nkeep = {{ last = 1000 }}\n\
+                 outputs = [{{ name = 'dump', dump = ['sh', '{common}/dump.sh', 's{source}', '{common}'], restore = ['cat'] }}]\n",
             )
             .unwrap();
         }
+        config
+    }
+
+    fn count(&self, question: &str) -> usize {
+        let output = self.catalog.psql("catalog", &format!("SELECT count(*) FROM {question}"));
+        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(usize::MAX)
+    }
+
+    /// Counts the sources of which a slot after this moment was done.
+    fn sources_done(&self, since: i64) -> usize {
+        let done = "SELECT DISTINCT source FROM jobs WHERE state = 'succeeded' AND slot";
+        self.count(&format!("({done} > {since}) AS done"))
+    }
+}
+
+impl Machine {
+    fn server(name: &'static str, program: &Path, world: &World) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let words = ["serve", "--jobs", "1", "--listen", &format!("127.0.0.1:{port}")];
+        let machine = Self::new(name, program, world.catalog.port, &words);
+        let url = world.catalog.url("catalog");
+        let through = format!(":{}/", machine.network.port);
+        let url = url.replace(&format!(":{}/", world.catalog.port), &through);
+        machine.configure(&world.configuration(&url, "every 1m"));
+        machine
+    }
+
+    /// A worker of a server, which invites it.
+    fn worker(name: &'static str, server: &Self) -> Self {
+        let port = server.words.last().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        let words = ["worker", "--jobs", "1", "--name", name, "--token-file", "token", "--server"];
+        let mut machine = Self::new(name, &server.program, port, &words);
+        machine.words.push(format!("http://127.0.0.1:{}", machine.network.port));
+        let token = server.command(&["workers", "invite", "--labels", "db"]).output().unwrap();
+        assert!(token.status.success(), "{token:?}");
+        std::fs::write(machine.home.path().join("token"), token.stdout).unwrap();
+        machine
+    }
+
+    fn new(name: &'static str, program: &Path, behind: u16, words: &[&str]) -> Self {
+        Self {
+            name,
+            program: program.to_owned(),
+            home: tempfile::tempdir().unwrap(),
+            network: Proxy::start(behind),
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            child: None,
+        }
+    }
+
+    fn configure(&self, config: &str) {
         std::fs::write(self.home.path().join("backstay.toml"), config).unwrap();
     }
 
@@ -76,9 +136,10 @@ impl Machine {
         command
     }
 
-    /// Starts its server; a machine has a name of its own where that can be had.
+    /// Starts what it is for; a machine has a name of its own where that can be had.
     fn start(&mut self) {
-        let plain = self.command(&["serve", "--jobs", "1"]);
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let plain = self.command(&words);
         let mut command = if rustix::process::geteuid().is_root() {
             let mut named = Command::new("unshare");
             let script = format!("hostname {}; exec \"$@\"", self.name);
@@ -159,30 +220,37 @@ fn until(what: &str, common: &Path, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Breaks one thing after the other, each in the middle of work, and mends it again.
-fn rage(machines: &mut [Machine], catalog: &mut PostgresServer, common: &Path) {
+/// Breaks one thing after the other, each in the middle of work, and mends it again. The first two machines are servers.
+fn rage(machines: &mut [Machine], world: &mut World) {
+    let common = world.path().to_owned();
     for machine in &mut *machines {
-        machine.wait_for_work(common);
+        machine.wait_for_work(&common);
         machine.end(Signal::KILL);
         sleep(SHORT);
         machine.start();
     }
-    machines[1].wait_for_work(common);
-    kill_process(Pid::from_raw(catalog.pid().cast_signed()).unwrap(), Signal::QUIT).unwrap();
-    catalog.revive();
-    machines[2].wait_for_work(common);
-    machines[2].network.set(Network::Cut);
-    sleep(SHORT);
-    machines[2].network.mend();
-    machines[0].wait_for_work(common);
-    machines[0].network.set(Network::Silent);
-    sleep(LONG);
-    machines[0].network.mend();
-    machines[1].wait_for_work(common);
-    machines[1].signal(Signal::STOP);
-    sleep(LONG);
-    machines[1].signal(Signal::CONT);
-    sleep(SHORT);
+    machines[1].wait_for_work(&common);
+    kill_process(Pid::from_raw(world.catalog.pid().cast_signed()).unwrap(), Signal::QUIT).unwrap();
+    world.catalog.revive();
+    for cut in [1, 2] {
+        machines[cut].wait_for_work(&common);
+        machines[cut].network.set(Network::Cut);
+        sleep(SHORT);
+        machines[cut].network.mend();
+    }
+    for silent in [0, 3] {
+        machines[silent].wait_for_work(&common);
+        machines[silent].network.set(Network::Silent);
+        sleep(LONG);
+        machines[silent].network.mend();
+    }
+    for suspended in [1, 4] {
+        machines[suspended].wait_for_work(&common);
+        machines[suspended].signal(Signal::STOP);
+        sleep(LONG);
+        machines[suspended].signal(Signal::CONT);
+        sleep(SHORT);
+    }
     for machine in machines {
         machine.assert_runs();
     }
@@ -194,52 +262,46 @@ fn main() {
     let minutes: u64 = words.next().expect("for how many minutes").parse().unwrap();
     let common = tempfile::tempdir().unwrap();
     std::fs::write(common.path().join("dump.sh"), DUMP).unwrap();
-    let mut catalog = PostgresServer::start();
+    let (catalog, bucket) = (PostgresServer::start(), S3Server::start().unwrap());
     catalog.sql("postgres", "CREATE DATABASE catalog");
-    let names = ["web1", "web2", "web3"];
-    let mut machines = names.map(|name| Machine::new(name, &program, &catalog, common.path()));
+    let mut world = World { common, catalog, bucket };
+    let servers = ["web1", "web2"].map(|name| Machine::server(name, &program, &world));
+    let workers = [("db1", 0), ("db2", 1), ("db3", 0)];
+    let workers = workers.map(|(name, server)| Machine::worker(name, &servers[server]));
+    let mut machines: Vec<Machine> = servers.into_iter().chain(workers).collect();
     for machine in &mut machines {
         machine.start();
     }
-    let count = |catalog: &PostgresServer, question: &str| -> usize {
-        let output = catalog.psql("catalog", &format!("SELECT count(*) FROM {question}"));
-        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(usize::MAX)
-    };
-    let sources_done = |catalog: &PostgresServer, since: i64| {
-        count(
-            catalog,
-            &format!(
-                "(SELECT DISTINCT source FROM jobs WHERE state = 'succeeded' AND slot > {since}) AS done"
-            ),
-        )
-    };
-    until("the first backups", common.path(), || sources_done(&catalog, 0) == SOURCES);
+    until("the first backups", world.path(), || world.sources_done(0) == SOURCES);
 
     let end = Instant::now() + Duration::from_secs(60 * minutes);
     let mut rounds = 0;
     while rounds == 0 || Instant::now() < end {
-        rage(&mut machines, &mut catalog, common.path());
+        rage(&mut machines, &mut world);
         rounds += 1;
     }
     // Then all goes on by itself.
-    let now =
-        catalog.sql("catalog", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
-    let now: i64 = now.parse().unwrap();
-    until("backups after the storm", common.path(), || sources_done(&catalog, now) == SOURCES);
+    let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let now: i64 = world.catalog.sql("catalog", now).parse().unwrap();
+    until("backups after the storm", world.path(), || world.sources_done(now) == SOURCES);
     for machine in &mut machines {
         machine.end(Signal::TERM);
     }
     // What was left half done is done by whoever is there, and nothing new is due.
-    machines[0].configure(&catalog.url("catalog"), common.path(), "every 10w");
+    let quiet = world.configuration(&world.catalog.url("catalog"), "every 10w");
+    machines[0].configure(&quiet);
     machines[0].start();
+    machines[2].start();
     let busy = "jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled')";
-    until("nothing is left", common.path(), || count(&catalog, busy) == 0);
+    until("nothing is left", world.path(), || world.count(busy) == 0);
+    machines[2].end(Signal::TERM);
     machines[0].end(Signal::TERM);
-    account(&catalog, &machines[0], common.path(), rounds);
+    account(&world, &machines[0], rounds);
 }
 
-/// Compares what the catalog says with what programs saw and what lies on the storage.
-fn account(catalog: &PostgresServer, machine: &Machine, common: &Path, rounds: usize) {
+/// Compares what the catalog says with what programs saw and what lies on the storages.
+fn account(world: &World, machine: &Machine, rounds: usize) {
+    let (catalog, common) = (&world.catalog, world.path());
     let overlaps = std::fs::read_to_string(common.join("overlaps")).unwrap_or_default();
     assert_eq!(overlaps, "", "two at work on one source");
     let twice = "SELECT source, slot FROM jobs WHERE state = 'succeeded' AND slot IS NOT NULL \
@@ -252,14 +314,19 @@ fn account(catalog: &PostgresServer, machine: &Machine, common: &Path, rounds: u
         "catalog",
         "SELECT source || '/' || backup FROM jobs WHERE state = 'succeeded' ORDER BY 1",
     );
-    let vault: PathBuf = common.join("storage/backstay/default");
+    let vaults = [common.join("storage"), world.bucket.bucket()];
+    let vaults = vaults.map(|place| place.join("backstay/default"));
     for backup in made.lines() {
-        assert!(vault.join(backup).join("manifest.json").exists(), "{backup} is not there");
+        let is_there = |vault: &PathBuf| vault.join(backup).join("manifest.json").exists();
+        assert!(vaults.iter().any(is_there), "{backup} is not there");
     }
     let verified = machine.command(&["verify", "--all", "--quiet"]).output().unwrap();
     assert!(verified.status.success(), "{verified:?}");
     let begun = std::fs::read_to_string(common.join("begun")).unwrap_or_default().lines().count();
-    let states = catalog
-        .sql("catalog", "SELECT state || ' ' || count(*) FROM jobs GROUP BY state ORDER BY 1");
-    println!("{rounds} rounds, {begun} dumps begun, jobs: {}", states.replace('\n', ", "));
+    let states = "SELECT state || ' ' || count(*) FROM jobs GROUP BY state ORDER BY 1";
+    let by_whom = "SELECT coalesce(worker, 'a server') || ' ' || count(*) FROM jobs \
+                   WHERE state = 'succeeded' GROUP BY worker ORDER BY 1";
+    let [states, by_whom] =
+        [states, by_whom].map(|question| catalog.sql("catalog", question).replace('\n', ", "));
+    println!("{rounds} rounds, {begun} dumps begun, jobs: {states}; succeeded by {by_whom}");
 }

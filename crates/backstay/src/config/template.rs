@@ -44,6 +44,7 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # priority = 1                         # of jobs that wait, the highest begin first
 # rpo = "25h"                          # `status` says so if the newest good backup is older, or a restore took longer
 # rto = "15m"
+# worker = "db1"                       # read by a worker on another machine; or worker_labels = ["db", "eu"]
 # before_restore = { run = ["systemctl", "stop", "shop"] }
 # after_restore = { run = ["systemctl", "start", "shop"], timeout = "2m" }
 #
