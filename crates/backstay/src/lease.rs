@@ -157,4 +157,26 @@ mod tests {
         };
         timeout(Duration::from_secs(60), freed).await.expect("nobody works on it any more");
     }
+
+    #[tokio::test]
+    async fn lease_that_could_not_be_given_back_is_given_back_when_the_catalog_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(&dir.path().join("home")).unwrap();
+        let key = MasterKey::load(&home, None, None).unwrap();
+        let catalog = Catalog::open(&home, key).await.unwrap();
+        let (me, cx) = (Holder::this_process("here"), Cx::new(Arc::new(Silent)));
+        let lease = catalog.lease("shop", &me, cx.now()).await.unwrap();
+        let guard = LeaseGuard::keep(catalog.clone(), lease, cx.clone());
+        let writer = rusqlite::Connection::open(home.catalog()).unwrap();
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        guard.release().await;
+        assert!(catalog.lease("shop", &me, cx.now()).await.unwrap_err().is_held());
+        writer.execute_batch("ROLLBACK").unwrap();
+        let freed = async {
+            while catalog.lease("shop", &me, cx.now()).await.is_err() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), freed).await.expect("it is free");
+    }
 }

@@ -108,7 +108,7 @@ pub(super) fn check(
         return None;
     };
     let mut declared = declared.clone();
-    declared.retain(|field, _| !OF_SERVER.iter().any(|ours| field == *ours));
+    declared.retain(|field, _| !OF_SERVER.contains(&field));
     Some(SourceKind::Remote(Box::new(RemoteConfig { word, worker, declared })))
 }
 

@@ -114,7 +114,7 @@ impl Dispatcher for Dispatch {
     async fn health(&self) -> Result<(), Refusal> {
         let app = self.app();
         // Whatever is read: that it can be.
-        app.catalog.slots().await.map(drop).map_err(away)
+        app.catalog.slots().await.map(drop).map_err(|error| away(&error))
     }
 
     async fn enrol(&self, request: EnrolRequest) -> Result<Enrolled, Refusal> {
@@ -132,7 +132,7 @@ impl Dispatcher for Dispatch {
             version: request.version,
         };
         let app = self.app();
-        let now = app.catalog.time(app.cx.now()).await.map_err(away)?;
+        let now = app.catalog.time(app.cx.now()).await.map_err(|error| away(&error))?;
         match app.catalog.enrol(&invitation, &wish, now).await {
             Ok(worker) => {
                 let what = format!("{worker} on {} is one of ours now", worker.host);
@@ -140,26 +140,26 @@ impl Dispatcher for Dispatch {
                 let labels = worker.labels.iter().map(ToString::to_string).collect();
                 Ok(Enrolled { name: worker.name.to_string(), labels })
             }
-            Err(EnrolError::Catalog(error)) => Err(away(error)),
+            Err(EnrolError::Catalog(error)) => Err(away(&error)),
             Err(error) => Err(Refusal::NotAllowed(error.to_string())),
         }
     }
 
     async fn worker_of(&self, token: &Token) -> Result<Option<Worker>, Refusal> {
-        self.app().catalog.worker_of(token).await.map_err(away)
+        self.app().catalog.worker_of(token).await.map_err(|error| away(&error))
     }
 
     async fn take(&self, worker: &Worker, request: TakeRequest) -> Result<Option<Grant>, Refusal> {
         let app = self.app();
-        let now = app.catalog.time(app.cx.now()).await.map_err(away)?;
+        let now = app.catalog.time(app.cx.now()).await.map_err(|error| away(&error))?;
         if now.duration_since(worker.seen_at).abs() >= SEEN_EVERY {
             let about = (request.host.as_str(), request.version.as_str());
-            app.catalog.see_worker(worker, about, now).await.map_err(away)?;
+            app.catalog.see_worker(worker, about, now).await.map_err(|error| away(&error))?;
         }
         if !request.has_room || app.cx.cancelled().is_some() {
             return Ok(None);
         }
-        let waiting = app.catalog.waiting_jobs(now).await.map_err(away)?;
+        let waiting = app.catalog.waiting_jobs(now).await.map_err(|error| away(&error))?;
         for job in by_priority(&app.config, waiting) {
             let Some(source) = app.config.sources.get(&job.source) else { continue };
             let remote = source.remote().filter(|remote| remote.worker.takes(worker));
@@ -181,28 +181,27 @@ impl Dispatcher for Dispatch {
         let app = self.app();
         let holder = worker.holder(&report.process.instance, report.process.pid);
         let (lease, place) = leases(&report.leases, &holder)?;
-        let job = app.catalog.job_under(&report.job, &lease).await.map_err(away)?;
+        let job = app.catalog.job_under(&report.job, &lease).await.map_err(|error| away(&error))?;
         let job = job.ok_or(Refusal::Lost)?;
         let now = app.cx.now();
         app.catalog.renew(&lease, now).await.map_err(not_renewed)?;
         if let Some(place) = place {
             // One that went to somebody else is no reason to stop: the storage takes one more.
-            match app.catalog.renew(&place, now).await {
-                Err(LeaseError::Catalog(error)) => return Err(away(error)),
-                _ => {}
+            if let Err(LeaseError::Catalog(error)) = app.catalog.renew(&place, now).await {
+                return Err(away(&error));
             }
         }
         if let Some(progress) = &report.progress {
-            app.catalog.keep_progress(&job.id, progress).await.map_err(away)?;
+            app.catalog.keep_progress(&job.id, progress).await.map_err(|error| away(&error))?;
         }
-        app.catalog.wish_to_cancel(&job.id).await.map_err(away)
+        app.catalog.wish_to_cancel(&job.id).await.map_err(|error| away(&error))
     }
 
     async fn end(&self, worker: &Worker, end: JobEnd) -> Result<(), Refusal> {
         let app = self.app();
         let holder = worker.holder(&end.process.instance, end.process.pid);
         let (lease, place) = leases(&end.leases, &holder)?;
-        let job = app.catalog.job_under(&end.job, &lease).await.map_err(away)?;
+        let job = app.catalog.job_under(&end.job, &lease).await.map_err(|error| away(&error))?;
         let job = job.ok_or(Refusal::Lost)?;
         // From here on the worker has no say in it, however often it asks.
         let me = Holder::this_process(&host());
@@ -216,7 +215,7 @@ impl Dispatcher for Dispatch {
         let heard = |screen| hear_job(&job.source, &watched, screen);
         let app = app.with_cx(whole.piece().heard_by(heard));
         let kept = Taken { source, place }.keep(&app);
-        app.catalog.hand_over(&job.id, kept.source()).await.map_err(away)?;
+        app.catalog.hand_over(&job.id, kept.source()).await.map_err(|error| away(&error))?;
         self.settling.spawn(finish((app, whole), job, kept, (end, watched)));
         Ok(())
     }
@@ -322,12 +321,12 @@ fn leases(named: &[LeaseRef], holder: &Holder) -> Result<(Lease, Option<Lease>),
 
 fn not_renewed(error: LeaseError) -> Refusal {
     match error {
-        LeaseError::Catalog(error) => away(error),
+        LeaseError::Catalog(error) => away(&error),
         LeaseError::Held { .. } | LeaseError::Lost { .. } => Refusal::Lost,
     }
 }
 
 /// The details are for whoever looks after the server.
-fn away(error: CatalogError) -> Refusal {
+fn away(error: &CatalogError) -> Refusal {
     Refusal::Away(error.to_string())
 }
