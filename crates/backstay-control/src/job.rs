@@ -30,6 +30,8 @@ pub enum JobKind {
     Restore,
     /// A restore into a scratch place.
     Drill,
+    /// A look at a source, by whoever would back it up.
+    Test,
 }
 
 /// How far a job is.
@@ -58,6 +60,7 @@ impl JobKind {
             Self::Backup => "backup",
             Self::Restore => "restore",
             Self::Drill => "drill",
+            Self::Test => "test",
         }
     }
 }
@@ -145,6 +148,16 @@ pub struct Job {
     pub worker: Option<String>,
 }
 
+/// What is asked of a job that waits for somebody to do it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobSpec {
+    /// A backup.
+    Backup(BackupSpec),
+    /// A look at the source.
+    Test,
+}
+
 /// What is asked of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSpec {
@@ -156,10 +169,24 @@ pub struct BackupSpec {
     pub hold: bool,
 }
 
-impl Default for BackupSpec {
+impl JobSpec {
+    pub(crate) fn kind(&self) -> JobKind {
+        match self {
+            Self::Backup(_) => JobKind::Backup,
+            Self::Test => JobKind::Test,
+        }
+    }
+
+    /// Says whether nobody but the scheduler asked for it.
+    pub fn is_scheduled(&self) -> bool {
+        matches!(self, Self::Backup(backup) if backup.trigger == Trigger::Scheduled)
+    }
+}
+
+impl Default for JobSpec {
     /// What the scheduler asks.
     fn default() -> Self {
-        Self { trigger: Trigger::Scheduled, note: None, hold: false }
+        Self::Backup(BackupSpec { trigger: Trigger::Scheduled, note: None, hold: false })
     }
 }
 

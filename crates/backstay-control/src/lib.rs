@@ -25,7 +25,7 @@ pub use catalog::{Catalog, CatalogError};
 pub use export::Imported;
 pub use health::{Alarm, Facts, Health, Objectives, Span};
 pub use home::{Home, HomeError};
-pub use job::{BackupSpec, Job, JobId, JobKind, JobState, PastRestore, Progress};
+pub use job::{BackupSpec, Job, JobId, JobKind, JobSpec, JobState, PastRestore, Progress};
 pub use lease::{Holder, Lease, LeaseError};
 pub use master_key::{MasterKey, MasterKeyError};
 pub use orphans::Orphans;

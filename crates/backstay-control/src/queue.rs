@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
 use crate::catalog::{column, time_column, unreadable};
-use crate::job::{BackupSpec, JobId, JobKind, JobState, Progress};
+use crate::job::{JobId, JobKind, JobSpec, JobState, Progress};
 use crate::lease::RELEASED;
 use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Seen, Since, Worker};
 
@@ -34,7 +34,7 @@ pub struct WaitingJob {
     /// Of which source.
     pub source: String,
     /// What is asked of it.
-    pub spec: BackupSpec,
+    pub spec: JobSpec,
 }
 
 /// A job that ended since its worker was gone.
@@ -128,18 +128,18 @@ impl Catalog {
         Ok(inserted == 1)
     }
 
-    /// Enqueues a backup that a person asks for.
+    /// Enqueues what a person asks for.
     pub async fn enqueue(
         &self,
         (id, source): (String, &str),
-        spec: &BackupSpec,
+        spec: &JobSpec,
         now: Timestamp,
     ) -> Result<JobId, CatalogError> {
         let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, spec) VALUES ($1, $2, $3, $4, $5, '', $6)";
         let values = [
             id.clone().into(),
             source.into(),
-            JobKind::Backup.as_str().into(),
+            spec.kind().as_str().into(),
             JobState::Queued.as_str().into(),
             now.as_microsecond().into(),
             serde_json::to_string(spec).expect("a specification is plain values").into(),
@@ -213,8 +213,8 @@ impl Catalog {
                    WHERE state = 'queued' AND queued_at < $2";
         let values = [now.as_microsecond().into(), before(LONGEST_WAIT).into()];
         self.execute("ended jobs that nobody took up", end, values).await?;
-        let delete = "DELETE FROM jobs WHERE kind = 'backup' AND finished_at < $1 AND EXISTS \
-                      (SELECT 1 FROM jobs n WHERE n.source = jobs.source AND n.kind = 'backup' AND n.queued_at > jobs.queued_at)";
+        let delete = "DELETE FROM jobs WHERE kind IN ('backup', 'test') AND finished_at < $1 AND (kind = 'test' OR EXISTS \
+                      (SELECT 1 FROM jobs n WHERE n.source = jobs.source AND n.kind = 'backup' AND n.queued_at > jobs.queued_at))";
         self.execute("forgot old jobs", delete, [before(REMEMBERED).into()]).await.map(drop)
     }
 

@@ -141,6 +141,14 @@ pub enum Outcome {
         #[serde(default)]
         trouble: Option<String>,
     },
+    /// The source was looked at, and can be backed up.
+    Tested {
+        /// What it is, in a line.
+        summary: String,
+        /// What a person should know before a backup.
+        #[serde(default)]
+        warnings: Vec<String>,
+    },
     /// Nothing.
     Failed {
         /// Why.

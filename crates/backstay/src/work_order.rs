@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use backstay_control::{BackupSpec, Catalog, Home};
+use backstay_control::{BackupSpec, Catalog, Home, JobSpec};
 use backstay_engine::cx::Cx;
 use backstay_engine::store::{Profile, S3Credentials, StoreSpec};
 use backstay_engine::vault::Vault;
@@ -19,13 +19,29 @@ use crate::config::{
 };
 use crate::installation::{Installation, Tested, tested_name};
 
-/// All that a worker needs for one backup, with its secrets.
+/// All that a worker needs for one job, with its secrets.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct WorkOrder {
     organisation: Slug,
     pub(crate) source: Slug,
     /// Its table, in the words of the file; references in it are the worker's.
     declared: toml::Table,
+    pub(crate) task: Task,
+}
+
+/// What is to be done with the source.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Task {
+    /// A backup of it.
+    Backup(Box<BackupOrder>),
+    /// A look at it.
+    Test,
+}
+
+/// What a backup needs beside its source.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct BackupOrder {
     pub(crate) spec: BackupSpec,
     storage: StorageOrder,
     key: KeyOrder,
@@ -74,8 +90,25 @@ impl Installation {
         &self,
         source: &SourceConfig,
         remote: &RemoteConfig,
-        spec: &BackupSpec,
+        spec: &JobSpec,
     ) -> anyhow::Result<WorkOrder> {
+        let task = match spec {
+            JobSpec::Test => Task::Test,
+            JobSpec::Backup(spec) => Task::Backup(Box::new(self.backup_order(source, spec).await?)),
+        };
+        Ok(WorkOrder {
+            organisation: self.config.organisation.clone(),
+            source: source.name.clone(),
+            declared: remote.declared.clone(),
+            task,
+        })
+    }
+
+    async fn backup_order(
+        &self,
+        source: &SourceConfig,
+        spec: &BackupSpec,
+    ) -> anyhow::Result<BackupOrder> {
         let storage = self.storage(&source.storage)?;
         let vault = self.vault_for_writing(storage).await?;
         vault.ensure_key_slot(&self.cx).await?;
@@ -95,10 +128,7 @@ impl Installation {
         };
         let newest = vault.keyring().newest()?;
         let tested = self.tested(storage).await?.and_then(|tested| tested.profile);
-        Ok(WorkOrder {
-            organisation: self.config.organisation.clone(),
-            source: source.name.clone(),
-            declared: remote.declared.clone(),
+        Ok(BackupOrder {
             spec: spec.clone(),
             storage: StorageOrder {
                 name: storage.name.clone(),
@@ -121,57 +151,73 @@ impl Installation {
         cx: Cx,
         env: Env<'_>,
     ) -> anyhow::Result<Self> {
-        let StorageOrder { name, kind, credentials, profile, vault } = &order.storage;
-        let storage = StorageConfig {
-            name: name.clone(),
-            kind: kind.clone(),
-            credentials: match credentials {
-                CredentialOrder::Elsewhere { profile } => {
-                    CredentialConfig::Elsewhere { profile: profile.clone() }
-                }
-                CredentialOrder::Given { access_key_id, secret_access_key, session_token } => {
-                    CredentialConfig::Given {
-                        access_key_id: access_key_id.clone(),
-                        secret_access_key: secret_access_key.as_str().into(),
-                        session_token: session_token.as_deref().map(Into::into),
-                    }
-                }
-            },
-            credentials_expire: None,
-            jobs: None,
+        let (storage, lent) = match &order.task {
+            Task::Backup(backup) => (Some(backup.storage.config()), Some(backup.key.keyring()?)),
+            Task::Test => (None, None),
         };
         let declared = (order.source.as_str(), order.declared.clone());
         let config = Config::for_job(order.organisation.clone(), declared, storage.clone(), env)?;
-        let bytes = hex::decode(&order.key.key).ok().and_then(|bytes| bytes.try_into().ok());
-        let bytes: [u8; 32] = bytes.context("the server sent a key that is none")?;
-        let lent = Keyring::lent(DataKey::new(bytes), order.key.created_at);
         let app = Self {
             config: Arc::new(config),
             additions: Additions::default(),
             home,
             catalog,
             cx,
-            lent: Some(Arc::new(lent)),
+            lent: lent.map(Arc::new),
         };
-        if let Ok(profile) = serde_json::from_value::<Profile>(profile.clone()) {
-            let location = app.store_spec(&storage).await?.location();
-            let tested = Tested { at: app.cx.now(), location, profile: Some(profile), error: None };
-            app.catalog.set_setting(&tested_name(name), &tested).await?;
-        }
-        app.expect_vault(&storage, vault).await?;
         Ok(app)
     }
 
     /// Opens the vault that an order names, and no other.
-    pub(crate) async fn vault_of(&self, order: &WorkOrder) -> anyhow::Result<Vault> {
-        let storage = self.storage(&order.storage.name)?;
+    pub(crate) async fn vault_of(&self, order: &BackupOrder) -> anyhow::Result<Vault> {
+        let StorageOrder { name, profile, vault: expected, .. } = &order.storage;
+        let storage = self.storage(name)?;
+        if let Ok(profile) = serde_json::from_value::<Profile>(profile.clone()) {
+            let location = self.store_spec(storage).await?.location();
+            let (at, profile) = (self.cx.now(), Some(profile));
+            let tested = Tested { at, location, profile, error: None };
+            self.catalog.set_setting(&tested_name(name), &tested).await?;
+        }
+        self.expect_vault(storage, expected).await?;
         let vault = self.vault_for_writing(storage).await?;
-        let (found, expected) = (vault.id(), &order.storage.vault);
+        let found = vault.id();
         anyhow::ensure!(
             found == expected,
             "found vault {found} at {}, expected {expected}, which the server sees there: this machine reaches another storage by that address",
             vault.location()
         );
         Ok(vault)
+    }
+}
+
+impl StorageOrder {
+    fn config(&self) -> StorageConfig {
+        let credentials = match &self.credentials {
+            CredentialOrder::Elsewhere { profile } => {
+                CredentialConfig::Elsewhere { profile: profile.clone() }
+            }
+            CredentialOrder::Given { access_key_id, secret_access_key, session_token } => {
+                CredentialConfig::Given {
+                    access_key_id: access_key_id.clone(),
+                    secret_access_key: secret_access_key.as_str().into(),
+                    session_token: session_token.as_deref().map(Into::into),
+                }
+            }
+        };
+        StorageConfig {
+            name: self.name.clone(),
+            kind: self.kind.clone(),
+            credentials,
+            credentials_expire: None,
+            jobs: None,
+        }
+    }
+}
+
+impl KeyOrder {
+    fn keyring(&self) -> anyhow::Result<Keyring> {
+        let bytes = hex::decode(&self.key).ok().and_then(|bytes| bytes.try_into().ok());
+        let bytes: [u8; 32] = bytes.context("the server sent a key that is none")?;
+        Ok(Keyring::lent(DataKey::new(bytes), self.created_at))
     }
 }

@@ -7,7 +7,7 @@ use backstay_control::SwapState;
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::elsewhere::probe;
+use super::elsewhere::nobody_takes;
 use super::room::free_bytes;
 use crate::config::{SourceConfig, SourceKind, StorageConfig, StorageKind};
 use crate::exit::Exit;
@@ -152,9 +152,18 @@ fn clock(storage: &str, skew: SignedDuration) -> Finding {
 
 async fn source_finding(app: &Installation, source: &SourceConfig) -> Finding {
     let what = format!("source {}", source.name);
-    let probed = match probe(app, source).await {
-        Ok(Some(probed)) => probed,
-        Ok(None) => return finding(what, Ok("a worker that takes it is there".to_owned())),
+    if let Some(remote) = source.remote() {
+        // What it finds is asked by `source test`, which waits for it.
+        let there = match nobody_takes(app, remote).await {
+            Ok(None) => Ok(format!("{} is there", remote.worker)),
+            Ok(Some(nobody)) => Err(nobody),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        return finding(what, there);
+    }
+    let probed = async { anyhow::Ok(app.engine_source(source)?.probe(&app.cx).await?) };
+    let probed = match probed.await {
+        Ok(probed) => probed,
         Err(error) => return finding(what, Err(format!("{error:#}"))),
     };
     let size = render::size(probed.size_bytes);

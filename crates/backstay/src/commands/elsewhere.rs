@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backstay_control::{BackupSpec, Job, JobId, JobState, Progress, Worker};
+use backstay_control::{BackupSpec, Job, JobId, JobSpec, JobState, Progress, Worker};
 use backstay_engine::event::Event;
 use backstay_engine::source::Probe;
 use backstay_format::IndexEntry;
@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::backup::Made;
 use crate::config::{RemoteConfig, SourceConfig};
 use crate::installation::{Installation, new_job_id};
+use crate::render;
 
 /// A worker that has not asked for work for this long is not there: it asks every few seconds.
 pub(super) const GONE_AFTER: SignedDuration = SignedDuration::from_mins(1);
@@ -41,18 +42,34 @@ pub(super) async fn nobody_takes(
     Ok(Some(format!("nobody is there to back it up: it wants {}, and {last}", remote.worker)))
 }
 
-/// Looks at a source as a backup would. Of one that a worker reads, only whether a worker is there can be known here.
-pub(super) async fn probe(
-    app: &Installation,
-    source: &SourceConfig,
-) -> anyhow::Result<Option<Probe>> {
-    let Some(remote) = source.remote() else {
-        return Ok(Some(app.engine_source(source)?.probe(&app.cx).await?));
-    };
-    match nobody_takes(app, remote).await? {
-        None => Ok(None),
-        Some(nobody) => Err(anyhow::anyhow!(nobody)),
+/// What a look at a source found, in words. Of one by a worker it is the job's log: the summary, then each warning.
+pub(super) struct Look {
+    /// How large it is, and of which engine.
+    pub(super) summary: String,
+    /// What a person should know before a backup.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Looks at a source as a backup would, here.
+pub(super) async fn look_here(app: &Installation, source: &SourceConfig) -> anyhow::Result<Look> {
+    let Probe { engine, size_bytes, warnings, .. } =
+        app.engine_source(source)?.probe(&app.cx).await?;
+    let engine = engine.map(|engine| format!(", {engine}")).unwrap_or_default();
+    let summary = format!("can be read, about {}{engine}", render::size(size_bytes));
+    Ok(Look { summary, warnings })
+}
+
+/// Looks at a source as a backup would: here, or by its worker.
+pub(super) async fn look(app: &Installation, source: &SourceConfig) -> anyhow::Result<Look> {
+    let Some(remote) = source.remote() else { return look_here(app, source).await };
+    let job = ask(app, (source, remote), &JobSpec::Test).await?;
+    if let Some(error) = job.error {
+        anyhow::bail!(error);
     }
+    let log = job.log.unwrap_or_default();
+    let mut lines = log.lines().map(str::to_owned);
+    let summary = lines.next().unwrap_or_default();
+    Ok(Look { summary, warnings: lines.collect() })
 }
 
 /// Returns what is wrong with the workers of all sources.
@@ -67,12 +84,12 @@ pub(super) async fn without_worker(app: &Installation) -> anyhow::Result<Vec<Str
     Ok(found)
 }
 
-/// Asks for a backup by a worker, and waits for it. Whoever stops waiting cancels it.
-pub(super) async fn backup_elsewhere(
+/// Asks a worker for something, and waits for it. Whoever stops waiting cancels it.
+async fn ask(
     app: &Installation,
     (source, remote): (&SourceConfig, &RemoteConfig),
-    spec: &BackupSpec,
-) -> anyhow::Result<Made> {
+    spec: &JobSpec,
+) -> anyhow::Result<Job> {
     if let Some(nobody) = nobody_takes(app, remote).await? {
         anyhow::bail!(nobody);
     }
@@ -86,7 +103,16 @@ pub(super) async fn backup_elsewhere(
     if ended.is_err() {
         app.catalog.cancel_job(&job, reason, app.cx.now()).await?;
     }
-    let ended = ended?;
+    ended
+}
+
+/// Has a backup made by a worker.
+pub(super) async fn backup_elsewhere(
+    app: &Installation,
+    (source, remote): (&SourceConfig, &RemoteConfig),
+    spec: &BackupSpec,
+) -> anyhow::Result<Made> {
+    let ended = ask(app, (source, remote), &JobSpec::Backup(spec.clone())).await?;
     let error = ended.error.map(|error| anyhow::anyhow!(error));
     let Some(backup) = ended.backup else {
         return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));

@@ -19,7 +19,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::time::Instant;
 
 use super::backup::{Made, backup_one, chosen, warn_without_kit};
-use super::elsewhere::probe;
+use super::elsewhere::look;
 use crate::cli::GuardArgs;
 use crate::config::SourceConfig;
 use crate::exit::Exit;
@@ -122,9 +122,9 @@ async fn check(app: &Installation, sources: &[SourceConfig]) -> anyhow::Result<(
     let mut faults = Vec::new();
     let mut storages = BTreeMap::new();
     for source in sources {
-        match probe(app, source).await {
-            Ok(probed) => {
-                for text in probed.map(|probe| probe.warnings).unwrap_or_default() {
+        match look(app, source).await {
+            Ok(look) => {
+                for text in look.warnings {
                     let text = format!("source {}: {text}", source.name);
                     app.cx.event(Event::Warning { text });
                 }

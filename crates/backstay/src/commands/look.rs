@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::elsewhere::probe;
+use super::elsewhere::look;
 use crate::cli::{SourceCommand, StorageCommand};
 use crate::config::{SourceConfig, StorageKind, template};
 use crate::exit::{Exit, UsageError};
@@ -60,19 +60,9 @@ pub(super) async fn source(
         }
         SourceCommand::Test { name } => {
             let source = app.source(&name).await?;
-            let Some(probe) = probe(app, &source).await? else {
-                let place = source.kind.location();
-                render::print(&format!(
-                    "{name}: is read {place}, which is there; whether that can read it shows in its first backup"
-                ))?;
-                return Ok(Exit::Done);
-            };
-            let engine = probe.engine.map(|engine| format!(", {engine}")).unwrap_or_default();
-            render::print(&format!(
-                "{name}: can be read, about {}{engine}",
-                render::size(probe.size_bytes)
-            ))?;
-            for warning in probe.warnings {
+            let look = look(app, &source).await?;
+            render::print(&format!("{name}: {}", look.summary))?;
+            for warning in look.warnings {
                 render::say(&format!("warning: {warning}"));
             }
         }

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use backstay_control::{Holder, Since, WaitingJob};
+use backstay_control::{Holder, JobSpec, Since, WaitingJob};
 use backstay_engine::event::Event;
-use backstay_format::Trigger;
 use backstay_server::{Listening, Tls, listen, router};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
@@ -224,6 +223,7 @@ impl Server {
         let Some(source) = source.filter(|source| source.remote().is_none()).cloned() else {
             return Ok(None);
         };
+        let JobSpec::Backup(spec) = job.spec.clone() else { return Ok(None) };
         if may_not_begin(&source, &job, now) {
             return Ok(None);
         }
@@ -231,12 +231,12 @@ impl Server {
         let heard = |screen| hear_job(&job.source, &watched, screen);
         let app = self.app.with_cx(self.app.cx.piece().heard_by(heard));
         let me = Holder::this_process(&host());
-        let Some(taken) = Taken::take(&app, &source, &me).await? else { return Ok(None) };
+        let Some(taken) = Taken::take(&app, (&source, &job), &me).await? else { return Ok(None) };
         let kept = taken.keep(&app);
         match begin(&app, &source, (&job, kept.source(), None), now).await {
             Ok(true) => {
                 let whole = self.app.cx.clone();
-                Ok(Some(Begun { app, source, job, kept, watched, whole }))
+                Ok(Some(Begun { app, source, job, spec, kept, watched, whole }))
             }
             begun => {
                 kept.give_back().await;
@@ -277,8 +277,8 @@ fn by_priority(config: &Config, mut waiting: Vec<WaitingJob>) -> Vec<WaitingJob>
 
 /// Nothing begins in a blackout but what a person asks for.
 fn may_not_begin(source: &SourceConfig, job: &WaitingJob, now: Timestamp) -> bool {
-    let is_asked_for = job.spec.trigger != Trigger::Scheduled;
-    !is_asked_for && source.policy.as_ref().is_some_and(|policy| policy.is_in_blackout(now))
+    job.spec.is_scheduled()
+        && source.policy.as_ref().is_some_and(|policy| policy.is_in_blackout(now))
 }
 
 /// Warns if sources have schedules and nobody backs them up by these.

@@ -127,11 +127,11 @@ pub(super) fn check_storage(
 
 impl Config {
     /// Makes the configuration in which a worker does one job: this source, whose references are resolved here, and this
-    /// storage, which is given as it is.
+    /// storage, which is given as it is, if one is needed.
     pub(crate) fn for_job(
         organisation: Slug,
         (name, declared): (&str, Table),
-        storage: StorageConfig,
+        storage: Option<StorageConfig>,
         env: Env<'_>,
     ) -> Result<Self, ConfigError> {
         let table =
@@ -141,8 +141,9 @@ impl Config {
         let stand_in = [("provider", text("s3")), ("bucket", text("given-with-the-job"))];
         let stand_in =
             stand_in.map(|(field, value)| (field.to_owned(), value)).into_iter().collect();
+        let wanted = declared.get("storage").and_then(Value::as_str).unwrap_or_default().to_owned();
         let whole = Table::from_iter([
-            ("storages".to_owned(), Value::Table(table(&storage.name, stand_in))),
+            ("storages".to_owned(), Value::Table(table(&wanted, stand_in))),
             ("sources".to_owned(), Value::Table(table(name, declared))),
         ]);
         let text = toml::to_string(&whole).expect("tables of plain values can be written");
@@ -158,7 +159,7 @@ impl Config {
             faults: faults.into_iter().map(|fault| Fault { line: 0, ..fault }).collect(),
         })?;
         config.organisation = organisation;
-        drop(config.storages.insert(storage.name.clone(), storage));
+        config.storages = storage.into_iter().map(|given| (given.name.clone(), given)).collect();
         Ok(config)
     }
 }

@@ -169,6 +169,8 @@ fn worker_backs_up_what_only_its_machine_sees_and_keeps_no_secret() {
     fleet.invite(&["--labels", "db,eu,spare"]);
     let working = fleet.work(&["--name", "db1", "--labels", "db,eu"]);
     wait_until("the worker is there", || fleet.worker_is_there());
+    let seen = fleet.server.ends(0, &["source", "test", "shop"]);
+    assert!(seen.contains("shop: can be read, about 519 B"), "{seen}");
     let made = fleet.server.json(&["backup", "shop", "--note", "by hand", "--hold"]);
     assert_eq!((&made["status"], &made["note"]), (&"complete".into(), &"by hand".into()), "{made}");
     assert_eq!(made["hold"], "held when it was made");
@@ -385,10 +387,13 @@ fn mistakes_are_told_where_they_can_be_mended() {
     wait_until("the worker is there", || fleet.worker_is_there());
     let error = fleet.server.complains(1, &["backup", "shop"]);
     assert!(error.contains("the environment variable DATA is not set"), "{error}");
+    let error = fleet.server.complains(1, &["source", "test", "shop"]);
+    assert!(error.contains("the environment variable DATA is not set"), "{error}");
     // What is done on the machine of the source is not done here.
-    for words in [&["restore", "db", "--yes"][..], &["drill", "db"], &["source", "test", "db"]] {
-        let output = fleet.server.run(words);
-        assert_ne!(output.status.code(), None, "{words:?}");
+    fleet.server.ends(0, &["backup", "db"]);
+    for words in [&["restore", "db", "--yes"][..], &["drill", "db"]] {
+        let error = fleet.server.complains(2, words);
+        assert!(error.contains("is on another machine"), "{error}");
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{
-    Again, CatalogError, EnrolError, Enrolment, Holder, Lease, LeaseError, Token, TokenKind,
-    WaitingJob, Worker,
+    Again, CatalogError, EnrolError, Enrolment, Holder, JobState, Lease, LeaseError, Token,
+    TokenKind, WaitingJob, Worker,
 };
 use backstay_engine::cx::Cx;
 use backstay_engine::error::Passing;
@@ -72,7 +72,7 @@ impl Dispatch {
         }
         let app = self.app();
         let holder = worker.holder(&process.instance, process.pid);
-        let Some(taken) = Taken::take(&app, source, &holder).await? else { return Ok(None) };
+        let Some(taken) = Taken::take(&app, (source, job), &holder).await? else { return Ok(None) };
         if !begin(&app, source, (job, &taken.source, Some(worker)), now).await? {
             taken.keep(&app).give_back().await;
             return Ok(None);
@@ -221,6 +221,13 @@ impl Dispatcher for Dispatch {
     }
 }
 
+/// What became of a job that went well.
+enum Ended {
+    Made(Box<Made>),
+    /// Line by line.
+    Tested(Vec<String>),
+}
+
 /// Looks at what a worker says that it made, does what is to be done after it, and writes down what became of the job.
 async fn finish(
     (app, whole): (Installation, Cx),
@@ -234,8 +241,12 @@ async fn finish(
         return kept.give_back().await;
     };
     let ended = match end.outcome {
+        Outcome::Tested { summary, warnings } => {
+            Ok(Ended::Tested([vec![summary], warnings].concat()))
+        }
         Outcome::Made { backup, trouble } => look_at(&app, source, &backup, trouble)
             .await
+            .map(|made| Ended::Made(Box::new(made)))
             .map_err(|error| (why_again(&app, source, &error, &whole), error)),
         Outcome::Failed { error, passing } => {
             let passing = passing.map(|passing| match passing {
@@ -249,22 +260,23 @@ async fn finish(
             Err((again, anyhow::anyhow!(error)))
         }
     };
-    let event = match &ended {
-        Ok(made) => Event::Step { what: made.summary() },
-        Err((_, error)) => Event::Warning { text: format!("no backup was made: {error:#}") },
-    };
-    app.cx.event(event);
     // Theirs, and what was said here.
-    let log = [end.log, watched.log()].join("\n");
+    let mut log = [end.log, watched.log()].join("\n");
+    match &ended {
+        Ok(Ended::Made(made)) => app.cx.event(Event::Step { what: made.summary() }),
+        Ok(Ended::Tested(lines)) => log = lines.join("\n"),
+        Err((_, error)) => app.cx.event(Event::Warning { text: format!("{error:#}") }),
+    }
     if let Err(error) = app.catalog.keep_log(&job.id, log.trim()).await {
         app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
     }
     match &ended {
-        Ok(made) => end_made(&app, &job.id, made).await,
+        Ok(Ended::Made(made)) => end_made(&app, &job.id, made).await,
+        Ok(Ended::Tested(_)) => app.end_job(&job.id, JobState::Succeeded, None, None).await,
         Err((again, error)) => end_failed(&app, &job, *again, error).await,
     }
     kept.give_back().await;
-    if ended.is_ok() {
+    if let Ok(Ended::Made(_)) = ended {
         app.back_up_catalog_too(&[source.storage.clone()].into()).await;
     }
 }

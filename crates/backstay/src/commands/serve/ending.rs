@@ -1,6 +1,6 @@
 //! What a job holds while it is done, and how it ends that failed.
 
-use backstay_control::{Again, Holder, JobState, Lease, WaitingJob, Worker};
+use backstay_control::{Again, Holder, JobSpec, JobState, Lease, WaitingJob, Worker};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::error::{EngineError, Passing};
 use backstay_engine::event::Event;
@@ -30,10 +30,14 @@ impl Taken {
     /// whoever wants it.
     pub(super) async fn take(
         app: &Installation,
-        source: &SourceConfig,
+        (source, job): (&SourceConfig, &WaitingJob),
         holder: &Holder,
     ) -> anyhow::Result<Option<Self>> {
-        let place = match app.storage(&source.storage)?.jobs {
+        let places = match job.spec {
+            JobSpec::Backup(_) => app.storage(&source.storage)?.jobs,
+            JobSpec::Test => None,
+        };
+        let place = match places {
             None => None,
             Some(places) => match take_place(app, &source.storage, places, holder).await? {
                 None => return Ok(None),
@@ -66,7 +70,7 @@ fn keep(app: &Installation, lease: Lease) -> LeaseGuard {
     LeaseGuard::keep(app.catalog.clone(), lease, app.cx.clone())
 }
 
-/// Begins a job under the lease on its source, and says whether it still waited. Its run counts for all slots that are due by
+/// Begins a job under the lease on its source, and says whether it still waited. A backup counts for all slots that are due by
 /// now.
 pub(super) async fn begin(
     app: &Installation,
@@ -77,7 +81,7 @@ pub(super) async fn begin(
     if !app.catalog.begin_job(job, lease, worker, now).await? {
         return Ok(false);
     }
-    if let Some(policy) = &source.policy {
+    if let (JobSpec::Backup(_), Some(policy)) = (&job.spec, &source.policy) {
         let since = app.catalog.see(&job.source, now, CLOCK_TOLERANCE).await?;
         if let Some(due) = policy.due(&job.source, since, now) {
             app.catalog.cover_slots(&job.source, due.slot).await?;

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstay_control::{Progress, WaitingJob};
+use backstay_control::{BackupSpec, Progress, WaitingJob};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
 
@@ -22,6 +22,7 @@ pub(super) struct Begun {
     pub(super) app: Installation,
     pub(super) source: SourceConfig,
     pub(super) job: WaitingJob,
+    pub(super) spec: BackupSpec,
     pub(super) kept: Kept,
     pub(super) watched: Arc<Watched>,
     /// The server's own, which says whether all of it ends.
@@ -30,10 +31,10 @@ pub(super) struct Begun {
 
 /// Does a job, and writes down what became of it.
 pub(super) async fn work(begun: Begun) {
-    let Begun { app, source, job, kept, watched, whole } = begun;
+    let Begun { app, source, job, spec, kept, watched, whole } = begun;
     app.cx.event(Event::Step { what: "the scheduled backup begins".to_owned() });
     let made = tokio::select! {
-        made = Box::pin(make(&app, &source, &job.spec, Tries::One)) => made,
+        made = Box::pin(make(&app, &source, &spec, Tries::One)) => made,
         never = watch(&app, &job, &watched) => match never {},
     };
     say_end(&app, &made);

@@ -17,13 +17,14 @@ use tokio::time::{Instant, sleep};
 
 use super::Worker;
 use crate::commands::backup::{Tries, write};
+use crate::commands::elsewhere::{Look, look_here};
 use crate::commands::room::warn_of_little;
 use crate::commands::serve::passing;
 use crate::commands::watched::{Watched, hear_job};
 use crate::installation::Installation;
 use crate::lease::{Renew, Renewal, renew_until_lost};
 use crate::opening::environment;
-use crate::work_order::WorkOrder;
+use crate::work_order::{Task, WorkOrder};
 
 /// The pause between two reports, each of which renews the leases and hears whether somebody cancelled the job.
 const REPORT: Duration = Duration::from_secs(2);
@@ -41,13 +42,19 @@ struct Job {
     is_cancelled: AtomicBool,
 }
 
+/// What came of a job that went well.
+enum Done {
+    /// A backup, and what failed after it.
+    Backup(Box<IndexEntry>, Option<anyhow::Error>),
+    Look(Look),
+}
+
 /// Does a job and says what became of it.
 pub(super) async fn work(worker: Worker, grant: Grant) {
     let Grant { job: id, source, leases, work } = grant;
     let watched = Arc::new(Watched::default());
     let cx = worker.cx.piece().heard_by(|screen| hear_job(&source, &watched, screen));
     let job = Job { worker, id, leases, cx, watched, is_cancelled: AtomicBool::new(false) };
-    job.cx.event(Event::Step { what: "the backup begins".to_owned() });
     let made = tokio::select! {
         made = Box::pin(job.make(work)) => made,
         never = job.report() => match never {},
@@ -57,18 +64,23 @@ pub(super) async fn work(worker: Worker, grant: Grant) {
 }
 
 impl Job {
-    async fn make(
-        &self,
-        work: serde_json::Value,
-    ) -> anyhow::Result<(IndexEntry, Option<anyhow::Error>)> {
+    async fn make(&self, work: serde_json::Value) -> anyhow::Result<Done> {
         let order: WorkOrder = serde_json::from_value(work)
             .context("the server sent a job that this program does not understand; install the same version on both")?;
         let place = (self.worker.home.clone(), self.worker.catalog.clone());
         let app = Installation::for_order(place, &order, self.cx.clone(), &environment()).await?;
         let source = app.source(order.source.as_str()).await?;
+        let backup = match &order.task {
+            Task::Backup(backup) => backup,
+            Task::Test => {
+                let look = self.cx.run(look_here(&app, &source)).await??;
+                return Ok(Done::Look(look));
+            }
+        };
         warn_of_little(&app, &source);
-        let vault = app.vault_of(&order).await?;
-        write(&app, &source, (&order.spec, Tries::One), &vault).await
+        let vault = app.vault_of(backup).await?;
+        let (entry, trouble) = write(&app, &source, (&backup.spec, Tries::One), &vault).await?;
+        Ok(Done::Backup(Box::new(entry), trouble))
     }
 
     /// Says how far it is, again and again. Ends never: a loss stops the work, which ends by itself.
@@ -85,17 +97,20 @@ impl Job {
         }
     }
 
-    fn outcome(&self, made: anyhow::Result<(IndexEntry, Option<anyhow::Error>)>) -> Outcome {
-        let error = match made {
-            Ok((entry, trouble)) => {
+    fn outcome(&self, done: anyhow::Result<Done>) -> Outcome {
+        let error = match done {
+            Ok(Done::Look(Look { summary, warnings })) => {
+                return Outcome::Tested { summary, warnings };
+            }
+            Ok(Done::Backup(entry, trouble)) => {
                 self.cx.event(Event::Step { what: format!("backup {} is written", entry.id) });
                 let trouble = trouble.map(|error| format!("{error:#}"));
                 return Outcome::Made { backup: entry.id.to_string(), trouble };
             }
             Err(error) => error,
         };
-        self.cx.event(Event::Warning { text: format!("no backup was made: {error:#}") });
         let text = format!("{error:#}");
+        self.cx.event(Event::Warning { text: text.clone() });
         if self.is_cancelled.load(Ordering::Relaxed) {
             return Outcome::Stopped { error: text, by: Stop::Cancelled };
         }
