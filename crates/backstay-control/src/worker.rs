@@ -289,6 +289,13 @@ impl Catalog {
         is_its_own.then(|| read(&row)).transpose()
     }
 
+    /// Says whether a worker still is one.
+    pub async fn is_worker(&self, worker: &Worker) -> Result<bool, CatalogError> {
+        let select = "SELECT 1 FROM workers WHERE id = $1 AND revoked_at IS NULL";
+        let row = self.query_one("looked for a worker", select, [worker.id.clone().into()]).await?;
+        Ok(row.is_some())
+    }
+
     /// Writes down that a worker is there, and which one it is by now.
     pub async fn see_worker(
         &self,

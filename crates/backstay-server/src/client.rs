@@ -17,9 +17,12 @@ use crate::wire::{
     TakeRequest,
 };
 
-/// How long a connection may take to come about, and an answer to arrive: a server that gives out a job opens its storage first.
+/// How long a connection may take to come about, and an answer to arrive: a server waits for a job for a while, and opens its
+/// storage before it gives it out.
 const CONNECT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(45);
+const ANSWER: Duration = Duration::from_secs(75);
+/// A report that is not answered for so long is better sent anew: leases run out.
+const REPORT_ANSWER: Duration = Duration::from_secs(15);
 
 /// Speaks to a server.
 #[derive(Debug, Clone)]
@@ -129,7 +132,12 @@ impl Client {
         token: &Token,
         report: &JobReport,
     ) -> Result<ReportAnswer, CallError> {
-        self.call("report", Some(token), report).await
+        let call = self.call("report", Some(token), report);
+        let answered = tokio::time::timeout(REPORT_ANSWER, call).await;
+        answered.unwrap_or_else(|_| {
+            let text = format!("no answer to a report in {} s", REPORT_ANSWER.as_secs());
+            Err(CallError::Unreachable(text))
+        })
     }
 
     /// Gives a job back.

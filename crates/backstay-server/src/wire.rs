@@ -59,6 +59,9 @@ pub struct TakeRequest {
     pub version: String,
     /// Whether it has room for a job.
     pub has_room: bool,
+    /// How many seconds it would wait for one.
+    #[serde(default)]
+    pub patience: u64,
 }
 
 /// What there is for it.

@@ -14,8 +14,8 @@ use crate::config::{RemoteConfig, SourceConfig};
 use crate::installation::{Installation, new_job_id};
 use crate::render;
 
-/// A worker that has not asked for work for this long is not there: it asks every few seconds.
-pub(super) const GONE_AFTER: SignedDuration = SignedDuration::from_mins(1);
+/// A worker that has not asked for work for this long is not there: it asks at least every half minute.
+const GONE_AFTER: SignedDuration = SignedDuration::from_secs(90);
 /// The pause between two looks at a job that somebody else does.
 const LOOK: Duration = Duration::from_millis(500);
 

@@ -13,6 +13,7 @@ use backstay_format::Slug;
 use backstay_server::{CallError, Client, EnrolRequest, Process, TakeRequest};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::cli::{Global, WorkerArgs};
 use crate::exit::{Exit, UsageError};
@@ -20,8 +21,12 @@ use crate::installation::{host, new_job_id};
 use crate::opening::open_home_alone;
 use crate::render;
 
-/// The pause between two times that work is asked for.
+/// The pause before work is asked for again, where there is no room for it or nobody answers.
 const TURN: Duration = Duration::from_secs(5);
+/// How long the server is to wait for work before it says that there is none, in seconds.
+const PATIENCE: u64 = 20;
+/// A server that answered sooner did not wait.
+const WAITED: Duration = Duration::from_secs(1);
 /// The pause between two tries to become a worker while the server is away.
 const AGAIN: Duration = Duration::from_secs(5);
 /// What a worker's program says of itself.
@@ -134,24 +139,31 @@ impl Worker {
             if self.cx.cancelled().is_some() {
                 break Ok(Exit::Done);
             }
+            let has_room = working.len() < usize::from(args.jobs);
             let request = TakeRequest {
                 process: self.process.clone(),
                 host: host(),
                 version: VERSION.to_owned(),
-                has_room: working.len() < usize::from(args.jobs),
+                has_room,
+                patience: PATIENCE,
             };
-            let asked = self.cx.run(self.client.take(&self.token, &request)).await;
-            let Ok(asked) = asked else { continue };
-            let mut is_busy = false;
-            match asked {
+            let begun = Instant::now();
+            let answer = self.cx.run(self.client.take(&self.token, &request)).await;
+            let Ok(answer) = answer else { continue };
+            match answer {
                 Ok(answer) => {
                     trouble = None;
                     if !std::mem::replace(&mut is_told, true) {
                         render::print("working for the server")?;
                     }
+                    // One that ends says so without waiting, again and again.
+                    let waited = begun.elapsed() >= WAITED;
+                    let has_job = answer.job.is_some();
                     if let Some(grant) = answer.job {
                         working.spawn(job::work(self.clone(), grant));
-                        is_busy = true;
+                    }
+                    if has_room && (has_job || waited) {
+                        continue;
                     }
                 }
                 Err(error @ CallError::Unknown(_)) => break Err(error),
@@ -163,9 +175,6 @@ impl Worker {
                         trouble = Some(text);
                     }
                 }
-            }
-            if is_busy {
-                continue;
             }
             tokio::select! {
                 _ = self.cx.until_cancelled() => {}

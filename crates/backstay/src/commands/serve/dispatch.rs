@@ -34,6 +34,9 @@ const LOOK_AT_STORAGE: Duration = Duration::from_secs(30);
 /// How long a backup that a worker made is looked for, and the pause between two looks.
 const LOOK_FOR_BACKUP: Duration = Duration::from_mins(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How long a worker may wait for a job at most, and the pause between two looks for one.
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
+const LOOK_FOR_JOBS: Duration = Duration::from_secs(1);
 /// How often it is written down that a worker is there.
 const SEEN_EVERY: SignedDuration = SignedDuration::from_secs(15);
 
@@ -58,6 +61,32 @@ impl Dispatch {
 
     fn app(&self) -> Installation {
         self.app.borrow().clone()
+    }
+
+    /// Gives the next job that waits for a worker like this, if there is one.
+    async fn next(&self, worker: &Worker, process: &Process) -> Result<Option<Grant>, Refusal> {
+        let app = self.app();
+        let now = app.catalog.time(app.cx.now()).await.map_err(|error| away(&error))?;
+        // It may have been revoked while it waited.
+        if !app.catalog.is_worker(worker).await.map_err(|error| away(&error))? {
+            return Err(Refusal::Unknown);
+        }
+        let waiting = app.catalog.waiting_jobs(now).await.map_err(|error| away(&error))?;
+        for job in by_priority(&app.config, waiting) {
+            let Some(source) = app.config.sources.get(&job.source) else { continue };
+            let remote = source.remote().filter(|remote| remote.worker.takes(worker));
+            let Some(remote) = remote else { continue };
+            match self.grant((worker, process), (&job, source, remote), now).await {
+                Ok(None) => {}
+                Ok(grant) => return Ok(grant),
+                // One that cannot be given keeps no other from it.
+                Err(error) => {
+                    let text = format!("{}: {error:#}", job.source);
+                    app.cx.event(Event::Warning { text });
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Gives a job to a worker, with all that it needs; none if it is not to begin now.
@@ -156,25 +185,18 @@ impl Dispatcher for Dispatch {
             let about = (request.host.as_str(), request.version.as_str());
             app.catalog.see_worker(worker, about, now).await.map_err(|error| away(&error))?;
         }
-        if !request.has_room || app.cx.cancelled().is_some() {
+        if !request.has_room {
             return Ok(None);
         }
-        let waiting = app.catalog.waiting_jobs(now).await.map_err(|error| away(&error))?;
-        for job in by_priority(&app.config, waiting) {
-            let Some(source) = app.config.sources.get(&job.source) else { continue };
-            let remote = source.remote().filter(|remote| remote.worker.takes(worker));
-            let Some(remote) = remote else { continue };
-            match self.grant((worker, &request.process), (&job, source, remote), now).await {
-                Ok(None) => {}
-                Ok(grant) => return Ok(grant),
-                // One that cannot be given keeps no other from it.
-                Err(error) => {
-                    let text = format!("{}: {error:#}", job.source);
-                    app.cx.event(Event::Warning { text });
-                }
+        let patience = Duration::from_secs(request.patience).min(LONGEST_WAIT);
+        let until = Instant::now() + patience;
+        loop {
+            let grant = self.next(worker, &request.process).await?;
+            if grant.is_some() || Instant::now() >= until || app.cx.cancelled().is_some() {
+                return Ok(grant);
             }
+            sleep(LOOK_FOR_JOBS).await;
         }
-        Ok(None)
     }
 
     async fn report(&self, worker: &Worker, report: JobReport) -> Result<Option<String>, Refusal> {
