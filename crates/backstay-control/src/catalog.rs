@@ -7,7 +7,7 @@ use backstay_format::Keyring;
 use jiff::Timestamp;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseBackend, DatabaseConnection, DbErr,
-    QueryResult, RuntimeErr, Statement, TryGetable, Value,
+    QueryResult, RuntimeErr, Statement, TransactionTrait as _, TryGetable, Value,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
@@ -350,6 +350,27 @@ impl Catalog {
         let statement = Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
         let done = self.db.execute_raw(statement).await;
         done.map(|done| done.rows_affected()).map_err(|cause| CatalogError::Query { action, cause })
+    }
+
+    /// Runs statements in one transaction, each of which must change one row. Returns whether all did; else nothing is changed.
+    pub(crate) async fn all_or_none(
+        &self,
+        action: &'static str,
+        statements: Vec<(&'static str, Vec<Value>)>,
+    ) -> Result<bool, CatalogError> {
+        let failed = |cause| CatalogError::Query { action, cause };
+        let transaction = self.db.begin().await.map_err(failed)?;
+        for (sql, values) in statements {
+            let statement =
+                Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
+            let done = transaction.execute_raw(statement).await.map_err(failed)?;
+            if done.rows_affected() != 1 {
+                transaction.rollback().await.map_err(failed)?;
+                return Ok(false);
+            }
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(true)
     }
 
     pub(crate) async fn query_one<const N: usize>(

@@ -176,11 +176,6 @@ impl JobSpec {
             Self::Test => JobKind::Test,
         }
     }
-
-    /// Says whether nobody but the scheduler asked for it.
-    pub fn is_scheduled(&self) -> bool {
-        matches!(self, Self::Backup(backup) if backup.trigger == Trigger::Scheduled)
-    }
 }
 
 impl Default for JobSpec {

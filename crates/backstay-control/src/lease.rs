@@ -1,8 +1,11 @@
 //! One writer for each source: a right that expires unless renewed.
 
 use jiff::{SignedDuration, Timestamp};
+use sea_orm::Value;
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::column;
+use crate::job::JobId;
 use crate::{Catalog, CatalogError};
 
 /// Who holds a lease: enough for another process of the same machine to see whether it still lives.
@@ -74,6 +77,29 @@ impl Lease {
     pub fn token(&self) -> i64 {
         self.token
     }
+
+    /// Returns what it becomes in somebody else's hands.
+    fn next(&self, holder: &Holder) -> Self {
+        Self { source: self.source.clone(), token: self.token + 1, holder: holder.to_json() }
+    }
+
+    fn taking_over(&self, me: &Holder, now: Timestamp) -> (&'static str, [Value; 6]) {
+        let update = "UPDATE leases SET token = token + 1, holder = $1, expires_at = $2 \
+                      WHERE source = $3 AND token = $4 AND holder = $5 AND expires_at <> $6";
+        let values = [
+            me.to_json().into(),
+            (now + TTL).as_microsecond().into(),
+            self.source.clone().into(),
+            self.token.into(),
+            self.holder.clone().into(),
+            RELEASED.into(),
+        ];
+        (update, values)
+    }
+
+    fn lost(&self) -> LeaseError {
+        LeaseError::Lost { source_name: self.source.clone() }
+    }
 }
 
 impl LeaseError {
@@ -98,12 +124,21 @@ impl Holder {
             boot: trimmed("/proc/sys/kernel/random/boot_id"),
             namespace: namespace(),
             pid,
-            started: started(pid).unwrap_or(0),
+            started: started(pid).ok().flatten().unwrap_or(0),
         }
     }
 
     fn holds(self, source: &str) -> LeaseError {
         LeaseError::Held { source_name: source.to_owned(), host: self.host, pid: self.pid }
+    }
+
+    /// Says whether a lease that ends then is its own still, as far as this process sees.
+    fn keeps(&self, expires_at: i64, me: &Self, now: Timestamp) -> bool {
+        if expires_at == RELEASED {
+            return false;
+        }
+        // A machine that slept, or whose clock jumped: its process goes on where it was.
+        self.is_alive(me) || expires_at >= now.as_microsecond() && !self.is_gone(me)
     }
 
     /// Returns it as the catalog keeps it.
@@ -120,14 +155,17 @@ impl Holder {
         let is_of_this_machine =
             !me.machine.is_empty() && self.machine == me.machine && self.host == me.host;
         match self.boot == me.boot {
-            true => self.is_seen_by(me) && started(self.pid) != Some(self.started),
+            true => {
+                self.is_seen_by(me)
+                    && matches!(started(self.pid), Ok(found) if found != Some(self.started))
+            }
             false => is_of_this_machine,
         }
     }
 
     /// Says whether this process certainly lives.
     pub(crate) fn is_alive(&self, me: &Self) -> bool {
-        self.is_seen_by(me) && started(self.pid) == Some(self.started)
+        self.is_seen_by(me) && matches!(started(self.pid), Ok(found) if found == Some(self.started))
     }
 
     fn is_seen_by(&self, me: &Self) -> bool {
@@ -143,8 +181,19 @@ impl Catalog {
         me: &Holder,
         now: Timestamp,
     ) -> Result<Lease, LeaseError> {
+        self.lease_for(source, me, me, now).await
+    }
+
+    /// Takes the lease for somebody else: what is seen of other holders is what this process sees.
+    pub async fn lease_for(
+        &self,
+        source: &str,
+        holder: &Holder,
+        me: &Holder,
+        now: Timestamp,
+    ) -> Result<Lease, LeaseError> {
         let now = self.time(now).await?;
-        let holder = me.to_json();
+        let holder = holder.to_json();
         let unreadable = || CatalogError::Unreadable { name: format!("lease of {source}") };
         let select = "SELECT token, holder, expires_at FROM leases WHERE source = $1";
         // Only as it was seen: whoever renews or takes it meanwhile keeps it.
@@ -160,15 +209,13 @@ impl Catalog {
                     let number = |name| row.try_get::<i64>("", name).map_err(|_| unreadable());
                     let text: String = row.try_get("", "holder").map_err(|_| unreadable())?;
                     let (seen, expires_at) = (number("token")?, number("expires_at")?);
-                    let is_expired = expires_at < now.as_microsecond();
                     match Holder::from_json(&text) {
-                        _ if expires_at == RELEASED => {}
-                        // A machine that slept, or whose clock jumped: its process goes on where it was.
-                        Some(other) if other.is_alive(me) => return Err(other.holds(source)),
-                        Some(other) if !is_expired && !other.is_gone(me) => {
+                        Some(other) if other.keeps(expires_at, me, now) => {
                             return Err(other.holds(source));
                         }
-                        None if !is_expired => return Err(unreadable().into()),
+                        None if expires_at != RELEASED && expires_at >= now.as_microsecond() => {
+                            return Err(unreadable().into());
+                        }
                         _ => {}
                     }
                     (seen, expires_at)
@@ -191,13 +238,14 @@ impl Catalog {
     /// Keeps a lease for another while.
     pub async fn renew(&self, lease: &Lease, now: Timestamp) -> Result<(), LeaseError> {
         let now = self.time(now).await?;
-        let update =
-            "UPDATE leases SET expires_at = $1 WHERE source = $2 AND token = $3 AND holder = $4";
+        let update = "UPDATE leases SET expires_at = $1 WHERE source = $2 AND token = $3 AND holder = $4 AND expires_at <> $5";
         let values = [
             (now + TTL).as_microsecond().into(),
             lease.source.clone().into(),
             lease.token.into(),
             lease.holder.clone().into(),
+            // What was given back is nobody's any more.
+            RELEASED.into(),
         ];
         match self.execute("renewed a lease", update, values).await? {
             1 => Ok(()),
@@ -213,21 +261,50 @@ impl Catalog {
         now: Timestamp,
     ) -> Result<Lease, LeaseError> {
         let now = self.time(now).await?;
-        let update = "UPDATE leases SET token = token + 1, holder = $1, expires_at = $2 \
-                      WHERE source = $3 AND token = $4 AND holder = $5 AND expires_at <> $6";
-        let holder = me.to_json();
-        let values = [
-            holder.clone().into(),
-            (now + TTL).as_microsecond().into(),
-            lease.source.clone().into(),
-            lease.token.into(),
-            lease.holder.clone().into(),
-            RELEASED.into(),
-        ];
-        match self.execute("took a lease over", update, values).await? {
-            1 => Ok(Lease { source: lease.source.clone(), token: lease.token + 1, holder }),
-            _ => Err(LeaseError::Lost { source_name: lease.source.clone() }),
+        let (sql, values) = lease.taking_over(me, now);
+        match self.execute("took a lease over", sql, values).await? {
+            1 => Ok(lease.next(me)),
+            _ => Err(lease.lost()),
         }
+    }
+
+    /// Takes a running job over together with the lease on its source: both or neither.
+    pub async fn take_over_job(
+        &self,
+        job: &JobId,
+        lease: &Lease,
+        me: &Holder,
+        now: Timestamp,
+    ) -> Result<Lease, LeaseError> {
+        let (now, next) = (self.time(now).await?, lease.next(me));
+        let (sql, values) = lease.taking_over(me, now);
+        let hand_over = "UPDATE jobs SET token = $1, holder = $2 WHERE id = $3 AND state = 'running' AND token = $4";
+        let job = [
+            next.token.into(),
+            next.holder.clone().into(),
+            job.0.clone().into(),
+            lease.token.into(),
+        ];
+        let done = self
+            .all_or_none("took a job over", vec![(sql, values.into()), (hand_over, job.into())]);
+        if done.await? { Ok(next) } else { Err(lease.lost()) }
+    }
+
+    /// Says who holds a lease now, as the error that whoever wants it would get.
+    pub async fn held(
+        &self,
+        source: &str,
+        me: &Holder,
+        now: Timestamp,
+    ) -> Result<Option<LeaseError>, CatalogError> {
+        let now = self.time(now).await?;
+        let select = "SELECT holder, expires_at FROM leases WHERE source = $1";
+        let row = self.query_one("looked at a lease", select, [source.into()]).await?;
+        let Some(row) = row else { return Ok(None) };
+        let holder = Holder::from_json(&column::<String>(&row, "leases", "holder")?);
+        let expires_at = column(&row, "leases", "expires_at")?;
+        let held = holder.filter(|holder| holder.keeps(expires_at, me, now));
+        Ok(held.map(|holder| holder.holds(source)))
     }
 
     /// Gives a lease back. The row stays, so that its token goes on growing.
@@ -248,11 +325,16 @@ fn namespace() -> String {
     link.map(|link| link.display().to_string()).unwrap_or_default()
 }
 
-/// Returns when a process started, or `None` if there is none.
-fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// Returns when a process started, or `None` if there is none. Fails if that cannot be seen now, such as with too many open
+/// files: that tells nothing of the process.
+fn started(pid: u32) -> std::io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        stat => stat?,
+    };
     // The name in parentheses may hold anything; the start time is the 22nd field, the 20th behind it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let time = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
+    Ok(time.and_then(|time| time.parse().ok()))
 }
 
 #[cfg(test)]
@@ -332,6 +414,27 @@ mod tests {
         catalog.renew(&lease, in_an_hour).await.unwrap();
         catalog.release(&lease).await.unwrap();
         catalog.lease("shop", &other, in_an_hour).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn lease_that_a_process_elsewhere_has_is_not_given_to_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(dir.path()).await;
+        let me = Holder::this_process("here");
+        let worker = Holder {
+            host: "db1".to_owned(),
+            boot: "worker 1".to_owned(),
+            started: 0,
+            ..me.clone()
+        };
+        let lease = catalog.lease_for("shop", &worker, &me, now()).await.unwrap();
+        let again = catalog.lease_for("shop", &worker, &me, now()).await;
+        assert!(again.unwrap_err().is_held());
+        assert!(catalog.held("shop", &me, now()).await.unwrap().is_some());
+        catalog.release(&lease).await.unwrap();
+        assert!(catalog.held("shop", &me, now()).await.unwrap().is_none());
+        // What was given back does not come to life again.
+        assert!(matches!(catalog.renew(&lease, now()).await, Err(LeaseError::Lost { .. })));
     }
 
     #[tokio::test]

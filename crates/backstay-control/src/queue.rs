@@ -26,6 +26,10 @@ const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How long the jobs are remembered that made backups, or did not.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(90 * 24);
 
+/// Tokens that no lease has: of a job that is being ended as lost, and of one that was begun without any.
+const CONDEMNED: i64 = -1;
+const NO_TOKEN: i64 = -2;
+
 /// A job that waits for a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingJob {
@@ -35,6 +39,8 @@ pub struct WaitingJob {
     pub source: String,
     /// What is asked of it.
     pub spec: JobSpec,
+    /// Whether a person asks, and waits for it; else the scheduler does.
+    pub is_asked_for: bool,
 }
 
 /// A job that ended since its worker was gone.
@@ -53,8 +59,11 @@ pub struct LostJob {
 pub enum Again {
     /// Its worker died.
     LeaseLost,
-    /// Its worker was told to end: nothing is wrong with the job.
-    Interrupted,
+    /// Its worker was told to end, and nothing is wrong with the job: so much later.
+    Interrupted {
+        /// The pause: one on another machine may be told so again and again.
+        after: SignedDuration,
+    },
     /// It gave way to the app: so often at most, and so much later.
     GaveWay {
         /// How often a job is tried again.
@@ -198,11 +207,12 @@ impl Catalog {
         row.as_ref().map(waiting).transpose()
     }
 
-    /// Puts a running job under a lease that was taken over.
-    pub async fn hand_over(&self, job: &JobId, lease: &Lease) -> Result<(), CatalogError> {
-        let update = "UPDATE jobs SET token = $1, holder = $2 WHERE id = $3 AND state = 'running'";
-        let values = [lease.token.into(), lease.holder.clone().into(), job.0.clone().into()];
-        self.execute("handed a job over", update, values).await.map(drop)
+    /// Puts a job back that was given out and that nobody heard of: it was never begun. Returns whether it still was given out.
+    pub async fn recall_job(&self, job: &JobId, lease: &Lease) -> Result<bool, CatalogError> {
+        let update = "UPDATE jobs SET state = 'queued', holder = '', token = NULL, started_at = NULL, worker = NULL \
+                      WHERE id = $1 AND state = 'running' AND token = $2 AND holder = $3";
+        let values = [job.0.clone().into(), lease.token.into(), lease.holder.clone().into()];
+        Ok(self.execute("recalled a job", update, values).await? == 1)
     }
 
     /// Ends jobs that nobody took up, and forgets those that ended long ago, but for the newest of each source.
@@ -237,6 +247,9 @@ impl Catalog {
             }
             let (job, source) =
                 (JobId(column(&row, "jobs", "id")?), column(&row, "jobs", "source")?);
+            if !self.condemn(&job, column(&row, "jobs", "token")?).await? {
+                continue;
+            }
             let wish: Option<String> = column(&row, "jobs", "cancel")?;
             let (state, error, next_try) = match wish {
                 Some(reason) => (JobState::Cancelled, format!("cancelled: {reason}"), None),
@@ -251,6 +264,19 @@ impl Catalog {
             }
         }
         Ok(lost)
+    }
+
+    /// Takes a job out of the hands of whoever has it, unless somebody took it over since it was looked at. Killed behind this, it
+    /// is lost all the same.
+    async fn condemn(&self, job: &JobId, token: Option<i64>) -> Result<bool, CatalogError> {
+        let update = "UPDATE jobs SET token = $1 WHERE id = $2 AND state IN ('leased', 'running') AND coalesce(token, $3) = $4";
+        let values = [
+            CONDEMNED.into(),
+            job.0.clone().into(),
+            NO_TOKEN.into(),
+            token.unwrap_or(NO_TOKEN).into(),
+        ];
+        Ok(self.execute("condemned a job", update, values).await? == 1)
     }
 
     /// Enqueues the next try of a job that the scheduler enqueued and that was not ended yet: killed in between, the job is
@@ -336,7 +362,7 @@ fn next_try(why: Again, lost: i64, retries: i64) -> Option<(i64, i64, SignedDura
         FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
     };
     match why {
-        Again::Interrupted => Some((lost, retries, SignedDuration::ZERO)),
+        Again::Interrupted { after } => Some((lost, retries, after)),
         Again::LeaseLost => (lost + 1 < MAX_ATTEMPTS).then(|| (lost + 1, retries, growing(lost))),
         Again::GaveWay { retries: most, after } => {
             (retries < i64::from(most)).then(|| (lost, retries + 1, after.min(LONGEST_PAUSE)))
@@ -353,6 +379,7 @@ fn waiting(row: &QueryResult) -> Result<WaitingJob, CatalogError> {
     Ok(WaitingJob {
         id: JobId(text("id")?),
         source: text("source")?,
+        is_asked_for: spec.is_some(),
         spec: spec.unwrap_or_default(),
     })
 }

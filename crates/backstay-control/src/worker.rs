@@ -131,13 +131,12 @@ impl Token {
     pub fn parse(kind: TokenKind, text: &str) -> Result<Self, NoToken> {
         let mut parts = text.trim().split('.');
         let (prefix, id, secret, rest) = (parts.next(), parts.next(), parts.next(), parts.next());
-        let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
         match (id, secret, rest) {
             (Some(id), Some(secret), None)
                 if prefix == Some(kind.prefix())
-                    && (id.len(), secret.len()) == (16, 64)
-                    && is_hex(id)
-                    && is_hex(secret) =>
+                    && Self::is_id(id)
+                    && secret.len() == 64
+                    && secret.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
             {
                 Ok(Self { kind, id: id.to_owned(), secret: secret.into() })
             }
@@ -148,6 +147,11 @@ impl Token {
     /// Returns what it is found by.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Says whether a text can be the id of a token.
+    pub fn is_id(text: &str) -> bool {
+        text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 
     /// Returns it as it is shown to whoever is to believe it.
@@ -207,14 +211,17 @@ impl Catalog {
         Ok(token)
     }
 
-    /// Makes a worker of whoever shows an invitation. Asked again by the same worker, the answer is the same.
+    /// Makes a worker of whoever shows an invitation. Asked again by the same worker, the answer is the same. A name that
+    /// sources ask for is only for whom it was given to.
     pub async fn enrol(
         &self,
         invitation: &Token,
         wish: &Enrolment,
+        is_asked_for: bool,
         now: Timestamp,
     ) -> Result<Worker, EnrolError> {
         let allowance = self.allowance(invitation, &wish.id, now).await?;
+        let is_named = allowance.name.is_some();
         if let Some(name) = allowance.name.filter(|name| *name != wish.name) {
             let what = format!("the name {}, it is for {name}", wish.name);
             return Err(EnrolError::NotAllowed { what });
@@ -223,15 +230,20 @@ impl Catalog {
         if let Some(label) = labels.difference(&allowance.labels).next() {
             return Err(EnrolError::NotAllowed { what: format!("the label {label}") });
         }
+        if is_asked_for && !is_named {
+            let what =
+                format!("the name {}, which sources ask for: invite it by that name", wish.name);
+            return Err(EnrolError::NotAllowed { what });
+        }
+        if let Some(worker) = self.enrolled(wish).await? {
+            return Ok(worker);
+        }
         let claim =
             "UPDATE invitations SET worker = $1 WHERE id = $2 AND (worker IS NULL OR worker = $1)";
-        let values = [wish.id.clone().into(), invitation.id.clone().into()];
-        if self.execute("used an invitation", claim, values).await? == 0 {
-            return Err(EnrolError::NotInvited);
-        }
+        let claimed = vec![wish.id.clone().into(), invitation.id.clone().into()];
         let insert = "INSERT INTO workers (id, secret, name, labels, host, version, enrolled_at, seen_at) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT DO NOTHING";
-        let values = [
+        let inserted = vec![
             wish.id.clone().into(),
             wish.secret.to_string().into(),
             wish.name.to_string().into(),
@@ -240,19 +252,33 @@ impl Catalog {
             wish.version.clone().into(),
             now.as_microsecond().into(),
         ];
-        self.execute("enrolled a worker", insert, values).await?;
-        let select = format!(
-            "SELECT {COLUMNS} FROM workers WHERE id = $1 AND secret = $2 AND revoked_at IS NULL"
-        );
-        let values = [wish.id.clone().into(), wish.secret.to_string().into()];
-        if let Some(row) = self.query_one("looked for a worker", &select, values).await? {
-            return Ok(read(&row)?);
+        let both = vec![(claim, claimed), (insert, inserted)];
+        let done = self.all_or_none("enrolled a worker", both).await?;
+        match self.enrolled(wish).await? {
+            Some(worker) if done => Ok(worker),
+            _ => Err(self.why_not(wish).await?),
         }
-        // It is not used up by a name that was taken.
-        let free = "UPDATE invitations SET worker = NULL WHERE id = $1 AND worker = $2";
-        let values = [invitation.id.clone().into(), wish.id.clone().into()];
-        self.execute("gave an invitation back", free, values).await?;
-        Err(EnrolError::NameTaken { name: wish.name.clone() })
+    }
+
+    /// Returns the worker that somebody became already who says the same again.
+    async fn enrolled(&self, wish: &Enrolment) -> Result<Option<Worker>, CatalogError> {
+        let select = format!(
+            "SELECT {COLUMNS} FROM workers WHERE id = $1 AND secret = $2 AND name = $3 AND revoked_at IS NULL"
+        );
+        let values =
+            [wish.id.clone().into(), wish.secret.to_string().into(), wish.name.to_string().into()];
+        let row = self.query_one("looked for a worker", &select, values).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Says what kept somebody from becoming a worker: his name, or else the invitation.
+    async fn why_not(&self, wish: &Enrolment) -> Result<EnrolError, CatalogError> {
+        let select = "SELECT 1 FROM workers WHERE name = $1 AND revoked_at IS NULL";
+        let row = self.query_one("looked for a worker", select, [wish.name.to_string().into()]);
+        Ok(match row.await? {
+            Some(_) => EnrolError::NameTaken { name: wish.name.clone() },
+            None => EnrolError::NotInvited,
+        })
     }
 
     /// Returns what an invitation allows, if it may still be used by this worker.

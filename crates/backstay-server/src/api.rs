@@ -1,6 +1,7 @@
 //! The server's side: who may ask what, and how it is answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -11,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use backstay_control::{Token, TokenKind, Worker};
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::wire::{
     EnrolRequest, Enrolled, Grant, JobEnd, JobReport, PROTOCOL, PROTOCOL_HEADER, ReportAnswer,
@@ -19,6 +21,9 @@ use crate::wire::{
 
 /// No request is larger; a job's log is by far the largest part.
 const MAX_BODY: usize = 4 << 20;
+
+/// No answer takes longer: a worker waits for a job for half a minute, and a storage is looked at before it is given.
+const LONGEST: Duration = Duration::from_secs(70);
 
 /// Gives out jobs, and hears what became of them.
 #[async_trait]
@@ -68,7 +73,7 @@ impl IntoResponse for Refusal {
             }
             Self::Away(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
         };
-        (status, Json(json!({ "error": text }))).into_response()
+        (status, Json(json!({ "error": text, "backstay": true }))).into_response()
     }
 }
 
@@ -82,6 +87,7 @@ pub fn router(dispatcher: Arc<dyn Dispatcher>) -> Router {
         .layer(middleware::from_fn_with_state(dispatcher.clone(), known_workers_only))
         .route("/enrol", post(enrol))
         .layer(middleware::from_fn(same_protocol_only))
+        .layer(middleware::from_fn(in_time_only))
         .layer(DefaultBodyLimit::max(MAX_BODY));
     Router::new()
         .route("/healthz", get(health))
@@ -93,6 +99,12 @@ type Shared = State<Arc<dyn Dispatcher>>;
 
 async fn health(State(dispatcher): Shared) -> Result<&'static str, Refusal> {
     dispatcher.health().await.map(|()| "ok\n")
+}
+
+/// Whoever sends no end of a body is not waited for.
+async fn in_time_only(request: Request, next: Next) -> Result<Response, Refusal> {
+    let answered = timeout(LONGEST, next.run(request)).await;
+    answered.map_err(|_| Refusal::Away("it took too long".to_owned()))
 }
 
 async fn same_protocol_only(request: Request, next: Next) -> Response {
@@ -107,7 +119,7 @@ async fn same_protocol_only(request: Request, next: Next) -> Response {
     let text = format!(
         "found protocol {found}, this server speaks {PROTOCOL}: the {older} is too old, install the same version of backstay on both"
     );
-    (StatusCode::UPGRADE_REQUIRED, Json(json!({ "error": text }))).into_response()
+    (StatusCode::UPGRADE_REQUIRED, Json(json!({ "error": text, "backstay": true }))).into_response()
 }
 
 async fn known_workers_only(

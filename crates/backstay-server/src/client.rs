@@ -45,6 +45,11 @@ pub enum CallError {
     /// The certificates to trust cannot be used.
     #[error("the certificates to trust cannot be used")]
     Certificates(#[source] reqwest::Error),
+    /// There are none.
+    #[error(
+        "the file with the certificates to trust holds none, expected PEM that begins with -----BEGIN CERTIFICATE-----"
+    )]
+    NoCertificates,
     /// No answer came.
     #[error("the server does not answer: {0}")]
     Unreachable(String),
@@ -70,13 +75,18 @@ pub enum CallError {
 #[derive(Deserialize)]
 struct ErrorBody {
     error: String,
+    /// That it is a server of ours that says so, and not a proxy in between.
+    #[serde(default)]
+    backstay: bool,
 }
 
 impl Client {
     /// Makes a client of a server, which is spoken to by TLS unless it is on this machine. `ca_pem` is trusted besides what
     /// the system trusts.
     pub fn new(server: &str, ca_pem: Option<&[u8]>) -> Result<Self, CallError> {
-        let wrong = |expected| CallError::Address { found: server.to_owned(), expected };
+        // It may have a password in it.
+        let shown = server.rsplit_once('@').map_or(server, |(_, host)| host);
+        let wrong = |expected| CallError::Address { found: shown.to_owned(), expected };
         let url =
             Url::parse(server).map_err(|_| wrong("a URL such as https://backup.example.com"))?;
         let is_plain = match url.scheme() {
@@ -104,6 +114,9 @@ impl Client {
         }
         if let Some(pem) = ca_pem {
             let trusted = Certificate::from_pem_bundle(pem).map_err(CallError::Certificates)?;
+            if trusted.is_empty() {
+                return Err(CallError::NoCertificates);
+            }
             builder = builder.tls_certs_merge(trusted);
         }
         let http = builder.build().map_err(CallError::Certificates)?;
@@ -170,11 +183,11 @@ impl Client {
                 CallError::Refused { status: status.as_u16(), text }
             });
         }
-        let text = serde_json::from_slice(&bytes).map_or_else(
-            // A proxy in between has words of its own.
-            |_| format!("HTTP status {status}"),
-            |body: ErrorBody| body.error,
-        );
+        // A proxy in between has words of its own, and those are not the server's.
+        let said = serde_json::from_slice(&bytes).ok().filter(|body: &ErrorBody| body.backstay);
+        let Some(ErrorBody { error: text, .. }) = said else {
+            return Err(CallError::Away(format!("HTTP status {status}, and not by a backstay")));
+        };
         Err(match status {
             StatusCode::UNAUTHORIZED => CallError::Unknown(text),
             StatusCode::CONFLICT => CallError::Lost(text),

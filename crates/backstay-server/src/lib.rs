@@ -4,6 +4,7 @@
 
 mod api;
 mod client;
+mod limit;
 mod listen;
 mod wire;
 

@@ -8,11 +8,17 @@ use std::time::Duration;
 use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::limit::Limited;
+
 /// Requests that are being answered when the server ends may take this long.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the headers of a request may take, and a connection may stand still between two.
+const HEADERS: Duration = Duration::from_secs(30);
 /// How often a certificate is read anew: those that are renewed by themselves last for weeks.
 const CERTIFICATE_AGE: Duration = Duration::from_hours(1);
 
@@ -83,7 +89,9 @@ pub async fn listen(
     let mut tasks = JoinSet::new();
     match tls {
         None => {
-            let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
+            let server = axum_server::from_tcp(listener).map_err(failed)?;
+            let mut server = server.map(Limited::new).handle(handle.clone());
+            bound(server.http_builder());
             tasks.spawn(server.serve(service));
         }
         Some(tls) => {
@@ -94,11 +102,19 @@ pub async fn listen(
                 cause,
             })?;
             let server = axum_server::from_tcp_rustls(listener, config.clone()).map_err(failed)?;
-            tasks.spawn(server.handle(handle.clone()).serve(service));
+            let mut server = server.map(Limited::new).handle(handle.clone());
+            bound(server.http_builder());
+            tasks.spawn(server.serve(service));
             tasks.spawn(read_anew(config, tls));
         }
     }
     Ok(Listening { address, handle, tasks })
+}
+
+/// Whoever says nothing is not waited for.
+fn bound(builder: &mut Builder<TokioExecutor>) {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEADERS);
 }
 
 /// Reads the certificate again and again. One that is wrong is not taken: the one before goes on.

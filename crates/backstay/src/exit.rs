@@ -105,7 +105,9 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(call) = error.downcast_ref::<CallError>() {
         return match call {
-            CallError::Address { .. } | CallError::Certificates(_) => Some(Exit::Usage),
+            CallError::Address { .. } | CallError::Certificates(_) | CallError::NoCertificates => {
+                Some(Exit::Usage)
+            }
             CallError::Unknown(_) => Some(Exit::RightsOrSpace),
             _ => None,
         };

@@ -10,6 +10,7 @@ mod exit;
 mod installation;
 mod lease;
 mod opening;
+mod plain;
 mod render;
 mod sources;
 mod uploads;

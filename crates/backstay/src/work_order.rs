@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use backstay_control::{BackupSpec, Catalog, Home, JobSpec};
+use backstay_control::{BackupSpec, Catalog, Home, JobSpec, WaitingJob};
 use backstay_engine::cx::Cx;
 use backstay_engine::store::{Profile, S3Credentials, StoreSpec};
 use backstay_engine::vault::Vault;
-use backstay_format::{DataKey, Keyring, Slug, VaultId};
+use backstay_format::{DataKey, Keyring, Sha256, Slug, VaultId};
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,9 @@ pub(crate) enum Task {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct BackupOrder {
     pub(crate) spec: BackupSpec,
+    /// Whether a person waits for it, so that one that gave way to the app is tried again there.
+    #[serde(default)]
+    pub(crate) waits: bool,
     storage: StorageOrder,
     key: KeyOrder,
 }
@@ -52,6 +55,9 @@ pub(crate) struct BackupOrder {
 struct StorageOrder {
     name: String,
     kind: StorageKind,
+    /// The certificates to trust there, in the place of a file of the server's.
+    #[serde(default)]
+    ca_pem: Option<String>,
     credentials: CredentialOrder,
     /// What its last test showed. One of another version tells nothing: then the worker tests it.
     #[serde(default)]
@@ -90,11 +96,14 @@ impl Installation {
         &self,
         source: &SourceConfig,
         remote: &RemoteConfig,
-        spec: &JobSpec,
+        job: &WaitingJob,
     ) -> anyhow::Result<WorkOrder> {
-        let task = match spec {
+        let task = match &job.spec {
             JobSpec::Test => Task::Test,
-            JobSpec::Backup(spec) => Task::Backup(Box::new(self.backup_order(source, spec).await?)),
+            JobSpec::Backup(spec) => {
+                let order = self.backup_order(source, spec, job.is_asked_for).await?;
+                Task::Backup(Box::new(order))
+            }
         };
         Ok(WorkOrder {
             organisation: self.config.organisation.clone(),
@@ -108,6 +117,7 @@ impl Installation {
         &self,
         source: &SourceConfig,
         spec: &BackupSpec,
+        waits: bool,
     ) -> anyhow::Result<BackupOrder> {
         let storage = self.storage(&source.storage)?;
         let vault = self.vault_for_writing(storage).await?;
@@ -130,9 +140,11 @@ impl Installation {
         let tested = self.tested(storage).await?.and_then(|tested| tested.profile);
         Ok(BackupOrder {
             spec: spec.clone(),
+            waits,
             storage: StorageOrder {
                 name: storage.name.clone(),
                 kind: storage.kind.clone(),
+                ca_pem: s3.ca_pem.map(String::from_utf8).transpose()?,
                 credentials,
                 profile: serde_json::to_value(tested)?,
                 vault: vault.id().clone(),
@@ -152,7 +164,9 @@ impl Installation {
         env: Env<'_>,
     ) -> anyhow::Result<Self> {
         let (storage, lent) = match &order.task {
-            Task::Backup(backup) => (Some(backup.storage.config()), Some(backup.key.keyring()?)),
+            Task::Backup(backup) => {
+                (Some(backup.storage.config(&home)?), Some(backup.key.keyring()?))
+            }
             Task::Test => (None, None),
         };
         let declared = (order.source.as_str(), order.declared.clone());
@@ -191,7 +205,16 @@ impl Installation {
 }
 
 impl StorageOrder {
-    fn config(&self) -> StorageConfig {
+    fn config(&self, home: &Home) -> anyhow::Result<StorageConfig> {
+        let mut kind = self.kind.clone();
+        if let (StorageKind::S3 { ca_file, .. }, Some(pem)) = (&mut kind, &self.ca_pem) {
+            // Under a name that says what is in it: another job may read it just now.
+            let digest = Sha256::of(pem.as_bytes());
+            let path = home.path().join(format!("storage-{digest}.pem"));
+            std::fs::write(&path, pem)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            *ca_file = Some(path);
+        }
         let credentials = match &self.credentials {
             CredentialOrder::Elsewhere { profile } => {
                 CredentialConfig::Elsewhere { profile: profile.clone() }
@@ -204,13 +227,13 @@ impl StorageOrder {
                 }
             }
         };
-        StorageConfig {
+        Ok(StorageConfig {
             name: self.name.clone(),
-            kind: self.kind.clone(),
+            kind,
             credentials,
             credentials_expire: None,
             jobs: None,
-        }
+        })
     }
 }
 

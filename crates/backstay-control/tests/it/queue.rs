@@ -173,7 +173,10 @@ async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
         enqueue(&catalog, "shop", at).await;
         let (job, lease) = begin(&catalog, &here, at).await;
         for _ in 0..2 {
-            let again = catalog.try_again((id(), &job.id), Again::Interrupted, at).await.unwrap();
+            let again = catalog
+                .try_again((id(), &job.id), Again::Interrupted { after: SignedDuration::ZERO }, at)
+                .await
+                .unwrap();
             assert_eq!(again, Some(at));
         }
         catalog.advance_job(&job.id, JobState::Cancelled, at, (None, None)).await.unwrap();
@@ -189,7 +192,10 @@ async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
         let dead = Holder { started: here.started + 1, ..here.clone() };
         for _ in 0..3 {
             let (job, lease) = begin(&catalog, &here, at).await;
-            catalog.try_again((id(), &job.id), Again::Interrupted, at).await.unwrap();
+            catalog
+                .try_again((id(), &job.id), Again::Interrupted { after: SignedDuration::ZERO }, at)
+                .await
+                .unwrap();
             catalog.advance_job(&job.id, JobState::Cancelled, at, (None, None)).await.unwrap();
             catalog.release(&lease).await.unwrap();
         }

@@ -45,10 +45,10 @@ async fn invitation_makes_one_worker_whose_token_alone_counts() {
         let catalog = place.open().await.unwrap();
         let (invitation, own) =
             (invite(&catalog, &["db", "eu"]).await, Token::new(TokenKind::Worker));
-        let worker = catalog.enrol(&invitation, &wish(&own, "db1"), now()).await.unwrap();
+        let worker = catalog.enrol(&invitation, &wish(&own, "db1"), false, now()).await.unwrap();
         assert_eq!((worker.name.as_str(), &worker.labels), ("db1", &slugs(&["db", "eu"])));
         // An answer that was lost is given again.
-        let again = catalog.enrol(&invitation, &wish(&own, "db1"), now()).await.unwrap();
+        let again = catalog.enrol(&invitation, &wish(&own, "db1"), false, now()).await.unwrap();
         assert_eq!(again, worker);
         assert_eq!(catalog.worker_of(&own).await.unwrap(), Some(worker.clone()));
         let text = own.to_text().expose_secret().to_owned();
@@ -57,13 +57,19 @@ async fn invitation_makes_one_worker_whose_token_alone_counts() {
         assert_eq!(catalog.worker_of(&forged.unwrap()).await.unwrap(), None);
         assert!(Token::parse(TokenKind::Invitation, &text).is_err());
         let other = wish(&Token::new(TokenKind::Worker), "db2");
-        let used = catalog.enrol(&invitation, &other, now()).await;
+        let used = catalog.enrol(&invitation, &other, false, now()).await;
+        assert!(matches!(used, Err(EnrolError::NotInvited)), "{used:?}");
+        // The same with another secret is somebody else, and frees nothing.
+        let forged = Enrolment { secret: other.secret, ..wish(&own, "db1") };
+        let refused = catalog.enrol(&invitation, &forged, false, now()).await;
+        assert!(matches!(refused, Err(EnrolError::NameTaken { .. })), "{refused:?}");
+        let used = catalog.enrol(&invitation, &other, false, now()).await;
         assert!(matches!(used, Err(EnrolError::NotInvited)), "{used:?}");
         // Revoked, it is nobody, and what made it a worker does so no more.
         assert!(catalog.revoke_worker(&worker.name, now()).await.unwrap());
         assert_eq!(catalog.worker_of(&own).await.unwrap(), None);
         assert_eq!(catalog.workers().await.unwrap(), []);
-        let back = catalog.enrol(&invitation, &wish(&own, "db1"), now()).await;
+        let back = catalog.enrol(&invitation, &wish(&own, "db1"), false, now()).await;
         assert!(matches!(back, Err(EnrolError::NotInvited)), "{back:?}");
     }
 }
@@ -74,7 +80,7 @@ async fn invitation_is_not_used_up_by_a_name_that_is_taken_and_ends_with_its_tim
         let catalog = place.open().await.unwrap();
         let (first, second) = (invite(&catalog, &[]).await, invite(&catalog, &[]).await);
         let enrol = async |invitation: &Token, name: &str, at: Timestamp| {
-            catalog.enrol(invitation, &wish(&Token::new(TokenKind::Worker), name), at).await
+            catalog.enrol(invitation, &wish(&Token::new(TokenKind::Worker), name), false, at).await
         };
         enrol(&first, "db1", now()).await.unwrap();
         let taken = enrol(&second, "db1", now()).await;
@@ -82,6 +88,20 @@ async fn invitation_is_not_used_up_by_a_name_that_is_taken_and_ends_with_its_tim
         let late = enrol(&second, "db2", tomorrow()).await;
         assert!(matches!(late, Err(EnrolError::NotInvited)), "{late:?}");
         enrol(&second, "db2", now()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn name_that_sources_ask_for_is_only_for_whom_it_was_given_to() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let own = wish(&Token::new(TokenKind::Worker), "db1");
+        let open = invite(&catalog, &[]).await;
+        let refused = catalog.enrol(&open, &own, true, now()).await;
+        assert!(matches!(refused, Err(EnrolError::NotAllowed { .. })), "{refused:?}");
+        let allowance = Allowance { name: Some("db1".parse().unwrap()), ..Allowance::default() };
+        let named = catalog.invite(&allowance, tomorrow()).await.unwrap();
+        catalog.enrol(&named, &own, true, now()).await.unwrap();
     }
 }
 
@@ -94,7 +114,7 @@ async fn of_many_who_show_one_invitation_one_becomes_a_worker() {
             let (catalog, invitation) = (catalog.clone(), invitation.clone());
             async move {
                 let wish = wish(&Token::new(TokenKind::Worker), &format!("db{i}"));
-                catalog.enrol(&invitation, &wish, now()).await
+                catalog.enrol(&invitation, &wish, false, now()).await
             }
         }));
         let enrolled = enrolled.await.into_iter().filter(Result::is_ok).count();

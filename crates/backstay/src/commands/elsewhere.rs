@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backstay_control::{BackupSpec, Job, JobId, JobSpec, JobState, Progress, Worker};
+use backstay_control::{BackupSpec, Holder, Job, JobId, JobSpec, JobState, Progress, Worker};
 use backstay_engine::event::Event;
 use backstay_engine::source::Probe;
 use backstay_format::IndexEntry;
@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::backup::Made;
 use crate::config::{RemoteConfig, SourceConfig};
-use crate::installation::{Installation, new_job_id};
+use crate::installation::{Installation, host, new_job_id};
 use crate::render;
 
 /// A worker that has not asked for work for this long is not there: it asks at least every half minute.
@@ -93,7 +93,10 @@ async fn ask(
     if let Some(nobody) = nobody_takes(app, remote).await? {
         anyhow::bail!(nobody);
     }
-    let now = app.catalog.time(app.cx.now()).await?;
+    let (now, me) = (app.catalog.time(app.cx.now()).await?, Holder::this_process(&host()));
+    if let Some(held) = app.catalog.held(source.name.as_str(), &me, now).await? {
+        return Err(held.into());
+    }
     let job = app.catalog.enqueue((new_job_id(), source.name.as_str()), spec, now).await?;
     app.cx.event(Event::Step { what: format!("waiting for {}", remote.worker) });
     let (ended, reason) = match app.cx.run(wait(app, remote, &job)).await {
@@ -140,7 +143,12 @@ async fn wait(app: &Installation, remote: &RemoteConfig, id: &JobId) -> anyhow::
                     anyhow::bail!(nobody);
                 }
             }
-            JobState::Leased | JobState::Running => {}
+            // What is lost is ended by a server, if there is one.
+            JobState::Leased | JobState::Running => {
+                if let Some(unserved) = super::serve::unserved(app).await? {
+                    anyhow::bail!("nobody knows what became of it: no server runs ({unserved})");
+                }
+            }
             JobState::Succeeded | JobState::Incomplete | JobState::Failed | JobState::Cancelled => {
                 return Ok(job);
             }

@@ -2,6 +2,7 @@
 
 mod dispatch;
 mod ending;
+mod finish;
 mod work;
 
 use std::cmp::Reverse;
@@ -277,8 +278,7 @@ fn by_priority(config: &Config, mut waiting: Vec<WaitingJob>) -> Vec<WaitingJob>
 
 /// Nothing begins in a blackout but what a person asks for.
 fn may_not_begin(source: &SourceConfig, job: &WaitingJob, now: Timestamp) -> bool {
-    job.spec.is_scheduled()
-        && source.policy.as_ref().is_some_and(|policy| policy.is_in_blackout(now))
+    !job.is_asked_for && source.policy.as_ref().is_some_and(|policy| policy.is_in_blackout(now))
 }
 
 /// Warns if sources have schedules and nobody backs them up by these.
@@ -287,15 +287,20 @@ pub(super) async fn nobody_serves(app: &Installation) -> anyhow::Result<Option<S
     if scheduled == 0 {
         return Ok(None);
     }
+    let last = unserved(app).await?;
+    Ok(last.map(|last| format!(
+        "{scheduled} sources have a schedule, and no server runs that would back them up by it ({last}): run `backstay serve`"
+    )))
+}
+
+/// Says when the last server was there, if none is.
+pub(super) async fn unserved(app: &Installation) -> anyhow::Result<Option<String>> {
     let seen: Option<Timestamp> =
         app.catalog.setting(SEEN).await.context("cannot look for servers")?;
     let now = app.catalog.time(app.cx.now()).await?;
-    let last = match seen {
-        Some(seen) if now.duration_since(seen).abs() <= GONE_AFTER => return Ok(None),
-        Some(seen) => format!("the last was there at {seen:.0}"),
-        None => "there never was one".to_owned(),
-    };
-    Ok(Some(format!(
-        "{scheduled} sources have a schedule, and no server runs that would back them up by it ({last}): run `backstay serve`"
-    )))
+    Ok(match seen {
+        Some(seen) if now.duration_since(seen).abs() <= GONE_AFTER => None,
+        Some(seen) => Some(format!("the last was there at {seen:.0}")),
+        None => Some("there never was one".to_owned()),
+    })
 }

@@ -10,7 +10,7 @@ use backstay_control::{Catalog, Home, Token, TokenKind};
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_format::Slug;
-use backstay_server::{CallError, Client, EnrolRequest, Process, TakeRequest};
+use backstay_server::{CallError, Client, EnrolRequest, Enrolled, Process, TakeRequest};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -59,25 +59,19 @@ pub(super) async fn worker(global: &Global, cx: Cx, args: &WorkerArgs) -> anyhow
     let client = Client::new(server, ca.as_deref())?;
     let (home, catalog) = open_home_alone(global).await?;
     backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
-    let name = format!("worker of {server}");
-    let kept = catalog.secret(&name).await?;
-    let kept =
-        kept.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()).map(SecretString::from);
-    let kept = kept.and_then(|text| Token::parse(TokenKind::Worker, text.expose_secret()).ok());
-    let is_new = kept.is_none();
-    let token = kept.unwrap_or_else(|| Token::new(TokenKind::Worker));
     let process = Process { instance: new_job_id(), pid: std::process::id() };
+    let token = Token::new(TokenKind::Worker);
     let mut worker = Worker { client, token, process, home, catalog, cx };
-    if is_new {
-        worker.enrol(args, &name).await?;
+    let name = format!("worker of {server}");
+    match worker.kept(&name).await? {
+        Some(kept) => worker.token = kept,
+        None => worker.enrol(args, &name).await?,
     }
-    let known = Box::pin(worker.run(args)).await;
     let is_unknown =
         |error: &anyhow::Error| matches!(error.downcast_ref(), Some(CallError::Unknown(_)));
-    match known {
+    match Box::pin(worker.run(args)).await {
         // A new invitation makes it another worker.
         Err(error) if is_unknown(&error) && args.token_file.is_some() => {
-            worker.token = Token::new(TokenKind::Worker);
             worker.enrol(args, &name).await.context(error)?;
             Box::pin(worker.run(args)).await
         }
@@ -86,14 +80,51 @@ pub(super) async fn worker(global: &Global, cx: Cx, args: &WorkerArgs) -> anyhow
 }
 
 impl Worker {
-    /// Becomes a worker. Its secret is kept before the server hears of it: an answer that is lost can be asked for again.
-    async fn enrol(&self, args: &WorkerArgs, kept: &str) -> anyhow::Result<()> {
+    /// Returns a token that is kept under this name.
+    async fn kept(&self, name: &str) -> anyhow::Result<Option<Token>> {
+        let kept = self.catalog.secret(name).await?;
+        let text = kept.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+        let text = text.map(SecretString::from);
+        Ok(text.and_then(|text| Token::parse(TokenKind::Worker, text.expose_secret()).ok()))
+    }
+
+    async fn keep(&self, name: &str) -> anyhow::Result<()> {
+        let text = self.token.to_text();
+        Ok(self.catalog.set_secret(name, text.expose_secret().as_bytes()).await?)
+    }
+
+    /// Becomes a worker. Its new secret is kept before the server hears of it, so that an answer that is lost can be asked for
+    /// again, and beside the one before, which may still be good.
+    async fn enrol(&mut self, args: &WorkerArgs, name: &str) -> anyhow::Result<()> {
+        let pending = format!("{name}, enrolling");
+        let token = self.kept(&pending).await?;
+        self.token = token.unwrap_or_else(|| Token::new(TokenKind::Worker));
+        self.keep(&pending).await?;
+        match self.ask_to_enrol(args).await {
+            Ok(enrolled) => {
+                self.keep(name).await?;
+                self.catalog.forget(&pending).await?;
+                let labels = enrolled.labels.join(", ");
+                let with = if labels.is_empty() { labels } else { format!(", with {labels}") };
+                render::print(&format!("this machine is worker {} now{with}", enrolled.name))
+            }
+            Err(error) => {
+                // Refused for good; else it is asked for again.
+                if error.is::<CallError>() {
+                    self.catalog.forget(&pending).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask_to_enrol(&self, args: &WorkerArgs) -> anyhow::Result<Enrolled> {
         let file = args.token_file.as_deref().ok_or_else(|| {
             let text = "this machine is no worker of that server yet: --token-file names the file with the token that `backstay workers invite` printed there";
             UsageError(text.to_owned())
         })?;
         let invitation = read_token(file)?;
-        let name = match &args.name {
+        let wanted = match &args.name {
             Some(name) => name.clone(),
             None => name_of_host()?,
         };
@@ -101,15 +132,14 @@ impl Worker {
             invitation: invitation.to_text().expose_secret().to_owned(),
             id: self.token.id().to_owned(),
             secret: self.token.digest().to_string(),
-            name: name.to_string(),
+            name: wanted.to_string(),
             labels: (!args.labels.is_empty())
                 .then(|| args.labels.iter().map(ToString::to_string).collect()),
             host: host(),
             version: VERSION.to_owned(),
         };
-        self.catalog.set_secret(kept, self.token.to_text().expose_secret().as_bytes()).await?;
         let mut told = false;
-        let enrolled = loop {
+        loop {
             match self.cx.run(self.client.enrol(&request)).await? {
                 Err(error) if error.is_passing() => {
                     if !std::mem::replace(&mut told, true) {
@@ -117,17 +147,9 @@ impl Worker {
                     }
                     self.cx.run(tokio::time::sleep(AGAIN)).await?;
                 }
-                Err(error) => {
-                    // Or the next start would take it for one that is known.
-                    self.catalog.forget(kept).await?;
-                    return Err(error.into());
-                }
-                Ok(enrolled) => break enrolled,
+                enrolled => return Ok(enrolled?),
             }
-        };
-        let labels = enrolled.labels.join(", ");
-        let with = if labels.is_empty() { String::new() } else { format!(", with {labels}") };
-        render::print(&format!("this machine is worker {} now{with}", enrolled.name))
+        }
     }
 
     /// Asks for work and does it, until told to end or not known any more.

@@ -83,9 +83,12 @@ pub(super) fn check(
     if let Some(source) = sources.get(raw.source.get_ref())
         && !source.kind.has_tables()
     {
+        let found = match source.remote() {
+            Some(remote) => format!("found a source that {} reads", remote.worker),
+            None => format!("found a source of kind `{}`", source.kind.as_str()),
+        };
         let problem = format!(
-            "found a source of kind `{}`, expected one database of `postgres`, `mysql`, `sqlite` or `duckdb`",
-            source.kind.as_str()
+            "{found}, expected one database of `postgres`, `mysql`, `sqlite` or `duckdb` that this machine reads"
         );
         faults.add("source", raw.source.span(), problem);
     }

@@ -53,3 +53,4 @@ mod story;
 mod tunnels;
 mod uploads;
 mod workers;
+mod workers_by_hand;

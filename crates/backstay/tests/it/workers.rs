@@ -1,8 +1,6 @@
 //! Workers on other machines (D7, X5, X7, ADR 19).
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 use backstay_testkit::certificates::Authority;
@@ -15,7 +13,7 @@ use crate::serve::{set_clock, under_clock};
 use crate::shell::Shell;
 
 /// A program of ours that runs; killed at the end of the test.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
     fn kill(&mut self) {
@@ -24,12 +22,12 @@ impl Running {
     }
 
     /// Waits until it has ended, and returns its exit code.
-    fn wait(mut self) -> i32 {
+    pub(crate) fn wait(mut self) -> i32 {
         self.0.wait().unwrap().code().expect("it ends by itself")
     }
 
     /// Tells it to end, and returns its exit code.
-    fn end(mut self) -> i32 {
+    pub(crate) fn end(mut self) -> i32 {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.0.wait().unwrap().code().expect("it ends by itself")
@@ -45,11 +43,11 @@ impl Drop for Running {
 }
 
 /// A machine with a server, one with a worker, and a bucket.
-struct Fleet {
-    bucket: S3Server,
-    server: Shell,
-    worker: Shell,
-    port: u16,
+pub(crate) struct Fleet {
+    pub(crate) bucket: S3Server,
+    pub(crate) server: Shell,
+    pub(crate) worker: Shell,
+    pub(crate) port: u16,
 }
 
 /// What the worker reads: a tree whose place only its environment knows, and a program that stands still while `wait` is there.
@@ -65,7 +63,7 @@ fn sources(worker: &Shell, chosen: &str) -> String {
 }
 
 impl Fleet {
-    fn new(chosen: &str) -> Self {
+    pub(crate) fn new(chosen: &str) -> Self {
         let (bucket, server, worker) = (S3Server::start().unwrap(), Shell::bare(), Shell::bare());
         server.set_config(format!(
             "[storages.main]\nprovider = 's3'\nbucket = '{BUCKET}'\nendpoint = '{}'\naccess_key_id = '${{KEY_ID}}'\n\
@@ -83,7 +81,7 @@ impl Fleet {
     }
 
     /// Starts the server, under a clock of ours.
-    fn serve(&self) -> Running {
+    pub(crate) fn serve(&self) -> Running {
         let listen = format!("127.0.0.1:{}", self.port);
         let mut command = command(&self.server, &["serve", "--listen", &listen], &[]);
         under_clock(&self.server, &mut command);
@@ -91,30 +89,30 @@ impl Fleet {
     }
 
     /// Writes a token for a worker to its machine.
-    fn invite(&self, options: &[&str]) {
+    pub(crate) fn invite(&self, options: &[&str]) {
         let words = [&["workers", "invite"], options].concat();
         std::fs::write(self.worker.path("token"), self.server.ends(0, &words)).unwrap();
     }
 
-    fn work(&self, options: &[&str]) -> Running {
+    pub(crate) fn work(&self, options: &[&str]) -> Running {
         let url = self.url();
         let words = ["worker", "--server", &url, "--token-file", "token"];
         start(&self.worker, &[&words, options].concat(), &["KEY_ID", "SECRET"])
     }
 
-    fn workers(&self) -> Vec<Value> {
+    pub(crate) fn workers(&self) -> Vec<Value> {
         self.server.json(&["workers", "list"]).as_array().unwrap().clone()
     }
 
-    fn worker_is_there(&self) -> bool {
+    pub(crate) fn worker_is_there(&self) -> bool {
         self.workers().iter().any(|worker| worker["there"] == true)
     }
 
-    fn jobs(&self, source: &str) -> Vec<Value> {
+    pub(crate) fn jobs(&self, source: &str) -> Vec<Value> {
         self.server.json(&["jobs", "list", source]).as_array().unwrap().clone()
     }
 
-    fn states(&self, source: &str) -> Vec<String> {
+    pub(crate) fn states(&self, source: &str) -> Vec<String> {
         let state = |job: &Value| job["state"].as_str().unwrap().to_owned();
         self.jobs(source).iter().map(state).collect()
     }
@@ -137,7 +135,7 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn start(shell: &Shell, words: &[&str], without: &[&str]) -> Running {
+pub(crate) fn start(shell: &Shell, words: &[&str], without: &[&str]) -> Running {
     Running(command(shell, words, without).spawn().unwrap())
 }
 
@@ -153,7 +151,7 @@ fn command(shell: &Shell, words: &[&str], without: &[&str]) -> Command {
     command
 }
 
-fn log(shell: &Shell) -> String {
+pub(crate) fn log(shell: &Shell) -> String {
     std::fs::read_to_string(shell.path("log")).unwrap_or_default()
 }
 
@@ -220,7 +218,7 @@ fn job_of_a_killed_worker_is_lost_and_the_schedule_has_it_done_again() {
 fn server_that_is_replaced_while_a_worker_is_at_work_costs_nothing() {
     let fleet = Fleet::new("worker = 'db1'");
     let mut serving = fleet.serve();
-    fleet.invite(&[]);
+    fleet.invite(&["--name", "db1"]);
     let _working = fleet.work(&["--name", "db1"]);
     wait_until("the worker is there", || fleet.worker_is_there());
     let backup = fleet.stand_still();
@@ -266,7 +264,7 @@ fn worker_that_is_cut_off_stops_before_another_begins() {
 fn job_of_a_worker_is_cancelled_with_a_reason_or_with_the_command_that_asked_for_it() {
     let fleet = Fleet::new("worker = 'db1'");
     let _serving = fleet.serve();
-    fleet.invite(&[]);
+    fleet.invite(&["--name", "db1"]);
     let _working = fleet.work(&["--name", "db1"]);
     wait_until("the worker is there", || fleet.worker_is_there());
     let backup = fleet.stand_still();
@@ -317,7 +315,11 @@ fn invitation_works_once_and_allows_what_it_says_and_a_revoked_worker_is_none() 
     let again = ["worker", "--server", &url, "--token-file", "token", "--name", "db1"];
     let error = other.complains(1, &again);
     assert!(error.contains("was used by another worker"), "{error}");
+    let invite = || fleet.server.ends(0, &["workers", "invite", "--name", "db1"]);
     std::fs::write(other.path("token"), fleet.server.ends(0, &["workers", "invite"])).unwrap();
+    let error = other.complains(1, &again);
+    assert!(error.contains("which sources ask for"), "{error}");
+    std::fs::write(other.path("token"), invite()).unwrap();
     let error = other.complains(1, &again);
     assert!(error.contains("there is a worker db1 already"), "{error}");
     // It is given up while it is at work: its lease runs out, and nothing of what it makes counts.
@@ -339,7 +341,7 @@ fn invitation_works_once_and_allows_what_it_says_and_a_revoked_worker_is_none() 
 fn what_a_worker_made_counts_only_when_the_server_has_read_it() {
     let fleet = Fleet::new("worker = 'db1'");
     let _serving = fleet.serve();
-    fleet.invite(&[]);
+    fleet.invite(&["--name", "db1"]);
     let _working = fleet.work(&["--name", "db1"]);
     wait_until("the worker is there", || fleet.worker_is_there());
     fleet.server.ends(0, &["backup", "shop"]);
@@ -358,7 +360,7 @@ fn what_a_worker_made_counts_only_when_the_server_has_read_it() {
     assert_eq!(backup.wait(), 1, "{}", log(&fleet.server));
     let job = &fleet.jobs("db")[0];
     assert_eq!(job["state"], "failed");
-    assert!(job["error"].as_str().unwrap().contains("the server cannot read it"), "{job}");
+    assert!(job["error"].as_str().unwrap().contains("cannot take it for good"), "{job}");
 }
 
 #[test]
@@ -380,7 +382,7 @@ fn mistakes_are_told_where_they_can_be_mended() {
     bad(s3, &local, "the worker would write to its own machine");
     // What the worker alone can know is told by its job.
     let _serving = fleet.serve();
-    fleet.invite(&[]);
+    fleet.invite(&["--name", "db1"]);
     let words = ["worker", "--server", &fleet.url(), "--token-file", "token", "--name", "db1"];
     let mut command = fleet.worker.command(&words);
     let _working = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
@@ -413,7 +415,7 @@ fn worker_speaks_tls_and_only_to_the_server_that_it_trusts() {
         ["serve", "--listen", &listen, "--tls-certificate", "cert.pem", "--tls-key", "key.pem"];
     let _serving = start(&fleet.server, &words, &[]);
     wait_until("it listens", || log(&fleet.server).contains("https://"));
-    fleet.invite(&[]);
+    fleet.invite(&["--name", "db1"]);
     let url = format!("https://localhost:{}", fleet.port);
     let words = ["worker", "--server", &url, "--token-file", "token", "--name", "db1", "--ca-file"];
     let untrusting = start(&fleet.worker, &[&words[..], &["other.pem"]].concat(), &[]);
@@ -427,71 +429,6 @@ fn worker_speaks_tls_and_only_to_the_server_that_it_trusts() {
     assert!(error.contains("expected https://"), "{error}");
 }
 
-/// Asks a server by hand. Returns its status and what it says.
-fn ask(port: u16, path: &str, headers: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let length = body.len();
-    let request = format!(
-        "POST /api/v1/worker/{path} HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    (answer[9..12].parse().unwrap(), answer)
-}
-
-#[test]
-fn strangers_and_other_protocols_are_refused_and_fields_of_other_versions_are_not() {
-    let fleet = Fleet::new("worker = 'db1'");
-    let _serving = fleet.serve();
-    fleet.invite(&[]);
-    let token = std::fs::read_to_string(fleet.worker.path("token")).unwrap();
-    let working = fleet.work(&["--name", "db1"]);
-    wait_until("the worker is there", || fleet.worker_is_there());
-    working.end();
-    let ours = "backstay-protocol: 1\r\n";
-    let take = "{\"process\": {\"instance\": \"1\", \"pid\": 1, \"new\": []}, \"host\": \"h\", \"version\": \"9\", \"has_room\": true, \"news\": {}}";
-    let (status, said) = ask(fleet.port, "take", ours, take);
-    assert!(status == 401 && said.contains("not known"), "{said}");
-    for forged in [token.trim(), "bsw.0000000000000000.00", "", "x"] {
-        let headers = format!("{ours}authorization: Bearer {forged}\r\n");
-        assert_eq!(ask(fleet.port, "take", &headers, take).0, 401, "{forged}");
-    }
-    // Its own token, which stands sealed in its catalog: made here by hand for another worker.
-    let (id, secret) = ("00112233aabbccdd", "a".repeat(64));
-    std::fs::write(fleet.worker.path("token"), fleet.server.ends(0, &["workers", "invite"]))
-        .unwrap();
-    let invitation = std::fs::read_to_string(fleet.worker.path("token")).unwrap();
-    let digest = sha256(secret.as_bytes());
-    let enrol = format!(
-        "{{\"invitation\": \"{}\", \"id\": \"{id}\", \"secret\": \"{digest}\", \"name\": \"hand\", \"host\": \"h\", \"version\": \"0\", \"new\": 1}}",
-        invitation.trim()
-    );
-    // An answer that is lost can be asked for again.
-    for _ in 0..2 {
-        let (status, said) = ask(fleet.port, "enrol", ours, &enrol);
-        assert_eq!(status, 200, "{said}");
-    }
-    let own = format!("authorization: Bearer bsw.{id}.{secret}\r\n");
-    let (status, said) = ask(fleet.port, "take", &format!("{ours}{own}"), take);
-    assert!(status == 200 && said.contains("{\"job\":null}"), "{said}");
-    for (protocol, older) in [("backstay-protocol: 2\r\n", "server"), ("", "worker")] {
-        let (status, said) = ask(fleet.port, "take", &format!("{protocol}{own}"), take);
-        assert!(status == 426 && said.contains(&format!("the {older} is too old")), "{said}");
-    }
-    // What it does not hold it cannot renew or end.
-    let forged = "\"process\": {\"instance\": \"1\", \"pid\": 1}, \"job\": \"1\", \"leases\": [{\"name\": \"db\", \"token\": 1}]";
-    let (status, _) = ask(fleet.port, "report", &format!("{ours}{own}"), &format!("{{{forged}}}"));
-    assert_eq!(status, 409);
-    let end = format!("{{{forged}, \"outcome\": {{\"result\": \"made\", \"backup\": \"x\"}}}}");
-    assert_eq!(ask(fleet.port, "end", &format!("{ours}{own}"), &end).0, 409);
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    backstay_format::Sha256::of(bytes).to_string()
-}
-
 #[test]
 fn heavy_backup_of_ten_gigabytes_by_a_worker_leaves_the_memory_of_the_server_as_it_was() {
     let fleet = Fleet::new("worker = 'db1'");
@@ -499,7 +436,7 @@ fn heavy_backup_of_ten_gigabytes_by_a_worker_leaves_the_memory_of_the_server_as_
                  outputs = [{ name = 'zeros', dump = ['head', '-c', '10G', '/dev/zero'], restore = ['cat'] }]\n";
     fleet.server.set_config(fleet.server.config() + large);
     let serving = fleet.serve();
-    fleet.invite(&[]);
+    fleet.invite(&["--name", "db1"]);
     let working = fleet.work(&["--name", "db1"]);
     wait_until("the worker is there", || fleet.worker_is_there());
     fleet.server.ends(0, &["backup", "shop"]);

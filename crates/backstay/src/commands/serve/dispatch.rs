@@ -1,39 +1,37 @@
-//! Answers workers: gives them jobs, hears how far they are, and looks at what they made before it counts (ADR 19).
+//! Answers workers: gives them jobs, and hears how far they are (ADR 19).
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{
-    Again, CatalogError, EnrolError, Enrolment, Holder, JobState, Lease, LeaseError, Token,
-    TokenKind, WaitingJob, Worker,
+    CatalogError, EnrolError, Enrolment, Holder, Lease, LeaseError, Token, TokenKind, WaitingJob,
+    Worker,
 };
-use backstay_engine::cx::Cx;
 use backstay_engine::error::Passing;
 use backstay_engine::event::Event;
-use backstay_format::{BackupId, IndexEntry, Sha256, Slug};
+use backstay_format::{Sha256, Slug};
 use backstay_server::{
-    Dispatcher, EnrolRequest, Enrolled, Grant, JobEnd, JobReport, LeaseRef, Outcome, Process,
-    Refusal, Stop, TakeRequest,
+    Dispatcher, EnrolRequest, Enrolled, Grant, JobEnd, JobReport, LeaseRef, Process, Refusal,
+    TakeRequest,
 };
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::ending::{Kept, Taken, again_after, begin, end_failed, passing, why_again};
+use super::ending::{Taken, again_after, begin, end_failed, passing};
+use super::finish::{Ending, finish};
 use super::{by_priority, may_not_begin};
-use crate::commands::backup::{Made, end_made, settle};
 use crate::commands::watched::{Watched, hear_job};
-use crate::config::{RemoteConfig, SourceConfig};
+use crate::config::{RemoteConfig, SourceConfig, WorkerChoice};
 use crate::installation::{Installation, host};
+use crate::plain;
 
-/// How long the storage of a job may take to show that it is there; the worker waits a little longer.
-const LOOK_AT_STORAGE: Duration = Duration::from_secs(30);
-/// How long a backup that a worker made is looked for, and the pause between two looks.
-const LOOK_FOR_BACKUP: Duration = Duration::from_mins(10);
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How long the storage of a job may take to show that it is there, and how long one that did not is left alone.
+const LOOK_AT_STORAGE: Duration = Duration::from_secs(20);
+const REST: Duration = Duration::from_mins(1);
 /// How long a worker may wait for a job at most, and the pause between two looks for one.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
 const LOOK_FOR_JOBS: Duration = Duration::from_secs(1);
@@ -41,42 +39,95 @@ const LOOK_FOR_JOBS: Duration = Duration::from_secs(1);
 const SEEN_EVERY: SignedDuration = SignedDuration::from_secs(15);
 
 /// Answers workers on behalf of a server.
+#[derive(Clone)]
 pub(super) struct Dispatch {
     /// As the server's last turn left it.
     app: watch::Receiver<Installation>,
-    /// What is done after answers were given.
-    settling: TaskTracker,
+    /// What goes on though nobody waits for its answer any more.
+    tasks: TaskTracker,
+    /// Storages that did not answer, and since when.
+    resting: Arc<Mutex<HashMap<String, Instant>>>,
+    /// What kept the catalog from answering, as it was told last.
+    told: Arc<Mutex<String>>,
 }
+
+/// Marks that a storage did not answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer in {} s", LOOK_AT_STORAGE.as_secs())]
+struct Silent;
 
 impl Dispatch {
     pub(super) fn new(app: watch::Receiver<Installation>) -> Self {
-        Self { app, settling: TaskTracker::new() }
+        let (tasks, resting, told) = (TaskTracker::new(), Arc::default(), Arc::default());
+        Self { app, tasks, resting, told }
     }
 
     /// Waits for what is still being done.
     pub(super) async fn finish(&self) {
-        self.settling.close();
-        self.settling.wait().await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     fn app(&self) -> Installation {
         self.app.borrow().clone()
     }
 
+    /// The worker hears that it is to ask again; why is for whoever looks after the server, once.
+    fn away(&self, error: &CatalogError) -> Refusal {
+        let text = format!("workers cannot be answered: {error:#}");
+        let mut told = locked(&self.told);
+        if *told != text {
+            self.app().cx.event(Event::Warning { text: text.clone() });
+            *told = text;
+        }
+        Refusal::Away(error.to_string())
+    }
+
+    fn not_renewed(&self, error: &LeaseError) -> Refusal {
+        match error {
+            LeaseError::Catalog(error) => self.away(error),
+            LeaseError::Held { .. } | LeaseError::Lost { .. } => Refusal::Lost,
+        }
+    }
+
+    /// Says whether a storage is left alone for now.
+    fn rests(&self, storage: &str) -> bool {
+        let mut resting = locked(&self.resting);
+        resting.retain(|_, since| since.elapsed() < REST);
+        resting.contains_key(storage)
+    }
+
+    /// Waits for a job for a worker.
+    async fn wait(&self, worker: &Worker, request: &TakeRequest) -> Result<Option<Grant>, Refusal> {
+        let until = Instant::now() + Duration::from_secs(request.patience).min(LONGEST_WAIT);
+        loop {
+            let grant = self.next(worker, &request.process).await?;
+            let is_over = Instant::now() >= until || self.app().cx.cancelled().is_some();
+            if grant.is_some() || is_over {
+                return Ok(grant);
+            }
+            sleep(LOOK_FOR_JOBS).await;
+        }
+    }
+
     /// Gives the next job that waits for a worker like this, if there is one.
     async fn next(&self, worker: &Worker, process: &Process) -> Result<Option<Grant>, Refusal> {
         let app = self.app();
-        let now = app.catalog.time(app.cx.now()).await.map_err(|error| away(&error))?;
+        let away = |error: CatalogError| self.away(&error);
+        let now = app.catalog.time(app.cx.now()).await.map_err(away)?;
         // It may have been revoked while it waited.
-        if !app.catalog.is_worker(worker).await.map_err(|error| away(&error))? {
+        if !app.catalog.is_worker(worker).await.map_err(away)? {
             return Err(Refusal::Unknown);
         }
-        let waiting = app.catalog.waiting_jobs(now).await.map_err(|error| away(&error))?;
+        let waiting = app.catalog.waiting_jobs(now).await.map_err(away)?;
         for job in by_priority(&app.config, waiting) {
             let Some(source) = app.config.sources.get(&job.source) else { continue };
             let remote = source.remote().filter(|remote| remote.worker.takes(worker));
             let Some(remote) = remote else { continue };
-            match self.grant((worker, process), (&job, source, remote), now).await {
+            if may_not_begin(source, &job, now) || self.rests(&source.storage) {
+                continue;
+            }
+            match self.grant(&app, (worker, process), (&job, source, remote), now).await {
                 Ok(None) => {}
                 Ok(grant) => return Ok(grant),
                 // One that cannot be given keeps no other from it.
@@ -89,33 +140,28 @@ impl Dispatch {
         Ok(None)
     }
 
-    /// Gives a job to a worker, with all that it needs; none if it is not to begin now.
+    /// Gives a job to a worker, with all that it needs; none if somebody else is at it.
     async fn grant(
         &self,
+        app: &Installation,
         (worker, process): (&Worker, &Process),
         (job, source, remote): (&WaitingJob, &SourceConfig, &RemoteConfig),
         now: Timestamp,
     ) -> anyhow::Result<Option<Grant>> {
-        if may_not_begin(source, job, now) {
+        let me = Holder::this_process(&host());
+        if app.catalog.held(&job.source, &me, now).await?.is_some() {
             return Ok(None);
         }
-        let app = self.app();
+        // Before anything is taken: a storage takes its time to answer, and leases run.
+        let order = timeout(LOOK_AT_STORAGE, app.work_order(source, remote, job)).await;
+        let order = order.unwrap_or_else(|_| {
+            Err(anyhow::Error::new(Silent).context(format!("storage {}", source.storage)))
+        });
         let holder = worker.holder(&process.instance, process.pid);
-        let Some(taken) = Taken::take(&app, (source, job), &holder).await? else { return Ok(None) };
-        if !begin(&app, source, (job, &taken.source, Some(worker)), now).await? {
-            taken.keep(&app).give_back().await;
-            return Ok(None);
-        }
-        let order = timeout(LOOK_AT_STORAGE, app.work_order(source, remote, &job.spec)).await;
-        let order = match order {
-            Ok(order) => order.map_err(|error| (passing(&error), error)),
-            Err(_) => {
-                let error = anyhow::anyhow!("storage {} does not answer", source.storage);
-                Err((Some(Passing::Outage), error))
-            }
-        };
-        match order {
-            Ok(order) => {
+        let Some(taken) = Taken::take(app, (source, job), &holder).await? else { return Ok(None) };
+        let begun = begin(app, source, (job, &taken.source, Some(worker)), now).await;
+        match (begun, order) {
+            (Ok(true), Ok(order)) => {
                 app.cx.event(Event::Step { what: format!("{}: given to {worker}", job.source) });
                 let leases = taken
                     .leases()
@@ -127,14 +173,68 @@ impl Dispatch {
                     work: serde_json::to_value(order)?,
                 }))
             }
-            Err((passing, error)) => {
+            (Ok(true), Err(error)) => {
+                let is_silent = error.chain().any(|cause| cause.is::<Silent>());
+                let passing = passing(&error).or(is_silent.then_some(Passing::Outage));
+                if passing == Some(Passing::Outage) {
+                    locked(&self.resting).insert(source.storage.clone(), Instant::now());
+                }
                 let error = error.context("the job was not given to its worker");
                 let again = passing.map(|passing| again_after(source, passing));
-                end_failed(&app, job, again, &error).await;
-                taken.keep(&app).give_back().await;
+                end_failed(app, job, again, &error).await;
+                taken.keep(app).give_back().await;
                 Err(error)
             }
+            (begun, _) => {
+                taken.keep(app).give_back().await;
+                begun.map(|_| None)
+            }
         }
+    }
+
+    /// Takes a job back that nobody was there to hear of: it waits again, for whoever asks next.
+    async fn recall(&self, worker: &Worker, process: &Process, grant: &Grant) {
+        let app = self.app();
+        let holder = worker.holder(&process.instance, process.pid);
+        let Ok((lease, _)) = leases(&grant.leases, &holder) else { return };
+        if let Ok(Some(job)) = app.catalog.job_under(&grant.job, &lease).await
+            && let Err(error) = app.catalog.recall_job(&job.id, &lease).await
+        {
+            self.away(&error);
+        }
+        for lease in &grant.leases {
+            let lease = Lease::of(lease.name.clone(), lease.token, &holder);
+            // Else it runs out by itself.
+            if let Err(error) = app.catalog.release(&lease).await {
+                self.not_renewed(&error);
+            }
+        }
+    }
+
+    /// Takes over a job that a worker says has ended, and finds out beside all else whether that is so.
+    async fn take_back(&self, worker: Worker, end: JobEnd) -> Result<(), Refusal> {
+        let app = self.app();
+        let holder = worker.holder(&end.process.instance, end.process.pid);
+        let (lease, place) = leases(&end.leases, &holder)?;
+        let job = app.catalog.job_under(&end.job, &lease).await;
+        let job = job.map_err(|error| self.away(&error))?.ok_or(Refusal::Lost)?;
+        // From here on the worker has no say in it, however often it asks.
+        let me = Holder::this_process(&host());
+        let source = app.catalog.take_over_job(&job.id, &lease, &me, app.cx.now()).await;
+        let source = source.map_err(|error| self.not_renewed(&error))?;
+        let watched = Arc::new(Watched::default());
+        let whole = app.cx.clone();
+        let heard = |screen| hear_job(&job.source, &watched, screen);
+        let app = app.with_cx(whole.piece().heard_by(heard));
+        // Kept before anything else is asked: as long as this process lives, nobody takes it from here.
+        let mut kept = Taken { source, place: None }.keep(&app);
+        if let Some(place) = place
+            && let Ok(place) = app.catalog.take_over(&place, &me, app.cx.now()).await
+        {
+            kept.add_place(&app, place);
+        }
+        self.tasks.spawn(finish(Ending { app, whole, job, worker, kept, end, watched }));
+        Ok(())
     }
 }
 
@@ -143,13 +243,16 @@ impl Dispatcher for Dispatch {
     async fn health(&self) -> Result<(), Refusal> {
         let app = self.app();
         // Whatever is read: that it can be.
-        app.catalog.slots().await.map(drop).map_err(|error| away(&error))
+        app.catalog.slots().await.map(drop).map_err(|error| self.away(&error))
     }
 
     async fn enrol(&self, request: EnrolRequest) -> Result<Enrolled, Refusal> {
         let malformed = |error: &dyn std::fmt::Display| Refusal::Malformed(error.to_string());
         let invitation = Token::parse(TokenKind::Invitation, &request.invitation)
             .map_err(|error| malformed(&error))?;
+        if !Token::is_id(&request.id) {
+            return Err(malformed(&"expected an id of 16 hexadecimal digits"));
+        }
         let slug = |text: String| text.parse::<Slug>().map_err(|error| malformed(&error));
         let labels = request.labels.map(|labels| labels.into_iter().map(slug).collect());
         let wish = Enrolment {
@@ -157,190 +260,81 @@ impl Dispatcher for Dispatch {
             secret: request.secret.parse::<Sha256>().map_err(|error| malformed(&error))?,
             name: slug(request.name)?,
             labels: labels.transpose()?,
-            host: request.host,
-            version: request.version,
+            host: plain::name(&request.host),
+            version: plain::name(&request.version),
         };
         let app = self.app();
-        let now = app.catalog.time(app.cx.now()).await.map_err(|error| away(&error))?;
-        match app.catalog.enrol(&invitation, &wish, now).await {
+        let now = app.catalog.time(app.cx.now()).await.map_err(|error| self.away(&error))?;
+        let named = WorkerChoice::Named(wish.name.clone());
+        let mut remotes = app.config.sources.values().filter_map(SourceConfig::remote);
+        let is_asked_for = remotes.any(|remote| remote.worker == named);
+        match app.catalog.enrol(&invitation, &wish, is_asked_for, now).await {
             Ok(worker) => {
                 let what = format!("{worker} on {} is one of ours now", worker.host);
                 app.cx.event(Event::Step { what });
                 let labels = worker.labels.iter().map(ToString::to_string).collect();
                 Ok(Enrolled { name: worker.name.to_string(), labels })
             }
-            Err(EnrolError::Catalog(error)) => Err(away(&error)),
+            Err(EnrolError::Catalog(error)) => Err(self.away(&error)),
             Err(error) => Err(Refusal::NotAllowed(error.to_string())),
         }
     }
 
     async fn worker_of(&self, token: &Token) -> Result<Option<Worker>, Refusal> {
-        self.app().catalog.worker_of(token).await.map_err(|error| away(&error))
+        self.app().catalog.worker_of(token).await.map_err(|error| self.away(&error))
     }
 
     async fn take(&self, worker: &Worker, request: TakeRequest) -> Result<Option<Grant>, Refusal> {
         let app = self.app();
-        let now = app.catalog.time(app.cx.now()).await.map_err(|error| away(&error))?;
+        let away = |error: CatalogError| self.away(&error);
+        let now = app.catalog.time(app.cx.now()).await.map_err(away)?;
         if now.duration_since(worker.seen_at).abs() >= SEEN_EVERY {
-            let about = (request.host.as_str(), request.version.as_str());
-            app.catalog.see_worker(worker, about, now).await.map_err(|error| away(&error))?;
+            let (host, version) = (plain::name(&request.host), plain::name(&request.version));
+            app.catalog.see_worker(worker, (&host, &version), now).await.map_err(away)?;
         }
         if !request.has_room {
             return Ok(None);
         }
-        let patience = Duration::from_secs(request.patience).min(LONGEST_WAIT);
-        let until = Instant::now() + patience;
-        loop {
-            let grant = self.next(worker, &request.process).await?;
-            if grant.is_some() || Instant::now() >= until || app.cx.cancelled().is_some() {
-                return Ok(grant);
+        // A worker that goes away in the middle leaves nothing half done: a job that it does not hear of is recalled.
+        let (dispatch, worker) = (self.clone(), worker.clone());
+        let (answer, heard) = oneshot::channel();
+        self.tasks.spawn(async move {
+            let granted = dispatch.wait(&worker, &request).await;
+            if let Err(Ok(Some(grant))) = answer.send(granted) {
+                dispatch.recall(&worker, &request.process, &grant).await;
             }
-            sleep(LOOK_FOR_JOBS).await;
-        }
+        });
+        heard.await.unwrap_or_else(|_| Err(Refusal::Away("the server ends".to_owned())))
     }
 
     async fn report(&self, worker: &Worker, report: JobReport) -> Result<Option<String>, Refusal> {
         let app = self.app();
+        let away = |error: CatalogError| self.away(&error);
         let holder = worker.holder(&report.process.instance, report.process.pid);
         let (lease, place) = leases(&report.leases, &holder)?;
-        let job = app.catalog.job_under(&report.job, &lease).await.map_err(|error| away(&error))?;
+        let job = app.catalog.job_under(&report.job, &lease).await.map_err(away)?;
         let job = job.ok_or(Refusal::Lost)?;
         let now = app.cx.now();
-        app.catalog.renew(&lease, now).await.map_err(not_renewed)?;
+        app.catalog.renew(&lease, now).await.map_err(|error| self.not_renewed(&error))?;
         if let Some(place) = place {
             // One that went to somebody else is no reason to stop: the storage takes one more.
             if let Err(LeaseError::Catalog(error)) = app.catalog.renew(&place, now).await {
-                return Err(away(&error));
+                return Err(self.away(&error));
             }
         }
-        if let Some(progress) = &report.progress {
-            app.catalog.keep_progress(&job.id, progress).await.map_err(|error| away(&error))?;
+        if let Some(mut progress) = report.progress {
+            progress.part = plain::name(&progress.part);
+            app.catalog.keep_progress(&job.id, &progress).await.map_err(away)?;
         }
-        app.catalog.wish_to_cancel(&job.id).await.map_err(|error| away(&error))
+        app.catalog.wish_to_cancel(&job.id).await.map_err(away)
     }
 
     async fn end(&self, worker: &Worker, end: JobEnd) -> Result<(), Refusal> {
-        let app = self.app();
-        let holder = worker.holder(&end.process.instance, end.process.pid);
-        let (lease, place) = leases(&end.leases, &holder)?;
-        let job = app.catalog.job_under(&end.job, &lease).await.map_err(|error| away(&error))?;
-        let job = job.ok_or(Refusal::Lost)?;
-        // From here on the worker has no say in it, however often it asks.
-        let me = Holder::this_process(&host());
-        let source = app.catalog.take_over(&lease, &me, app.cx.now()).await.map_err(not_renewed)?;
-        let place = match place {
-            Some(place) => app.catalog.take_over(&place, &me, app.cx.now()).await.ok(),
-            None => None,
-        };
-        let watched = Arc::new(Watched::default());
-        let whole = app.cx.clone();
-        let heard = |screen| hear_job(&job.source, &watched, screen);
-        let app = app.with_cx(whole.piece().heard_by(heard));
-        let kept = Taken { source, place }.keep(&app);
-        app.catalog.hand_over(&job.id, kept.source()).await.map_err(|error| away(&error))?;
-        self.settling.spawn(finish((app, whole), job, kept, (end, watched)));
-        Ok(())
+        // A worker that goes away in the middle leaves no lease that nobody gives back.
+        let (dispatch, worker) = (self.clone(), worker.clone());
+        let ended = self.tasks.spawn(async move { dispatch.take_back(worker, end).await });
+        ended.await.unwrap_or_else(|_| Err(Refusal::Away("the server ends".to_owned())))
     }
-}
-
-/// What became of a job that went well.
-enum Ended {
-    Made(Box<Made>),
-    /// Line by line.
-    Tested(Vec<String>),
-}
-
-/// Looks at what a worker says that it made, does what is to be done after it, and writes down what became of the job.
-async fn finish(
-    (app, whole): (Installation, Cx),
-    job: WaitingJob,
-    kept: Kept,
-    (end, watched): (JobEnd, Arc<Watched>),
-) {
-    let Some(source) = app.config.sources.get(&job.source) else {
-        let error = anyhow::anyhow!("the source is not in the configuration any more");
-        end_failed(&app, &job, None, &error).await;
-        return kept.give_back().await;
-    };
-    let ended = match end.outcome {
-        Outcome::Tested { summary, warnings } => {
-            Ok(Ended::Tested([vec![summary], warnings].concat()))
-        }
-        Outcome::Made { backup, trouble } => look_at(&app, source, &backup, trouble)
-            .await
-            .map(|made| Ended::Made(Box::new(made)))
-            .map_err(|error| (why_again(&app, source, &error, &whole), error)),
-        Outcome::Failed { error, passing } => {
-            let passing = passing.map(|passing| match passing {
-                backstay_server::Passing::GaveWay => Passing::GaveWay,
-                backstay_server::Passing::Outage => Passing::Outage,
-            });
-            Err((passing.map(|passing| again_after(source, passing)), anyhow::anyhow!(error)))
-        }
-        Outcome::Stopped { error, by } => {
-            let again = (by == Stop::WorkerEnds).then_some(Again::Interrupted);
-            Err((again, anyhow::anyhow!(error)))
-        }
-    };
-    // Theirs, and what was said here.
-    let mut log = [end.log, watched.log()].join("\n");
-    match &ended {
-        Ok(Ended::Made(made)) => app.cx.event(Event::Step { what: made.summary() }),
-        Ok(Ended::Tested(lines)) => log = lines.join("\n"),
-        Err((_, error)) => app.cx.event(Event::Warning { text: format!("{error:#}") }),
-    }
-    if let Err(error) = app.catalog.keep_log(&job.id, log.trim()).await {
-        app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
-    }
-    match &ended {
-        Ok(Ended::Made(made)) => end_made(&app, &job.id, made).await,
-        Ok(Ended::Tested(_)) => app.end_job(&job.id, JobState::Succeeded, None, None).await,
-        Err((again, error)) => end_failed(&app, &job, *again, error).await,
-    }
-    kept.give_back().await;
-    if let Ok(Ended::Made(_)) = ended {
-        app.back_up_catalog_too(&[source.storage.clone()].into()).await;
-    }
-}
-
-/// Reads the manifest of a backup that a worker says to have made: nothing is called good without proof.
-async fn look_at(
-    app: &Installation,
-    source: &SourceConfig,
-    backup: &str,
-    trouble: Option<String>,
-) -> anyhow::Result<Made> {
-    let id: BackupId = backup.parse().context("the worker named a backup that cannot be one")?;
-    let place = app.place(&source.name, id);
-    let until = Instant::now() + LOOK_FOR_BACKUP;
-    let (vault, entry) = loop {
-        let looked = async {
-            let vault = app.vault(app.storage(&source.storage)?).await?;
-            let manifest = vault.manifest(&app.cx, &place).await?;
-            vault.check_objects(&app.cx, &manifest).await?;
-            let hold = vault.hold_of(&app.cx, &place).await?;
-            let entry = IndexEntry::new(&manifest, vault.details(&manifest)?, hold);
-            anyhow::Ok((vault, entry))
-        };
-        match looked.await {
-            Ok(found) => break found,
-            Err(error) if passing(&error).is_some() && Instant::now() < until => {
-                app.cx.event(Event::Retrying {
-                    what: format!("looking at backup {backup}"),
-                    error: format!("{error:#}"),
-                    after: LOOK_AGAIN,
-                });
-                app.cx.run(sleep(LOOK_AGAIN)).await?;
-            }
-            Err(error) => {
-                let context =
-                    format!("the worker made backup {backup}, and the server cannot read it");
-                return Err(error.context(context));
-            }
-        }
-    };
-    settle(app, source, &vault, &entry).await;
-    Ok(Made::new(app, source, &vault, (entry, trouble.map(|text| anyhow::anyhow!(text)))))
 }
 
 /// Reads which leases a worker means: that of the source, and that of a place at its storage, if it has one.
@@ -353,14 +347,6 @@ fn leases(named: &[LeaseRef], holder: &Holder) -> Result<(Lease, Option<Lease>),
     }
 }
 
-fn not_renewed(error: LeaseError) -> Refusal {
-    match error {
-        LeaseError::Catalog(error) => away(&error),
-        LeaseError::Held { .. } | LeaseError::Lost { .. } => Refusal::Lost,
-    }
-}
-
-/// The details are for whoever looks after the server.
-fn away(error: &CatalogError) -> Refusal {
-    Refusal::Away(error.to_string())
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::CLOCK_TOLERANCE;
 use crate::config::SourceConfig;
-use crate::installation::{Installation, new_job_id};
+use crate::installation::{Installation, host, new_job_id};
 use crate::lease::LeaseGuard;
 
 /// The leases of a job: the right to its source, and a place at the storage where these are counted.
@@ -33,6 +33,7 @@ impl Taken {
         (source, job): (&SourceConfig, &WaitingJob),
         holder: &Holder,
     ) -> anyhow::Result<Option<Self>> {
+        let me = Holder::this_process(&host());
         let places = match job.spec {
             JobSpec::Backup(_) => app.storage(&source.storage)?.jobs,
             JobSpec::Test => None,
@@ -44,7 +45,7 @@ impl Taken {
                 place => place,
             },
         };
-        match app.catalog.lease(source.name.as_str(), holder, app.cx.now()).await {
+        match app.catalog.lease_for(source.name.as_str(), holder, &me, app.cx.now()).await {
             Ok(source) => Ok(Some(Self { source, place })),
             Err(error) => {
                 if let Some(place) = place {
@@ -91,6 +92,11 @@ pub(super) async fn begin(
 }
 
 impl Kept {
+    /// Adds a place at the storage.
+    pub(super) fn add_place(&mut self, app: &Installation, place: Lease) {
+        self.place = Some(keep(app, place));
+    }
+
     /// Returns the right to the source.
     pub(super) fn source(&self) -> &Lease {
         self.source.lease()
@@ -111,10 +117,11 @@ async fn take_place(
     places: u16,
     holder: &Holder,
 ) -> anyhow::Result<Option<Lease>> {
+    let me = Holder::this_process(&host());
     for place in 1..=places {
         // No source has such a name.
         let name = format!("storage {storage}, place {place}");
-        match app.catalog.lease(&name, holder, app.cx.now()).await {
+        match app.catalog.lease_for(&name, holder, &me, app.cx.now()).await {
             Ok(lease) => return Ok(Some(lease)),
             Err(error) if error.is_held() => {}
             Err(error) => return Err(error.into()),
@@ -148,7 +155,7 @@ pub(super) async fn end_failed(
     }
     let (state, error) = match (wish, again) {
         (Some(reason), _) => (JobState::Cancelled, &anyhow::anyhow!("cancelled: {reason}")),
-        (None, Some(Again::Interrupted)) => (JobState::Cancelled, error),
+        (None, Some(Again::Interrupted { .. })) => (JobState::Cancelled, error),
         (None, _) => (JobState::Failed, error),
     };
     app.end_job(&job.id, state, Some(error), None).await;
@@ -164,7 +171,7 @@ pub(super) fn why_again(
     match app.cx.cancelled() {
         None => passing(error).map(|passing| again_after(source, passing)),
         Some(CancelReason::LeaseLost) => Some(Again::LeaseLost),
-        Some(_) => whole.cancelled().map(|_| Again::Interrupted),
+        Some(_) => whole.cancelled().map(|_| Again::Interrupted { after: SignedDuration::ZERO }),
     }
 }
 

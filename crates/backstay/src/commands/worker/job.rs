@@ -79,7 +79,8 @@ impl Job {
         };
         warn_of_little(&app, &source);
         let vault = app.vault_of(backup).await?;
-        let (entry, trouble) = write(&app, &source, (&backup.spec, Tries::One), &vault).await?;
+        let tries = if backup.waits { Tries::Several } else { Tries::One };
+        let (entry, trouble) = write(&app, &source, (&backup.spec, tries), &vault).await?;
         Ok(Done::Backup(Box::new(entry), trouble))
     }
 

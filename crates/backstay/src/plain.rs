@@ -1,0 +1,42 @@
+//! Text of others that a person will see: without what moves a terminal's cursor, and no longer than is of use.
+
+/// Names, versions, parts.
+const SHORT: usize = 100;
+/// Errors and lines of logs.
+const LONG: usize = 2000;
+/// Lines of a log.
+const LINES: usize = 200;
+
+/// Returns a name in one line.
+pub(crate) fn name(text: &str) -> String {
+    cut(text, SHORT)
+}
+
+/// Returns a sentence in one line.
+pub(crate) fn sentence(text: &str) -> String {
+    cut(text, LONG)
+}
+
+/// Returns the last lines.
+pub(crate) fn lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let newest = &lines[lines.len().saturating_sub(LINES)..];
+    newest.iter().map(|line| cut(line, LONG)).collect::<Vec<_>>().join("\n")
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(shown).take(chars).collect::<String>().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn text_of_others_moves_no_cursor_and_has_an_end() {
+        assert_eq!(super::name("db1\u{1b}[2J\n"), "db1 [2J");
+        assert_eq!(super::sentence(&"x".repeat(1 << 20)).len(), 2000);
+        let log = format!("{}last\r\u{7}", "line\n".repeat(500));
+        let kept = super::lines(&log);
+        assert_eq!((kept.lines().count(), kept.lines().last()), (200, Some("last")));
+    }
+}
