@@ -2,8 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use backstay_testkit::daemon::wait_until;
+use backstay_testkit::s3::Fault;
 use serde_json::{Value, json};
 
 use crate::workers::{Fleet, log, start};
@@ -168,7 +171,7 @@ fn worker_that_lies_makes_nothing_good_and_moves_no_cursor() {
 #[test]
 fn job_that_a_worker_does_not_hear_of_waits_for_the_next_who_asks() {
     let fleet = Fleet::new("worker = 'db1'");
-    let _serving = fleet.serve();
+    let serving = fleet.serve();
     let hand = Hand::enrol(&fleet, "db1", "h");
     let body = json!({
         "process": {"instance": "1", "pid": 1}, "host": "h", "version": "0", "has_room": true, "patience": 20,
@@ -182,8 +185,25 @@ fn job_that_a_worker_does_not_hear_of_waits_for_the_next_who_asks() {
         hand.headers()
     );
     stream.write_all(request.as_bytes()).unwrap();
+    // The storage stands still while the job is given out.
+    let (is_asked, may_answer) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (asked, may) = (is_asked.clone(), may_answer.clone());
+    fleet.bucket.script(move |_| {
+        asked.store(true, Ordering::SeqCst);
+        while !may.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        Fault::Pass
+    });
     let backup = start(&fleet.server, &["backup", "shop"], &[]);
+    wait_until("the storage is asked", || is_asked.load(Ordering::SeqCst));
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", serving.0.id())).unwrap().count();
+    let before = open();
     drop(stream);
+    wait_until("the server knows that nobody waits", || open() < before);
+    may_answer.store(true, Ordering::SeqCst);
+    wait_until("it is given out", || log(&fleet.server).contains("shop: given to worker db1"));
     let job = hand.take();
     assert!(job["work"].is_object(), "{job}");
     assert_eq!(hand.end(&job, &json!({"result": "failed", "error": "no"})), 202);

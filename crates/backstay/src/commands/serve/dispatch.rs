@@ -97,13 +97,18 @@ impl Dispatch {
         resting.contains_key(storage)
     }
 
-    /// Waits for a job for a worker.
-    async fn wait(&self, worker: &Worker, request: &TakeRequest) -> Result<Option<Grant>, Refusal> {
+    /// Waits for a job for a worker, as long as it waits for the answer.
+    async fn wait(
+        &self,
+        worker: &Worker,
+        request: &TakeRequest,
+        answer: &oneshot::Sender<Result<Option<Grant>, Refusal>>,
+    ) -> Result<Option<Grant>, Refusal> {
         let until = Instant::now() + Duration::from_secs(request.patience).min(LONGEST_WAIT);
         loop {
             let grant = self.next(worker, &request.process).await?;
             let is_over = Instant::now() >= until || self.app().cx.cancelled().is_some();
-            if grant.is_some() || is_over {
+            if grant.is_some() || is_over || answer.is_closed() {
                 return Ok(grant);
             }
             sleep(LOOK_FOR_JOBS).await;
@@ -299,7 +304,7 @@ impl Dispatcher for Dispatch {
         let (dispatch, worker) = (self.clone(), worker.clone());
         let (answer, heard) = oneshot::channel();
         self.tasks.spawn(async move {
-            let granted = dispatch.wait(&worker, &request).await;
+            let granted = dispatch.wait(&worker, &request, &answer).await;
             if let Err(Ok(Some(grant))) = answer.send(granted) {
                 dispatch.recall(&worker, &request.process, &grant).await;
             }
