@@ -136,22 +136,25 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn lease_of_work_that_panics_is_given_back() {
-        let dir = tempfile::tempdir().unwrap();
+    /// A catalog, and the lease on a source in it that this process keeps.
+    async fn kept(dir: &tempfile::TempDir) -> (Home, Catalog, LeaseGuard) {
         let home = Home::open(&dir.path().join("home")).unwrap();
         let key = MasterKey::load(&home, None, None).unwrap();
         let catalog = Catalog::open(&home, key).await.unwrap();
-        let (me, cx) = (Holder::this_process("here"), Cx::new(Arc::new(Silent)));
+        let cx = Cx::new(Arc::new(Silent));
+        let me = Holder::this_process("here");
         let lease = catalog.lease("shop", &me, cx.now()).await.unwrap();
-        let guard = LeaseGuard::keep(catalog.clone(), lease, cx.clone());
-        let work = tokio::spawn(async move {
-            let _kept = guard;
-            panic!("the work panics");
-        });
-        assert!(work.await.unwrap_err().is_panic());
+        (home, catalog.clone(), LeaseGuard::keep(catalog, lease, cx))
+    }
+
+    async fn take(catalog: &Catalog) -> Result<Lease, LeaseError> {
+        let now = Cx::new(Arc::new(Silent)).now();
+        catalog.lease("shop", &Holder::this_process("here"), now).await
+    }
+
+    async fn wait_until_free(catalog: &Catalog) {
         let freed = async {
-            while catalog.lease("shop", &me, cx.now()).await.is_err() {
+            while take(catalog).await.is_err() {
                 sleep(Duration::from_millis(10)).await;
             }
         };
@@ -159,24 +162,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lease_of_work_that_panics_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, catalog, guard) = kept(&dir).await;
+        let work = tokio::spawn(async move {
+            let _kept = guard;
+            panic!("the work panics");
+        });
+        assert!(work.await.unwrap_err().is_panic());
+        wait_until_free(&catalog).await;
+    }
+
+    #[tokio::test]
     async fn lease_that_could_not_be_given_back_is_given_back_when_the_catalog_answers() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::open(&dir.path().join("home")).unwrap();
-        let key = MasterKey::load(&home, None, None).unwrap();
-        let catalog = Catalog::open(&home, key).await.unwrap();
-        let (me, cx) = (Holder::this_process("here"), Cx::new(Arc::new(Silent)));
-        let lease = catalog.lease("shop", &me, cx.now()).await.unwrap();
-        let guard = LeaseGuard::keep(catalog.clone(), lease, cx.clone());
+        let (home, catalog, guard) = kept(&dir).await;
         let writer = rusqlite::Connection::open(home.catalog()).unwrap();
         writer.execute_batch("BEGIN IMMEDIATE").unwrap();
         guard.release().await;
-        assert!(catalog.lease("shop", &me, cx.now()).await.unwrap_err().is_held());
+        assert!(take(&catalog).await.unwrap_err().is_held());
         writer.execute_batch("ROLLBACK").unwrap();
-        let freed = async {
-            while catalog.lease("shop", &me, cx.now()).await.is_err() {
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(Duration::from_secs(60), freed).await.expect("it is free");
+        wait_until_free(&catalog).await;
     }
 }

@@ -1,6 +1,7 @@
 //! What a server gives to a worker with a job, and the installation that a worker makes of it: all that one backup needs, and
 //! nothing else (ADR 19).
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -12,6 +13,7 @@ use backstay_format::{DataKey, Keyring, Sha256, Slug, VaultId};
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use crate::config::{
     Additions, Config, CredentialConfig, Env, RemoteConfig, SourceConfig, StorageConfig,
@@ -157,7 +159,7 @@ impl Installation {
     }
 
     /// Makes the installation in which a worker does what an order says. Its secrets stay in memory.
-    pub(crate) async fn for_order(
+    pub(crate) fn for_order(
         (home, catalog): (Home, Catalog),
         order: &WorkOrder,
         cx: Cx,
@@ -170,16 +172,15 @@ impl Installation {
             Task::Test => (None, None),
         };
         let declared = (order.source.as_str(), order.declared.clone());
-        let config = Config::for_job(order.organisation.clone(), declared, storage.clone(), env)?;
-        let app = Self {
+        let config = Config::for_job(order.organisation.clone(), declared, storage, env)?;
+        Ok(Self {
             config: Arc::new(config),
             additions: Additions::default(),
             home,
             catalog,
             cx,
             lent: lent.map(Arc::new),
-        };
-        Ok(app)
+        })
     }
 
     /// Opens the vault that an order names, and no other.
@@ -208,11 +209,13 @@ impl StorageOrder {
     fn config(&self, home: &Home) -> anyhow::Result<StorageConfig> {
         let mut kind = self.kind.clone();
         if let (StorageKind::S3 { ca_file, .. }, Some(pem)) = (&mut kind, &self.ca_pem) {
-            // Under a name that says what is in it: another job may read it just now.
-            let digest = Sha256::of(pem.as_bytes());
-            let path = home.path().join(format!("storage-{digest}.pem"));
-            std::fs::write(&path, pem)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            // Under a name that says what is in it, and whole: another job may read it just now.
+            let path = home.path().join(format!("storage-{}.pem", Sha256::of(pem.as_bytes())));
+            let written = NamedTempFile::new_in(home.path()).and_then(|mut file| {
+                file.write_all(pem.as_bytes())?;
+                Ok(file.persist(&path)?)
+            });
+            written.with_context(|| format!("cannot write {}", path.display()))?;
             *ca_file = Some(path);
         }
         let credentials = match &self.credentials {

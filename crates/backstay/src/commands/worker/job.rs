@@ -68,7 +68,7 @@ impl Job {
         let order: WorkOrder = serde_json::from_value(work)
             .context("the server sent a job that this program does not understand; install the same version on both")?;
         let place = (self.worker.home.clone(), self.worker.catalog.clone());
-        let app = Installation::for_order(place, &order, self.cx.clone(), &environment()).await?;
+        let app = Installation::for_order(place, &order, self.cx.clone(), &environment())?;
         let source = app.source(order.source.as_str()).await?;
         let backup = match &order.task {
             Task::Backup(backup) => backup,
