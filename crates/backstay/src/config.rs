@@ -220,7 +220,8 @@ impl Config {
             let known: Vec<&str> = raw.storages.keys().map(String::as_str).collect();
             let mut faults = faults.below(field);
             let declared = raw.declared.get(name).and_then(toml::Value::as_table);
-            let around = (env, known.as_slice(), declared);
+            let none = toml::Table::new();
+            let around = (env, known.as_slice(), declared.unwrap_or(&none));
             let checked = source::check(name, raw_source, around, &mut faults);
             if checked.as_ref().is_some_and(|source| source.remote().is_some()) {
                 let storage = storages.get(raw_source.storage.get_ref());

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backstay_control::{BackupSpec, Holder, Job, JobId, JobSpec, JobState, Progress, Worker};
+use backstay_control::{
+    BackupSpec, CatalogError, Holder, Job, JobId, JobSpec, JobState, Progress, Worker,
+};
 use backstay_engine::event::Event;
 use backstay_engine::source::Probe;
 use backstay_format::IndexEntry;
@@ -103,7 +105,8 @@ async fn ask(
         Ok(ended) => (ended, "it was given up"),
         Err(cancelled) => (Err(cancelled.into()), "whoever asked for it was interrupted"),
     };
-    if ended.is_err() {
+    // That the catalog did not answer for a moment stops nothing.
+    if ended.as_ref().is_err_and(|error| !error.is::<CatalogError>()) {
         app.catalog.cancel_job(&job, reason, app.cx.now()).await?;
     }
     ended
@@ -125,7 +128,10 @@ pub(super) async fn backup_elsewhere(
     let manifest = vault.manifest(&app.cx, &place).await?;
     let hold = spec.hold.then(|| "held when it was made".to_owned());
     let entry = IndexEntry::new(&manifest, vault.details(&manifest)?, hold);
-    Ok(Made::new(app, source, &vault, (entry, error)))
+    // What failed after it is told as the server wrote it down.
+    let mut made = Made::new(app, source, &vault, (entry, None));
+    made.afterwards = error;
+    Ok(made)
 }
 
 /// Waits for the end of a job, and tells how far it is.

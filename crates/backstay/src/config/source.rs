@@ -274,16 +274,16 @@ pub(super) fn is_sealed(encryption: Option<&Spanned<String>>, faults: &mut Fault
 pub(super) fn check(
     name: &str,
     raw: &RawSource,
-    (env, storages, declared): (Env<'_>, &[&str], Option<&toml::Table>),
+    (env, storages, declared): (Env<'_>, &[&str], &toml::Table),
     faults: &mut Faults<'_>,
 ) -> Option<SourceConfig> {
     let slug: Option<Slug> =
         name.parse().map_err(|error| faults.add("", raw.kind.span(), format!("{error}"))).ok();
     let worker = remote::check_choice(raw, faults)?;
     let is_remote = worker.is_some();
-    let kind = match (worker, declared) {
-        (Some(worker), Some(declared)) => remote::check(raw, worker, declared, faults),
-        _ => check_kind(raw, env, faults),
+    let kind = match worker {
+        Some(worker) => remote::check(raw, worker, declared, faults),
+        None => check_kind(raw, env, faults),
     };
     let storage = raw.storage.get_ref().clone();
     one_of("storage", &raw.storage, storages, "the storages", faults);
