@@ -33,7 +33,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "BACKSTAY_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
     /// The server that `backstay worker` works for
-    #[arg(long, global = true, env = "BACKSTAY_SERVER", value_name = "URL", hide = true)]
+    #[arg(long, global = true, env = "BACKSTAY_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
     /// Print JSON: one document, and one line for each event on standard error
     #[arg(long, global = true)]
