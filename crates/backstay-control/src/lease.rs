@@ -249,7 +249,7 @@ impl Catalog {
         ];
         match self.execute("renewed a lease", update, values).await? {
             1 => Ok(()),
-            _ => Err(LeaseError::Lost { source_name: lease.source.clone() }),
+            _ => Err(lease.lost()),
         }
     }
 

@@ -61,7 +61,7 @@ pub struct Enrolment {
     pub version: String,
 }
 
-/// A worker as the catalog knows it.
+/// A worker as the catalog knows it; one that was revoked is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
     /// What it is known by, in tokens and leases.
@@ -78,8 +78,6 @@ pub struct Worker {
     pub enrolled_at: Timestamp,
     /// When it asked for work last.
     pub seen_at: Timestamp,
-    /// When it was revoked, if it was.
-    pub revoked_at: Option<Timestamp>,
 }
 
 /// Why a worker was not enrolled.
@@ -354,21 +352,19 @@ impl Catalog {
     }
 }
 
-const COLUMNS: &str = "id, name, labels, host, version, enrolled_at, seen_at, revoked_at";
+const COLUMNS: &str = "id, name, labels, host, version, enrolled_at, seen_at";
 
 fn read(row: &QueryResult) -> Result<Worker, CatalogError> {
     let text = |name| column::<String>(row, "workers", name);
-    let time = |name| time_column(row, "workers", name);
-    let needed = |name| time(name)?.ok_or_else(|| unreadable("workers", name));
+    let time = |name| time_column(row, "workers", name)?.ok_or_else(|| unreadable("workers", name));
     Ok(Worker {
         id: text("id")?,
         name: text("name")?.parse().map_err(|_| unreadable("workers", "name"))?,
         labels: labels(row, "workers")?,
         host: text("host")?,
         version: text("version")?,
-        enrolled_at: needed("enrolled_at")?,
-        seen_at: needed("seen_at")?,
-        revoked_at: time("revoked_at")?,
+        enrolled_at: time("enrolled_at")?,
+        seen_at: time("seen_at")?,
     })
 }
 

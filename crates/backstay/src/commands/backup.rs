@@ -129,6 +129,9 @@ fn show_made(made: &[Made], is_single: bool, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Why a backup is held that was asked for so.
+pub(super) const HELD: &str = "held when it was made";
+
 /// A backup that was made.
 pub(super) struct Made {
     pub(super) entry: IndexEntry,
@@ -236,9 +239,9 @@ pub(super) async fn write(
     let_go_of_expired(app, source).await;
     let (mut entry, mut afterwards) = try_until_made(app, source, (spec, tries), vault).await?;
     if spec.hold {
-        let (place, reason) = (app.place(&source.name, entry.id.clone()), "held when it was made");
-        match vault.hold(&app.cx, &place, reason).await {
-            Ok(()) => entry.hold = Some(reason.to_owned()),
+        let place = app.place(&source.name, entry.id.clone());
+        match vault.hold(&app.cx, &place, HELD).await {
+            Ok(()) => entry.hold = Some(HELD.to_owned()),
             Err(error) => afterwards = afterwards.or(Some(error)),
         }
     }

@@ -11,7 +11,7 @@ use backstay_engine::source::Probe;
 use backstay_format::IndexEntry;
 use jiff::{SignedDuration, Timestamp};
 
-use super::backup::Made;
+use super::backup::{HELD, Made};
 use crate::config::{RemoteConfig, SourceConfig};
 use crate::installation::{Installation, host, new_job_id};
 use crate::render;
@@ -126,7 +126,7 @@ pub(super) async fn backup_elsewhere(
     let vault = app.vault(app.storage(&source.storage)?).await?;
     let place = app.place(&source.name, backup.parse()?);
     let manifest = vault.manifest(&app.cx, &place).await?;
-    let hold = spec.hold.then(|| "held when it was made".to_owned());
+    let hold = spec.hold.then(|| HELD.to_owned());
     let entry = IndexEntry::new(&manifest, vault.details(&manifest)?, hold);
     // What failed after it is told as the server wrote it down.
     let mut made = Made::new(app, source, &vault, (entry, None));

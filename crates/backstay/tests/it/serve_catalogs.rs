@@ -90,9 +90,7 @@ fn full_disk_in_the_home_directory_is_survived() {
     std::fs::remove_file(filler).unwrap();
     wait_until("the next backup", || backups(&shell) == 2 && states(&shell)[0] == "succeeded");
     // V39: and it needs little all the while.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", serving.0.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let kib = crate::shell::peak_kib_of(serving.0.id()).unwrap();
     assert!(kib < 100 << 10, "{kib} KiB");
     shell.ends(0, &["verify", "--all"]);
 }

@@ -13,6 +13,13 @@ pub(crate) struct Shell {
     pub(crate) dir: tempfile::TempDir,
 }
 
+/// Returns the most memory that a program had so far, in KiB; none once it has ended.
+pub(crate) fn peak_kib_of(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.trim().strip_suffix(" kB")?.parse().ok()
+}
+
 pub(crate) const PASSPHRASE: &str = "correct horse battery";
 
 impl Shell {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use backstay_testkit::tree;
 
-use crate::shell::Shell;
+use crate::shell::{Shell, peak_kib_of};
 
 /// What every verb may take at most, at any size of the data.
 const PROMISED_KIB: u64 = 128 * 1024;
@@ -16,17 +16,13 @@ pub(crate) fn peak_kib(shell: &Shell, words: &[&str]) -> u64 {
     let mut command = shell.command(words);
     command.arg("--quiet").stdout(Stdio::null());
     let mut child = command.spawn().unwrap();
-    let status = Path::new("/proc").join(child.id().to_string()).join("status");
     let mut peak = 0;
     // The mark only grows, so it does not matter when it is read last, as long as that is near the end.
     let ended = loop {
         if let Some(ended) = child.try_wait().unwrap() {
             break ended;
         }
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let mark = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = mark.and_then(|mark| mark.trim().strip_suffix(" kB")?.parse().ok());
-        peak = peak.max(kib.unwrap_or(0));
+        peak = peak.max(peak_kib_of(child.id()).unwrap_or(0));
         std::thread::sleep(std::time::Duration::from_millis(5));
     };
     assert!(ended.success(), "{words:?}: {ended}");

@@ -10,7 +10,7 @@ use backstay_testkit::s3::{BUCKET, Fault, S3Server};
 use serde_json::Value;
 
 use crate::serve::{set_clock, under_clock};
-use crate::shell::Shell;
+use crate::shell::{Shell, peak_kib_of};
 
 /// A program of ours that runs; killed at the end of the test.
 pub(crate) struct Running(pub(crate) Child);
@@ -440,17 +440,11 @@ fn heavy_backup_of_ten_gigabytes_by_a_worker_leaves_the_memory_of_the_server_as_
     let working = fleet.work(&["--name", "db1"]);
     wait_until("the worker is there", || fleet.worker_is_there());
     fleet.server.ends(0, &["backup", "shop"]);
-    let before = peak_memory(&serving);
+    let before = peak_kib_of(serving.0.id()).unwrap();
     let made = fleet.server.json(&["backup", "large"]);
     assert_eq!(made["plain_bytes"], 10_u64 << 30, "{made}");
-    let (after, of_worker) = (peak_memory(&serving), peak_memory(&working));
-    assert!(after < before + (8 << 20), "{before} before, {after} after");
-    assert!(of_worker < 128 << 20, "{of_worker}");
-}
-
-/// Returns the most bytes of memory that a program had so far.
-fn peak_memory(running: &Running) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+    let (after, of_worker) =
+        (peak_kib_of(serving.0.id()).unwrap(), peak_kib_of(working.0.id()).unwrap());
+    assert!(after < before + (8 << 10), "{before} KiB before, {after} KiB after");
+    assert!(of_worker < 128 << 10, "{of_worker}");
 }

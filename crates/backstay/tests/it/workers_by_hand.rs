@@ -9,7 +9,7 @@ use backstay_testkit::daemon::wait_until;
 use backstay_testkit::s3::Fault;
 use serde_json::{Value, json};
 
-use crate::workers::{Fleet, log, start};
+use crate::workers::{Fleet, Running, log, start};
 
 /// Asks a server by hand. Returns its status and what it says.
 fn ask(port: u16, path: &str, headers: &str, body: &str) -> (u16, String) {
@@ -74,6 +74,10 @@ fn strangers_and_other_protocols_are_refused_and_fields_of_other_versions_are_no
 
 fn sha256(bytes: &[u8]) -> String {
     backstay_format::Sha256::of(bytes).to_string()
+}
+
+fn open_files(running: &Running) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", running.0.id())).unwrap().count()
 }
 
 /// A worker that is played by hand.
@@ -198,7 +202,7 @@ fn job_that_a_worker_does_not_hear_of_waits_for_the_next_who_asks() {
     });
     let backup = start(&fleet.server, &["backup", "shop"], &[]);
     wait_until("the storage is asked", || is_asked.load(Ordering::SeqCst));
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", serving.0.id())).unwrap().count();
+    let open = || open_files(&serving);
     let before = open();
     drop(stream);
     wait_until("the server knows that nobody waits", || open() < before);
@@ -218,7 +222,7 @@ fn connections_that_say_nothing_leave_files_for_backups() {
     wait_until("the server answers", || TcpStream::connect(("127.0.0.1", fleet.port)).is_ok());
     let idle: Vec<TcpStream> =
         (0..400).map(|_| TcpStream::connect(("127.0.0.1", fleet.port)).unwrap()).collect();
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", serving.0.id())).unwrap().count();
+    let open = || open_files(&serving);
     wait_until("all were looked at", || open() >= 200);
     let mut ended = 0;
     for mut stream in idle {
