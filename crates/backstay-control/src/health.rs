@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use backstay_format::IndexEntry;
 use backstay_format::retention::CLOCK_TOLERANCE;
+use backstay_format::{IndexEntry, Trigger};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::job::{Job, JobState, PastRestore};
@@ -250,7 +250,9 @@ impl Health {
 /// What was lost at worst by a disaster just before a backup was done: what was written since the one before it began. That is
 /// the interval, and what the backup and its transfer took (V58).
 fn worst_loss(newest_first: &[&IndexEntry]) -> Option<SignedDuration> {
-    let recent = &newest_first[..newest_first.len().min(RECENT)];
+    // How long ago others dumped what was imported says nothing of our runs.
+    let ours = newest_first.iter().filter(|entry| entry.trigger != Trigger::Imported);
+    let recent: Vec<&IndexEntry> = ours.take(RECENT).copied().collect();
     recent.windows(2).map(|two| two[0].finished_at.duration_since(two[1].started_at)).max()
 }
 
@@ -258,8 +260,13 @@ fn worst_loss(newest_first: &[&IndexEntry]) -> Option<SignedDuration> {
 fn failed(run: &Job, newest: Option<&IndexEntry>) -> Option<Alarm> {
     let at = run.finished_at?;
     let is_over =
-        run.state == JobState::Succeeded || newest.is_some_and(|newest| newest.finished_at > at);
+        run.state == JobState::Succeeded || newest.is_some_and(|newest| made_at(newest) > at);
     (!is_over).then(|| Alarm::LastRun { state: run.state, at, error: run.error.clone() })
+}
+
+/// When a backup's data was all there: an import is of older data than its own time.
+fn made_at(entry: &IndexEntry) -> Timestamp {
+    if entry.trigger == Trigger::Imported { entry.started_at } else { entry.finished_at }
 }
 
 fn missed(facts: &Facts<'_>, newest: Option<&IndexEntry>) -> u32 {

@@ -32,6 +32,8 @@ pub enum JobKind {
     Drill,
     /// A look at a source, by whoever would back it up.
     Test,
+    /// A backup of what another program dumped.
+    Import,
 }
 
 /// How far a job is.
@@ -61,6 +63,7 @@ impl JobKind {
             Self::Restore => "restore",
             Self::Drill => "drill",
             Self::Test => "test",
+            Self::Import => "import",
         }
     }
 }

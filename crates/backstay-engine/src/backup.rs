@@ -6,7 +6,7 @@ use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
 use crate::part::{CaptureReport, PartError};
-use crate::source::{Capture, Source};
+use crate::source::{Capture, Source, SourceError};
 use crate::vault::{BackupWriter, Draft, Vault};
 
 /// Makes a backup of a source. When this returns, the backup is durable and proven to be readable.
@@ -19,10 +19,21 @@ pub async fn backup(
     draft: Draft,
 ) -> Result<IndexEntry, EngineError> {
     cx.event(Event::Step { what: "reading the source".to_owned() });
+    store(cx, (vault, draft), source.capture(cx), Ok).await
+}
+
+/// Writes what is read into a vault, if what is said of it in the end stands up to judgement.
+pub(crate) async fn store(
+    cx: &Cx,
+    (vault, draft): (&Vault, Draft),
+    reading: impl Future<Output = Result<Box<dyn Capture>, SourceError>>,
+    judge: impl FnOnce(CaptureReport) -> Result<CaptureReport, SourceError>,
+) -> Result<IndexEntry, EngineError> {
     // The source is looked at while the vault is asked; until both are well, nothing is written.
-    let reading = async { Ok(source.capture(cx).await?) };
+    let reading = async { Ok(reading.await?) };
     let (mut writer, capture) = tokio::try_join!(vault.begin(cx, draft), reading)?;
-    let captured = match write_parts(cx, capture, &mut writer).await {
+    let written = write_parts(cx, capture, &mut writer).await;
+    let captured = match written.and_then(|captured| Ok(judge(captured)?)) {
         Ok(captured) => captured,
         Err(error) => {
             writer.discard(&cx.for_cleanup()).await;

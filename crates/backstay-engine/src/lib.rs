@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod forget;
 pub mod hook;
+pub mod import;
 pub mod part;
 pub mod pipeline;
 pub mod recover;

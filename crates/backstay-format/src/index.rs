@@ -36,7 +36,7 @@ pub struct IndexEntry {
     pub status: Status,
     /// What started it.
     pub trigger: Trigger,
-    /// When the run began.
+    /// When the run began; of an import, when the dump was taken.
     pub started_at: Timestamp,
     /// When the last byte was durable.
     pub finished_at: Timestamp,

@@ -39,8 +39,8 @@ pub use index::{Index, IndexEntry, IndexError, IndexPart};
 pub use key::{DataKey, KeyError, Keyring, KeyringEntry, RecoveryKey};
 pub use kit::{Kit, KitCost, KitError, KitVault};
 pub use manifest::{
-    Codec, Details, DetailsSection, Encryption, ItemError, Manifest, MediaType, Part, Status,
-    StoredPart, Trigger,
+    Codec, Details, DetailsSection, Encryption, ImportedFrom, ItemError, Manifest, MediaType, Part,
+    Status, StoredPart, TimeFrom, Trigger,
 };
 pub use marks::{DeletedMark, Hold, MarkError, VaultFile};
 pub use names::{ARCHIVES, BackupFile, ObjectName, ParsedName};

@@ -30,7 +30,7 @@ pub struct Manifest {
     pub trigger: Trigger,
     /// Whether everything was read.
     pub status: Status,
-    /// When the run began.
+    /// When the run began; of an import, when the dump was taken.
     pub started_at: Timestamp,
     /// When the last byte was durable.
     pub finished_at: Timestamp,
@@ -259,6 +259,39 @@ pub struct Details {
     pub schema_version: Option<Vec<String>>,
     /// What the parts hold.
     pub content: Option<Content>,
+    /// What it was made of, if another program had dumped that before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<ImportedFrom>,
+}
+
+/// The dump that a backup was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportedFrom {
+    /// The file or directory. Bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// What it was, for a person.
+    pub form: String,
+    /// Its bytes; of a directory, those of its files.
+    pub bytes: u64,
+    /// Its digest; of a directory, that of the names and digests of its files.
+    pub sha256: Sha256,
+    /// How it is known when it was made.
+    pub time_from: TimeFrom,
+}
+
+/// How it is known when a dump was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeFrom {
+    /// Somebody said so.
+    Told,
+    /// It stands in the name.
+    Name,
+    /// It stands in the dump.
+    Dump,
+    /// The file was written then.
+    File,
 }
 
 impl Details {

@@ -270,5 +270,6 @@ fn draft(catalog: Slug, trigger: Trigger) -> Draft {
         sealed: true,
         origin: None,
         compression_level: COMPRESSION_LEVEL,
+        imported: None,
     }
 }

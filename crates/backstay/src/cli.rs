@@ -76,6 +76,9 @@ pub(crate) enum Command {
     /// Back up now
     #[command(after_help = EXIT_CODES)]
     Backup(BackupArgs),
+    /// Make backups of dumps and archives that other programs made
+    #[command(after_help = EXIT_CODES)]
+    Import(ImportArgs),
     /// List backups, newest first
     #[command(after_help = EXIT_CODES)]
     Backups {
@@ -396,6 +399,32 @@ pub(crate) struct BackupArgs {
     /// What starts it
     #[arg(long, default_value = "manual", value_parser = ["manual", "scheduled", "pre-deploy", "post-deploy"])]
     pub(crate) trigger: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Of which source the backups are to be
+    pub(crate) source: String,
+    /// Dumps, or directories of dumps: archives and scripts of pg_dump, scripts of mysqldump, RDB files, tars, databases of SQLite
+    /// and DuckDB, each as it is or packed by gzip or zstd; exports of DuckDB
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// When the dump was made, for example 2026-03-08T12:00:00Z; else what its name says in UTC, what it says itself, or when
+    /// the file was written
+    #[arg(long, value_name = "TIME")]
+    pub(crate) taken_at: Option<jiff::Timestamp>,
+    /// The SHA-256 that the dump must have; else the one in FILE.sha256 beside it, if that is there
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<String>,
+    /// A note to keep with the backups; else what lies beside the dump as .meta.json
+    #[arg(long)]
+    pub(crate) note: Option<String>,
+    /// Hold the backups: retention does not touch them
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Say what would be imported, and make nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -340,6 +340,7 @@ impl Installation {
             sealed: source.sealed,
             origin: Some(source.kind.location()),
             compression_level: source.compression_level,
+            imported: None,
         }
     }
 

@@ -8,8 +8,10 @@ pub mod command;
 mod connection;
 mod databases;
 pub mod duckdb;
+pub mod dump;
 mod engine;
 pub mod files;
+mod imported;
 pub mod mysql;
 mod one_file;
 mod own_names;
@@ -37,6 +39,7 @@ use crate::cx::{Cancelled, Cx};
 use crate::error::Passing;
 use crate::part::{CaptureReport, PartError, PartReader, PartSpec, part_pipe};
 use crate::swap::{Replacement, Swapper};
+use dump::Dump;
 
 pub use cause::Cause;
 pub use connection::{Connection, Tls, TlsMode};
@@ -75,6 +78,17 @@ pub trait Source: Send + Sync {
     /// Returns what puts loaded data of this source into its place.
     fn swapper(&self) -> Box<dyn Swapper>;
 
+    /// Loads what another program dumped into a scratch place, from where it can be backed up like the source itself. The tag
+    /// is a name for what is made, unique to this import; made of `[0-9a-z]`.
+    async fn import(
+        &self,
+        _cx: &Cx,
+        dump: &Dump,
+        _tag: &str,
+    ) -> Result<Box<dyn Imported>, SourceError> {
+        Err(dump.refused("a source of this kind takes no dumps of other programs"))
+    }
+
     /// Opens one of its tables, for a retention archive, with a view of its own.
     async fn table(&self, _cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {
         let finding = format!("{} is no table of a database that this source is", spec.table);
@@ -95,6 +109,19 @@ pub trait Capture: Send {
 
     /// Confirms that everything was read. The end of a stream proves nothing: a killed dump ends too.
     async fn finish(self: Box<Self>, cx: &Cx) -> Result<CaptureReport, SourceError>;
+}
+
+/// What was loaded of another program's dump.
+#[async_trait]
+pub trait Imported: Send + Sync {
+    /// Begins to read it.
+    async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError>;
+
+    /// Compares what was read with what the dump says of itself, and adds what a person should know of it.
+    fn prove(&self, captured: CaptureReport) -> Result<CaptureReport, SourceError>;
+
+    /// Removes it.
+    async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError>;
 }
 
 /// A place beside the target into which parts are loaded.
@@ -328,6 +355,14 @@ pub enum SourceError {
     /// What a program of the user's did does not count.
     #[error(transparent)]
     Command(#[from] command::CommandError),
+    /// What another program dumped cannot be taken over.
+    #[error("{path} cannot be imported: {finding}", path = path.display())]
+    Dump {
+        /// The file or the directory.
+        path: PathBuf,
+        /// What stands against it, and what to do.
+        finding: String,
+    },
     /// A table's rows cannot be archived or put back.
     #[error("{finding}")]
     Table {

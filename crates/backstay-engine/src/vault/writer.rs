@@ -2,7 +2,8 @@
 
 use backstay_format::{
     BackupFile, BackupId, Binding, Codec, Details, DetailsSection, Encryption, FORMAT_VERSION,
-    IndexEntry, Manifest, Part, PartName, Slug, Status, StoredPart, Trigger, encode_manifest,
+    ImportedFrom, IndexEntry, Manifest, Part, PartName, Slug, Status, StoredPart, Trigger,
+    encode_manifest,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -41,6 +42,8 @@ pub struct Draft {
     pub origin: Option<String>,
     /// zstd level.
     pub compression_level: i32,
+    /// The dump of another program that the backup is made of, and when that was taken.
+    pub imported: Option<(ImportedFrom, Timestamp)>,
 }
 
 /// A backup that is being written. Dropped without [`BackupWriter::commit`] it does not exist.
@@ -59,7 +62,8 @@ pub struct BackupWriter {
 impl Vault {
     /// Begins a backup. Nothing is written yet but the key's slot.
     pub async fn begin(&self, cx: &Cx, draft: Draft) -> Result<BackupWriter, EngineError> {
-        let started_at = cx.now();
+        let imported = draft.imported.clone();
+        let started_at = imported.as_ref().map_or_else(|| cx.now(), |(_, taken_at)| *taken_at);
         let id = BackupId::new(started_at, random());
         if !id.as_str().starts_with(BackupId::BEGINNING) {
             return Err(EngineError::WrongClock { now: started_at });
@@ -78,6 +82,7 @@ impl Vault {
         let details = Details {
             note: draft.note.clone(),
             origin: draft.origin.clone(),
+            imported: imported.map(|(from, _)| from),
             ..Details::default()
         };
         Ok(BackupWriter {

@@ -102,6 +102,7 @@ impl World {
             origin: None,
             sealed: true,
             compression_level: 1,
+            imported: None,
         }
     }
 

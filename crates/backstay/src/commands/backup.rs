@@ -239,13 +239,30 @@ pub(super) async fn write(
     let_go_of_expired(app, source).await;
     let (mut entry, mut afterwards) = try_until_made(app, source, (spec, tries), vault).await?;
     if spec.hold {
-        let place = app.place(&source.name, entry.id.clone());
-        match vault.hold(&app.cx, &place, HELD).await {
-            Ok(()) => entry.hold = Some(HELD.to_owned()),
-            Err(error) => afterwards = afterwards.or(Some(error)),
-        }
+        afterwards = afterwards.or(hold_new(app, vault, &mut entry).await.err());
     }
     Ok((entry, afterwards.map(anyhow::Error::new)))
+}
+
+/// Holds a backup that was just made.
+pub(super) async fn hold_new(
+    app: &Installation,
+    vault: &Vault,
+    entry: &mut IndexEntry,
+) -> Result<(), EngineError> {
+    let place = app.place(&entry.source, entry.id.clone());
+    vault.hold(&app.cx, &place, HELD).await?;
+    entry.hold = Some(HELD.to_owned());
+    Ok(())
+}
+
+/// Writes down here that there is a backup, before anybody lists it: what was never seen cannot be missed.
+pub(super) async fn write_down(app: &Installation, vault: &Vault, entry: &IndexEntry) {
+    let named = (vault.id().as_str(), entry.source.as_str());
+    if let Err(error) = app.catalog.add_to_listing(named, entry).await {
+        let text = format!("the backup is made, and could not be written down here: {error}");
+        app.cx.event(Event::Warning { text });
+    }
 }
 
 /// Does what is to be done after a backup: it is written down here, orphans are looked for, old ones are forgotten.
@@ -255,12 +272,7 @@ pub(super) async fn settle(
     vault: &Vault,
     entry: &IndexEntry,
 ) {
-    // Before anybody lists it: what was never seen cannot be missed.
-    let named = (vault.id().as_str(), source.name.as_str());
-    if let Err(error) = app.catalog.add_to_listing(named, entry).await {
-        let text = format!("the backup is made, and could not be written down here: {error}");
-        app.cx.event(Event::Warning { text });
-    }
+    write_down(app, vault, entry).await;
     survey_if_due(app, source, vault, entry.trigger).await;
     if entry.status == Status::Complete {
         forget_old(app, source, vault).await;

@@ -163,6 +163,7 @@ pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Re
     value["item_errors"] = json!(details.item_errors);
     value["content"] = json!(details.content.map(Content::without_secrets));
     value["origin"] = json!(details.origin);
+    value["imported"] = json!(details.imported);
     value["engine"] = json!(manifest.engine);
     value["consistency_point"] = json!(manifest.consistency_point);
     value["tool"] = json!(manifest.tool);

@@ -11,6 +11,7 @@ mod elsewhere;
 mod files;
 mod guard;
 mod holdings;
+mod import;
 mod jobs;
 mod keys;
 mod list;
@@ -84,6 +85,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Source(command) => look::source(app, command, json).await,
         Command::Storage(command) => look::storage(app, command, json).await,
         Command::Backup(args) => backup::backup_all(app, args, json).await,
+        Command::Import(args) => Box::pin(import::import_all(app, &args, json)).await,
         Command::Backups { source } => list::backups(app, source.as_deref(), json).await,
         Command::Show { id } => list::show(app, &id, json).await,
         Command::Hold { id, reason } => list::hold(app, &id, &reason).await,

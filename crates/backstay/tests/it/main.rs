@@ -21,6 +21,8 @@ mod faults;
 mod golden;
 mod guard;
 mod health;
+mod imports;
+mod imports_engines;
 mod manual;
 mod mysql;
 mod mysql_faults;

@@ -3,6 +3,7 @@
 mod apply;
 mod capture;
 mod error;
+mod foreign;
 mod import;
 mod rows;
 mod schema;
@@ -16,8 +17,11 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+use super::dump::Dump;
 use super::one_file::{self, existing};
-use super::{Capture, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions};
+use super::{
+    Capture, Imported, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions,
+};
 use crate::cx::Cx;
 use crate::replace::PathSwapper;
 use crate::spool::Spool;
@@ -45,6 +49,15 @@ pub struct DuckdbSource {
     pub programs: Option<PathBuf>,
     /// Where the export is kept while it is read.
     pub spool: PathBuf,
+}
+
+/// Makes a database of what another program exported, with the command line of this directory.
+pub(super) async fn load_export(
+    programs: Option<&Path>,
+    export: &Path,
+    into: &Path,
+) -> Result<(), DuckdbError> {
+    foreign::load(&Tool::find(programs).await?, export, into).await
 }
 
 impl DuckdbSource {
@@ -101,6 +114,15 @@ impl Source for DuckdbSource {
         let Replacement::Paths(paths) = loaded else { return Ok(String::new()) };
         let tool = self.tool().await?;
         Ok(cx.run(tool.first_row(&paths.loaded(), query)).await??)
+    }
+
+    async fn import(
+        &self,
+        cx: &Cx,
+        dump: &Dump,
+        _tag: &str,
+    ) -> Result<Box<dyn Imported>, SourceError> {
+        foreign::import(cx, self, dump).await
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {

@@ -2,6 +2,8 @@
 //!
 //! Strings and names are in quotation marks that are doubled inside; other ways to write them, and comments, no export has.
 
+use std::path::Path;
+
 /// How the statements of `schema.sql` begin.
 const KINDS: [&str; 9] = [
     "CREATE SCHEMA ",
@@ -17,6 +19,8 @@ const KINDS: [&str; 9] = [
 
 /// The format of the files that we write.
 pub(super) const PARQUET: &str = "parquet";
+/// The format that DuckDB writes if nothing else is wanted.
+const CSV: &str = "csv";
 
 /// A file that is read into a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +173,27 @@ fn load(statement: &str) -> Result<Load, String> {
         Some(Load { table: table.to_owned(), file, format: format.to_owned() })
     };
     read().ok_or_else(|| format!("no export has a statement such as `{statement}`"))
+}
+
+/// Returns the statements of a `load.sql` with the files where they are now: in this folder.
+pub(super) fn moved(script: &str, folder: &Path) -> Result<Vec<String>, String> {
+    let moved = |statement: &String| {
+        let read = load(statement)?;
+        let name = Path::new(&read.file).file_name().unwrap_or_default();
+        let file = folder.join(name);
+        if !file.is_file() {
+            return Err(format!("it reads {}, which is not there", read.file));
+        }
+        let written = super::session::literal(&read.file);
+        let now = super::session::literal(&file.to_string_lossy());
+        let moved = statement.replacen(&written, &now, 1);
+        Ok(match moved.strip_suffix(')').filter(|_| read.format == CSV) {
+            // An empty text is written in quotation marks, and DuckDB itself would read it as none.
+            Some(options) => format!("{options}, allow_quoted_nulls false)"),
+            None => moved,
+        })
+    };
+    split(script)?.iter().map(moved).collect()
 }
 
 /// Writes a statement of `load.sql`.

@@ -22,12 +22,15 @@ use estimate::Exactness;
 pub(crate) use pattern::glob_matches;
 pub use pattern::{Pattern, PatternError};
 
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
+use super::dump::{Dump, Form};
+use super::imported::Unpacked;
+use super::{Capture, Imported, Probe, Source, SourceError, Target, TargetOptions, fixed_part};
 use crate::cx::Cx;
 use crate::event::Event;
 use crate::part::{CaptureReport, ItemErrors, PartError, PartReader, part_pipe};
 use crate::replace::{OWN_PREFIX, PathSwapper};
 use crate::source::sqlite::blocking;
+use crate::spool::Spool;
 use crate::swap::{Replacement, Swapper};
 
 /// The one part of such a backup.
@@ -96,6 +99,26 @@ impl Source for FilesSource {
     ) -> Result<String, SourceError> {
         let path = self.root.clone();
         Err(SourceError::WrongKind { path, expected: "a database, so it answers no queries" })
+    }
+
+    async fn import(
+        &self,
+        cx: &Cx,
+        dump: &Dump,
+        _tag: &str,
+    ) -> Result<Box<dyn Imported>, SourceError> {
+        if dump.form != Form::Tar {
+            return Err(dump.is_not_for("files", "tars"));
+        }
+        let spool = Spool::create(&self.spool)?;
+        let root = spool.path().join("data");
+        let (data, unpacked) = (dump.part(cx, PART, MediaType::Tar), root.clone());
+        let cx = cx.clone();
+        let report = blocking(move || unpack::unpack_into(&cx, data, unpacked)).await?;
+        // All of it counts, whatever the source leaves out of its own.
+        let (exclude, transient) = (Vec::new(), Vec::new());
+        let source = Self { root, exclude, transient, ..self.clone() };
+        Ok(Box::new(Unpacked::new(spool, source, report.warnings)))
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {

@@ -77,7 +77,10 @@ impl<R: BufRead> TarReader<R> {
                 EntryType::XHeader => prefixes.read_pax(&self.special(size)?)?,
                 // Global records say nothing that we write.
                 EntryType::XGlobalHeader => drop(self.special(size)?),
-                _ => return self.announce(&header, size, prefixes).map(Some),
+                _ => {
+                    let size = prefixes.size.unwrap_or(size);
+                    return self.announce(&header, size, prefixes).map(Some);
+                }
             }
         }
     }
@@ -123,8 +126,8 @@ impl<R: BufRead> TarReader<R> {
                 .mode()
                 .map_err(|_| TarError::Bad("a mode that is no number".to_owned()))?
                 & 0o7777,
-            uid: number(header.uid())?,
-            gid: number(header.gid())?,
+            uid: prefixes.uid.map_or_else(|| number(header.uid()), Ok)?,
+            gid: prefixes.gid.map_or_else(|| number(header.gid()), Ok)?,
             mtime: (header.mtime().map_or(0, u64::cast_signed), 0),
             link: prefixes
                 .link
@@ -230,6 +233,10 @@ struct Prefixes {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     mtime: Option<(i64, u32)>,
+    /// Numbers that are too large for the header itself.
+    size: Option<u64>,
+    uid: Option<u32>,
+    gid: Option<u32>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -253,6 +260,14 @@ impl Prefixes {
                             .ok_or(TarError::Bad("a time that is no number".to_owned()))?,
                     );
                 }
+                b"size" => self.size = Some(number(key, value)?),
+                b"uid" => self.uid = Some(number(key, value)?),
+                b"gid" => self.gid = Some(number(key, value)?),
+                _ if key.starts_with(b"GNU.sparse.") => {
+                    return bad(
+                        "a sparse file in the format of pax (make the tar without --sparse, or with --format=gnu)",
+                    );
+                }
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         self.xattrs.push((name.to_vec(), value.to_vec()));
@@ -262,6 +277,11 @@ impl Prefixes {
         }
         Ok(())
     }
+}
+
+fn number<T: std::str::FromStr>(key: &[u8], value: &[u8]) -> Result<T, TarError> {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| TarError::Bad(format!("a {} that is no number", key.escape_ascii())))
 }
 
 fn split_record(records: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -70,6 +70,19 @@ fn take(failure: &Mutex<Option<SourceError>>) -> Option<SourceError> {
     failure.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
+/// Unpacks all of an archive into a new directory. Blocks.
+pub(super) fn unpack_into(
+    cx: &Cx,
+    data: PartReader,
+    root: PathBuf,
+) -> Result<ApplyReport, SourceError> {
+    std::fs::create_dir(&root).map_err(|cause| SourceError::io("make", &root, cause))?;
+    let mut unpack = Unpack::new(cx, data.spec.name.clone(), root, Choice::default())?;
+    // Nothing was chosen, so nothing has to be read again.
+    unpack.read(data)?;
+    Ok(unpack.report())
+}
+
 impl Unpack {
     pub(super) fn new(
         cx: &Cx,

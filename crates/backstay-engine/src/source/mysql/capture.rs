@@ -179,6 +179,13 @@ impl DatabaseCapture {
     }
 }
 
+impl DatabaseCapture {
+    /// Gives what is read the name of another database, in whose stead it is.
+    pub(super) fn call(&mut self, name: &str) {
+        name.clone_into(&mut self.content.database);
+    }
+}
+
 /// Reads the accounts of the server, or says why they are not taken along.
 pub(super) async fn accounts(session: &mut Conn, options: &MysqlOptions) -> Result<String, String> {
     if !options.with_accounts {

@@ -67,7 +67,7 @@ pub(super) async fn run(
 }
 
 /// Fails if the server did not take rows as they were.
-async fn check_unchanged(session: &mut Conn) -> Result<(), MysqlError> {
+pub(super) async fn check_unchanged(session: &mut Conn) -> Result<(), MysqlError> {
     let warnings = describe::rows(session, "SHOW WARNINGS", "ask what was changed").await?;
     let changed = warnings.iter().find(|row| describe::text(row, 1) != GENERATED);
     changed.map_or(Ok(()), |row| {

@@ -7,11 +7,13 @@ mod connection;
 mod describe;
 mod error;
 mod exchange;
+mod import;
 mod load;
 mod member;
 mod moves;
 mod names;
 mod objects;
+mod reach;
 mod scan;
 mod server;
 mod table;
@@ -25,8 +27,10 @@ use async_trait::async_trait;
 
 use super::connection::Connection;
 use super::databases::Databases;
+use super::dump::Dump;
 use super::{
-    Capture, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions, tunnelled,
+    Capture, Imported, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions,
+    tunnelled,
 };
 use crate::cx::Cx;
 use crate::swap;
@@ -143,6 +147,15 @@ impl Source for MysqlSource {
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
         tunnelled::swapper(&self.connection, exchange::TableSwapper::new(self))
+    }
+
+    async fn import(
+        &self,
+        cx: &Cx,
+        dump: &Dump,
+        tag: &str,
+    ) -> Result<Box<dyn Imported>, SourceError> {
+        Box::pin(import::import(cx, self, dump, tag)).await
     }
 
     async fn table(&self, cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {

@@ -1,7 +1,7 @@
 //! Reading a dump as it flows by: where its statements end, how many rows they hold, and whether all of it is there.
 //!
-//! What is read is what `mariadb-dump` and `mysqldump` write with our options: tables and rows, no programs. Strings are in
-//! quotation marks with backslashes, as both make sure of by the SQL mode of their sessions.
+//! What is read is what `mariadb-dump` and `mysqldump` write: with our options tables and rows, no programs; others' dumps may
+//! have those, too. Strings are in quotation marks with backslashes, as both make sure of by the SQL mode of their sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -9,7 +9,7 @@ use std::mem;
 use memchr::{memchr, memchr2};
 
 /// How the last line of a whole dump begins.
-const TRAILER: &[u8] = b"-- Dump completed";
+pub(super) const TRAILER: &[u8] = b"-- Dump completed";
 /// How the line begins that says where the server's log was.
 const POSITION: &str = "CHANGE MASTER TO ";
 const CREATE_SEQUENCE: &[u8] = b"CREATE SEQUENCE ";
@@ -25,14 +25,20 @@ enum Place {
     Quoted(u8),
     /// To the end of the line.
     Remark,
+    /// Behind two dashes inside of a statement, which begin a remark only before a space.
+    Dashes,
+    /// To the end of the line, inside of a statement: of a program it is a part.
+    Inside,
     /// To `*/`.
     Comment,
 }
 
 /// Divides a dump into its statements, however it is cut into pieces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Statements {
     place: Place,
+    /// What ends a statement.
+    delimiter: Vec<u8>,
     /// The byte before was a backslash that takes away the meaning of the next one.
     is_escaped: bool,
     statement: Vec<u8>,
@@ -47,7 +53,29 @@ pub(super) enum Found<'a> {
     Remark(&'a [u8]),
 }
 
+impl Default for Statements {
+    fn default() -> Self {
+        Self {
+            place: Place::default(),
+            delimiter: b";".to_vec(),
+            is_escaped: false,
+            statement: Vec::new(),
+            remark: Vec::new(),
+        }
+    }
+}
+
 impl Statements {
+    /// Says whether no statement was begun.
+    pub(super) fn is_between(&self) -> bool {
+        self.place == Place::Words && self.rest().is_empty()
+    }
+
+    /// Sets what ends a statement from here on.
+    pub(super) fn set_delimiter(&mut self, delimiter: &[u8]) {
+        self.delimiter = delimiter.to_vec();
+    }
+
     /// Takes the next piece, and hands over what is complete by it.
     pub(super) fn push<E>(
         &mut self,
@@ -59,6 +87,8 @@ impl Statements {
                 Place::Words => self.words(piece, &mut found)?,
                 Place::Quoted(mark) => self.quoted(piece, mark),
                 Place::Remark => self.remark(piece, &mut found)?,
+                Place::Dashes => self.dashes(piece),
+                Place::Inside => self.inside(piece),
                 Place::Comment => self.comment(piece),
             };
             piece = &piece[taken..];
@@ -76,6 +106,7 @@ impl Statements {
         piece: &[u8],
         found: &mut impl FnMut(Found<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
+        let last = self.delimiter.last().copied().unwrap_or(b';');
         for (index, byte) in piece.iter().enumerate() {
             match byte {
                 b'\'' | b'"' | b'`' => {
@@ -83,17 +114,18 @@ impl Statements {
                     self.place = Place::Quoted(*byte);
                     return Ok(index + 1);
                 }
-                b';' => {
-                    self.statement.extend_from_slice(&piece[..index]);
-                    let statement = mem::take(&mut self.statement);
-                    found(Found::Statement(statement.trim_ascii()))?;
-                    self.statement = statement;
-                    self.statement.clear();
+                end if *end == last => {
+                    self.statement.extend_from_slice(&piece[..=index]);
+                    if self.statement.ends_with(&self.delimiter) {
+                        let mut statement = mem::take(&mut self.statement);
+                        statement.truncate(statement.len() - self.delimiter.len());
+                        found(Found::Statement(statement.trim_ascii()))?;
+                        self.statement = statement;
+                        self.statement.clear();
+                    }
                     return Ok(index + 1);
                 }
-                // `--` begins a remark only at the beginning of a line in what these programs write; in an expression it
-                // would be two signs.
-                b'-' | b'*' => {
+                b'-' | b'*' | b'#' => {
                     self.statement.extend_from_slice(&piece[..=index]);
                     self.begin_remark();
                     return Ok(index + 1);
@@ -112,14 +144,32 @@ impl Statements {
             self.place = Place::Comment;
             return;
         }
-        let is_first = |rest: &[u8]| rest.is_empty() || rest.ends_with(b"\n");
-        if let Some(before) = self.statement.strip_suffix(b"--")
-            && is_first(before)
-        {
-            self.statement.truncate(self.statement.len() - 2);
-            self.remark.extend_from_slice(b"--");
+        let marks = [b"--".as_slice(), b"#"];
+        let mark = marks.into_iter().find(|mark| self.statement.ends_with(mark));
+        let Some(mark) = mark else { return };
+        let before = self.statement.len() - mark.len();
+        if self.statement[..before].trim_ascii().is_empty() {
+            self.statement.clear();
+            self.remark.extend_from_slice(mark);
             self.place = Place::Remark;
+        } else {
+            // In an expression two dashes would be two signs.
+            self.place = if mark == b"#" { Place::Inside } else { Place::Dashes };
         }
+    }
+
+    fn dashes(&mut self, piece: &[u8]) -> usize {
+        let is_remark = piece[0].is_ascii_whitespace() || piece[0].is_ascii_control();
+        self.place = if is_remark { Place::Inside } else { Place::Words };
+        0
+    }
+
+    fn inside(&mut self, piece: &[u8]) -> usize {
+        let end = memchr(b'\n', piece);
+        self.statement.extend_from_slice(&piece[..end.map_or(piece.len(), |end| end + 1)]);
+        let Some(end) = end else { return piece.len() };
+        self.place = Place::Words;
+        end + 1
     }
 
     fn quoted(&mut self, piece: &[u8], mark: u8) -> usize {
@@ -167,7 +217,10 @@ impl Statements {
         self.statement.push(piece[0]);
         if self.statement.ends_with(b"*/") {
             let begin = self.statement.windows(2).rposition(|two| two == b"/*").unwrap_or(0);
-            self.statement.truncate(begin);
+            // Inside of a program it is a part of that.
+            if self.statement[..begin].trim_ascii().is_empty() {
+                self.statement.truncate(begin);
+            }
             self.place = Place::Words;
         }
         1
@@ -405,6 +458,27 @@ INSERT INTO `c` VALUES (0x28,NULL,_binary 'x');
         assert!(found[1].contains("(1 --1) STORED /*!50100 COMMENT 'z;' */"), "{}", found[1]);
         assert!(found[3].ends_with("VALUES\n(-2)"), "{}", found[3]);
         assert_eq!(statements.rest(), b"");
+    }
+
+    #[test]
+    fn remarks_inside_of_programs_stay_and_delimiters_change() {
+        let body = "CREATE PROCEDURE p()\nBEGIN\n  -- it's; one\n  SELECT 1 # it's;\n  ; SELECT 5--1; /* it's; */\nEND";
+        for piece in [1, 2, 7, 400] {
+            let (mut statements, mut found) = (Statements::default(), Vec::new());
+            statements.set_delimiter(b";;");
+            assert!(statements.is_between());
+            for piece in format!("-- it's\n# it's\n{body} ;;\nSELECT 2;;").as_bytes().chunks(piece)
+            {
+                let pushed = statements.push(piece, |one| {
+                    if let Found::Statement(statement) = one {
+                        found.push(String::from_utf8(statement.to_vec()).unwrap());
+                    }
+                    Ok::<(), ()>(())
+                });
+                assert_eq!(pushed, Ok(()));
+            }
+            assert_eq!(found, [body, "SELECT 2"], "{piece}");
+        }
     }
 
     #[test]

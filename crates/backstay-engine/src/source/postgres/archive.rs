@@ -2,18 +2,24 @@
 //! tables looks whole to `pg_restore --list`. Here every table that the table of contents announces must be there to its
 //! last line, and the lines are the rows.
 //!
-//! Source of the layout: `pg_backup_archiver.c` and `pg_backup_custom.c` of PostgreSQL 12 to 18 (archive versions 1.14 to
-//! 1.16), and what their programs write.
+//! Source of the layout: `pg_backup_archiver.c` and `pg_backup_custom.c` of PostgreSQL 9.0 to 18 (archive versions 1.12 to
+//! 1.16), and what their programs write. Our own dumps are not packed; others may be, and may hold statements instead of rows.
 
-use std::collections::BTreeMap;
-use std::io::{self, BufRead};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, Write};
+
+use flate2::write::ZlibDecoder;
+use jiff::civil::DateTime;
+use zstd::stream::write::Decoder as ZstdDecoder;
 
 use super::globals::{identifier, qualified};
 use super::names::{TableName, shown};
 
 const MAGIC: &[u8] = b"PGDMP";
-/// Archive versions that are known: of PostgreSQL 12 and of 17 and 18.
-const KNOWN_VERSIONS: std::ops::RangeInclusive<(u8, u8)> = (1, 14)..=(1, 16);
+/// Archive versions that are known: of PostgreSQL 9.0 and of 17 and 18.
+const KNOWN_VERSIONS: std::ops::RangeInclusive<(u8, u8)> = (1, 12)..=(1, 16);
+/// From here on an entry has the access method of its table.
+const WITH_ACCESS_METHOD: (u8, u8) = (1, 14);
 /// From here on the header has the compression as one byte.
 const WITH_ALGORITHM: (u8, u8) = (1, 15);
 /// From here on an entry has the kind of its relation.
@@ -21,6 +27,10 @@ const WITH_RELATION_KIND: (u8, u8) = (1, 16);
 const FORMAT_CUSTOM: u8 = 1;
 const BLOCK_DATA: u8 = 1;
 const BLOCK_LARGE_OBJECTS: u8 = 3;
+/// Compressions by their numbers, from [`WITH_ALGORITHM`] on.
+const COMPRESSED_BY_GZIP: u8 = 1;
+const COMPRESSED_BY_LZ4: u8 = 2;
+const COMPRESSED_BY_ZSTD: u8 = 3;
 /// How COPY data ends in an archive.
 const END_OF_ROWS: &[u8; 5] = b"\\.\n\n\n";
 const NEWLINES_AT_END: u64 = 3;
@@ -34,6 +44,43 @@ pub(super) struct Archive {
     pub(super) tables: Vec<(TableName, u64)>,
     /// How many large objects there are.
     pub(super) large_objects: u64,
+}
+
+/// What an archive of others says of itself, once all of it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Foreign {
+    /// Tables with the number of their rows, where that can be told.
+    pub(super) tables: Vec<(TableName, Option<u64>)>,
+    /// The roles that own something in it.
+    pub(super) owners: BTreeSet<String>,
+    /// The database that was dumped.
+    pub(super) database: String,
+    /// The version of the server.
+    pub(super) server: String,
+}
+
+/// What stands at the beginning of an archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Header {
+    version: (u8, u8),
+    int_bytes: usize,
+    offset_bytes: usize,
+    format: u8,
+    packing: Packing,
+    /// In the time of wherever it was made.
+    made_at: Option<DateTime>,
+    database: String,
+    server: String,
+}
+
+/// What was done to the data of each table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Packing {
+    #[default]
+    None,
+    Gzip,
+    Lz4,
+    Zstd,
 }
 
 /// An entry of a table of contents.
@@ -51,6 +98,10 @@ pub(super) struct Entry {
     pub(super) name: String,
     /// Both as they are, in the encoding of the database.
     pub(super) bytes: TableName,
+    /// The role that owns it; empty if none does.
+    pub(super) owner: String,
+    /// Whether its data are rows, and not statements.
+    pub(super) has_rows: bool,
     /// The entries that must be there before it.
     pub(super) needs: Vec<i64>,
 }
@@ -82,87 +133,186 @@ fn bad<T>(finding: impl Into<String>) -> Result<T> {
     Err(ArchiveError::Bad(finding.into()))
 }
 
-/// Reads an archive to its end.
+/// Reads an archive of ours to its end.
 pub(super) fn read(input: impl BufRead) -> Result<Archive> {
-    let mut reader = Reader { input, version: (0, 0), int_bytes: 0, offset_bytes: 0 };
-    reader.header()?;
+    let mut reader = Reader::begin(input)?;
+    reader.check_custom()?;
+    let entries = reader.contents()?;
     let mut archive = Archive::default();
-    let with_data = reader.contents()?.into_iter().filter(|entry| entry.has_data);
-    let mut announced: BTreeMap<i64, TableName> =
-        with_data.map(|entry| (entry.id, entry.bytes)).collect();
-    let mut tables = Vec::new();
-    while let Some(kind) = reader.block()? {
-        let id = reader.int()?;
-        let Some(name) = announced.remove(&id) else {
-            return bad(format!("data of entry {id}, which it does not announce or has twice"));
-        };
-        match kind {
-            BLOCK_DATA => {
-                let counted = reader.rows(&name)?;
-                tables.push((name, counted));
-            }
-            BLOCK_LARGE_OBJECTS => archive.large_objects += reader.large_objects()?,
-            other => return bad(format!("a block of unknown kind {other}")),
-        }
-    }
-    if let Some(missing) = announced.values().next() {
-        return bad(format!("the data of {} is missing", missing.shown()));
-    }
-    tables.sort();
-    archive.tables = tables;
+    reader.data(entries, |name, rows| match rows {
+        Some(rows) => Ok(archive.tables.push((name, rows))),
+        None => bad(format!("the rows of {} cannot be counted", name.shown())),
+    })?;
+    archive.large_objects = reader.large_objects;
+    archive.tables.sort();
     Ok(archive)
+}
+
+/// Reads an archive of others to its end.
+pub(super) fn read_foreign(input: impl BufRead) -> Result<Foreign> {
+    let mut reader = Reader::begin(input)?;
+    reader.check_custom()?;
+    let entries = reader.contents()?;
+    let mut foreign = reader.describe(&entries);
+    reader.data(entries, |name, rows| Ok(foreign.tables.push((name, rows))))?;
+    Ok(foreign)
+}
+
+/// Reads what an archive of others, of whatever format, says of itself at its beginning.
+pub(super) fn read_contents(input: impl BufRead) -> Result<Foreign> {
+    let mut reader = Reader::begin(input)?;
+    let entries = reader.contents()?;
+    Ok(reader.describe(&entries))
+}
+
+/// Returns when an archive was made, in the time of wherever that was, if its first bytes say so.
+pub(in crate::source) fn made_at(begin: &[u8]) -> Option<DateTime> {
+    Reader::begin(begin).ok()?.header.made_at
 }
 
 /// Reads the table of contents at the beginning of an archive.
 pub(super) fn contents(input: impl BufRead) -> Result<Vec<Entry>> {
-    let mut reader = Reader { input, version: (0, 0), int_bytes: 0, offset_bytes: 0 };
-    reader.header()?;
+    let mut reader = Reader::begin(input)?;
+    reader.check_custom()?;
     reader.contents()
+}
+
+/// Counts the rows of a table, and looks how they end.
+#[derive(Default)]
+struct Rows {
+    newlines: u64,
+    end: [u8; END_OF_ROWS.len()],
+}
+
+impl Write for Rows {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.newlines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        match bytes.last_chunk() {
+            Some(last) => self.end = *last,
+            None => {
+                self.end.rotate_left(bytes.len());
+                let kept = self.end.len() - bytes.len();
+                self.end[kept..].copy_from_slice(bytes);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct Reader<R> {
     input: R,
-    version: (u8, u8),
-    int_bytes: usize,
-    offset_bytes: usize,
+    header: Header,
+    large_objects: u64,
 }
 
 impl<R: BufRead> Reader<R> {
+    /// Reads the header.
+    fn begin(input: R) -> Result<Self> {
+        let mut reader = Self { input, header: Header::default(), large_objects: 0 };
+        reader.header()?;
+        Ok(reader)
+    }
+
+    fn check_custom(&self) -> Result<()> {
+        if self.header.format == FORMAT_CUSTOM {
+            return Ok(());
+        }
+        bad("it is not of the custom format")
+    }
+
     fn header(&mut self) -> Result<()> {
         let magic = self.bytes(MAGIC.len())?;
         if magic != MAGIC {
             return bad("it does not begin as one");
         }
-        self.version = (self.byte()?, self.byte()?);
+        let version = (self.byte()?, self.byte()?);
         let _revision = self.byte()?;
-        if !KNOWN_VERSIONS.contains(&self.version) {
-            let (major, minor) = self.version;
+        if !KNOWN_VERSIONS.contains(&version) {
+            let (major, minor) = version;
             return bad(format!(
-                "it is of version {major}.{minor}, and this program knows 1.14 to 1.16; use a pg_dump of PostgreSQL 12 to 18"
+                "it is of version {major}.{minor}, and this program knows 1.12 to 1.16; use a pg_dump of PostgreSQL 9.0 to 18"
             ));
         }
-        self.int_bytes = usize::from(self.byte()?);
-        self.offset_bytes = usize::from(self.byte()?);
-        if !(1..=8).contains(&self.int_bytes) || !(1..=8).contains(&self.offset_bytes) {
+        self.header.version = version;
+        self.header.int_bytes = usize::from(self.byte()?);
+        self.header.offset_bytes = usize::from(self.byte()?);
+        let is_size = |bytes: usize| (1..=8).contains(&bytes);
+        if !is_size(self.header.int_bytes) || !is_size(self.header.offset_bytes) {
             return bad("its numbers are of no known size");
         }
-        if self.byte()? != FORMAT_CUSTOM {
-            return bad("it is not of the custom format");
-        }
-        if self.version >= WITH_ALGORITHM {
-            self.byte()?;
-        } else {
-            self.int()?;
-        }
+        self.header.format = self.byte()?;
+        self.header.packing = self.packing()?;
         // Seconds, minutes, hours, day, month, year, daylight saving.
-        for _ in 0..7 {
-            self.int()?;
+        let mut time = [0; 7];
+        for part in &mut time {
+            *part = self.int()?;
         }
+        self.header.made_at = date_time(time);
         // The database, the version of its server, the version of the program.
-        for _ in 0..3 {
-            self.string()?;
+        let mut texts = [const { String::new() }; 3];
+        for text in &mut texts {
+            *text = shown(&self.string()?.unwrap_or_default());
         }
+        [self.header.database, self.header.server, _] = texts;
         Ok(())
+    }
+
+    fn packing(&mut self) -> Result<Packing> {
+        if self.header.version < WITH_ALGORITHM {
+            // A level; the one below zero is the usual one.
+            return Ok(if self.int()? == 0 { Packing::None } else { Packing::Gzip });
+        }
+        Ok(match self.byte()? {
+            0 => Packing::None,
+            COMPRESSED_BY_GZIP => Packing::Gzip,
+            COMPRESSED_BY_LZ4 => Packing::Lz4,
+            COMPRESSED_BY_ZSTD => Packing::Zstd,
+            other => return bad(format!("its data is packed in an unknown way ({other})")),
+        })
+    }
+
+    fn describe(&self, entries: &[Entry]) -> Foreign {
+        let owners = entries.iter().map(|entry| entry.owner.clone());
+        Foreign {
+            tables: Vec::new(),
+            owners: owners.filter(|owner| !owner.is_empty()).collect(),
+            database: self.header.database.clone(),
+            server: self.header.server.clone(),
+        }
+    }
+
+    /// Reads all data, which must be that of the entries that announce some. Tells each table with its rows, if they are rows
+    /// and can be counted.
+    fn data(
+        &mut self,
+        entries: Vec<Entry>,
+        mut each: impl FnMut(TableName, Option<u64>) -> Result<()>,
+    ) -> Result<()> {
+        let with_data = entries.into_iter().filter(|entry| entry.has_data);
+        let mut announced: BTreeMap<i64, Entry> =
+            with_data.map(|entry| (entry.id, entry)).collect();
+        while let Some(kind) = self.block()? {
+            let id = self.int()?;
+            let Some(entry) = announced.remove(&id) else {
+                return bad(format!("data of entry {id}, which it does not announce or has twice"));
+            };
+            match kind {
+                BLOCK_DATA => {
+                    let rows = self.rows(&entry)?;
+                    each(entry.bytes, rows)?;
+                }
+                BLOCK_LARGE_OBJECTS => self.large_objects += self.large_objects()?,
+                other => return bad(format!("a block of unknown kind {other}")),
+            }
+        }
+        match announced.values().next() {
+            Some(missing) => bad(format!("the data of {} is missing", missing.bytes.shown())),
+            None => Ok(()),
+        }
     }
 
     fn contents(&mut self) -> Result<Vec<Entry>> {
@@ -179,13 +329,15 @@ impl<R: BufRead> Reader<R> {
         let has_data = self.int()? != 0;
         let (_table_oid, _oid) = (self.string()?, self.string()?);
         let (name, kind, _section) = (self.string()?, self.string()?, self.int()?);
-        let (_definition, _drop, _copy) = (self.string()?, self.string()?, self.string()?);
-        let schema = self.string()?;
-        let (_tablespace, _access_method) = (self.string()?, self.string()?);
-        if self.version >= WITH_RELATION_KIND {
+        let (_definition, _drop, copy) = (self.string()?, self.string()?, self.string()?);
+        let (schema, _tablespace) = (self.string()?, self.string()?);
+        if self.header.version >= WITH_ACCESS_METHOD {
+            self.string()?;
+        }
+        if self.header.version >= WITH_RELATION_KIND {
             self.int()?;
         }
-        let (_owner, _with_oids) = (self.string()?, self.string()?);
+        let (owner, _with_oids) = (self.string()?, self.string()?);
         let mut needs = Vec::new();
         while let Some(needed) = self.string()? {
             let needed = shown(&needed);
@@ -194,13 +346,20 @@ impl<R: BufRead> Reader<R> {
                 Err(_) => return bad(format!("entry {id} needs {needed:?}, which is no number")),
             }
         }
-        let _state = self.byte()?;
-        self.bytes(self.offset_bytes)?;
+        // Where its data lies: in the archive, or in a file of this name.
+        if self.header.format == FORMAT_CUSTOM {
+            let _state = self.byte()?;
+            self.bytes(self.header.offset_bytes)?;
+        } else {
+            self.string()?;
+        }
         let kind = shown(&kind.unwrap_or_default());
         let bytes =
             TableName { schema: schema.unwrap_or_default(), table: name.unwrap_or_default() };
         let (schema, name) = (shown(&bytes.schema), shown(&bytes.table));
-        Ok(Entry { id, has_data, kind, schema, name, bytes, needs })
+        let owner = shown(&owner.unwrap_or_default());
+        let has_rows = copy.is_some_and(|copy| !copy.is_empty());
+        Ok(Entry { id, has_data, kind, schema, name, bytes, owner, has_rows, needs })
     }
 
     /// Returns the kind of the next block, or nothing at the end of the archive.
@@ -211,38 +370,54 @@ impl<R: BufRead> Reader<R> {
         self.byte().map(Some)
     }
 
-    /// Counts the rows of a table.
-    fn rows(&mut self, table: &TableName) -> Result<u64> {
-        let mut newlines = 0;
-        let mut end = [0; END_OF_ROWS.len()];
-        self.chunks(|bytes| {
-            newlines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-            match bytes.last_chunk() {
-                Some(last) => end = *last,
-                None => {
-                    end.rotate_left(bytes.len());
-                    let kept = end.len() - bytes.len();
-                    end[kept..].copy_from_slice(bytes);
-                }
+    /// Counts the rows of a table, if that can be.
+    fn rows(&mut self, entry: &Entry) -> Result<Option<u64>> {
+        let table = &entry.bytes;
+        let broken = |error| {
+            ArchiveError::Bad(format!("the rows of {} do not unpack: {error}", table.shown()))
+        };
+        let rows = match self.header.packing {
+            Packing::None => {
+                let mut rows = Rows::default();
+                self.chunks(|bytes| rows.write_all(bytes))?;
+                rows
             }
-        })?;
-        if end != *END_OF_ROWS {
+            Packing::Gzip => {
+                let mut gzip = ZlibDecoder::new(Rows::default());
+                self.chunks(|bytes| gzip.write_all(bytes))?;
+                gzip.finish().map_err(broken)?
+            }
+            Packing::Zstd => {
+                let mut zstd = ZstdDecoder::new(Rows::default())?;
+                self.chunks(|bytes| zstd.write_all(bytes))?;
+                zstd.flush().map_err(broken)?;
+                zstd.into_inner()
+            }
+            Packing::Lz4 => {
+                self.chunks(|_| Ok(()))?;
+                return Ok(None);
+            }
+        };
+        if !entry.has_rows {
+            return Ok(None);
+        }
+        if rows.end != *END_OF_ROWS {
             return bad(format!("the rows of {} have no end", table.shown()));
         }
-        Ok(newlines - NEWLINES_AT_END)
+        Ok(Some(rows.newlines - NEWLINES_AT_END))
     }
 
     fn large_objects(&mut self) -> Result<u64> {
         let mut count = 0;
         while self.int()? != 0 {
-            self.chunks(|_| ())?;
+            self.chunks(|_| Ok(()))?;
             count += 1;
         }
         Ok(count)
     }
 
     /// Passes chunks of data until the empty one that ends them.
-    fn chunks(&mut self, mut each: impl FnMut(&[u8])) -> Result<()> {
+    fn chunks(&mut self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> Result<()> {
         loop {
             let length = self.int()?;
             let Ok(mut left) = usize::try_from(length) else {
@@ -257,7 +432,7 @@ impl<R: BufRead> Reader<R> {
                     return bad("it ends in the middle of its data");
                 }
                 let taken = available.len().min(left);
-                each(available.get(..taken).unwrap_or_default());
+                each(available.get(..taken).unwrap_or_default()).map_err(unpacked)?;
                 self.input.consume(taken);
                 left -= taken;
             }
@@ -272,7 +447,7 @@ impl<R: BufRead> Reader<R> {
 
     /// A sign, and then the bytes of the number, the lowest first.
     fn int(&mut self) -> Result<i64> {
-        let used = self.int_bytes;
+        let used = self.header.int_bytes;
         let (mut sign_and_bytes, mut bytes) = ([0; 9], [0; 8]);
         // At once: every row of a table has one.
         self.exactly(&mut sign_and_bytes[..=used])?;
@@ -306,4 +481,25 @@ impl<R: BufRead> Reader<R> {
             read => Ok(read?),
         }
     }
+}
+
+/// What packed bytes that do not unpack mean.
+fn unpacked(error: io::Error) -> ArchiveError {
+    ArchiveError::Bad(format!("its data does not unpack: {error}"))
+}
+
+/// Reads the time as C's `struct tm` has it, from the seconds to the year.
+fn date_time(parts: [i64; 7]) -> Option<DateTime> {
+    let [second, minute, hour, day, month, year, _] = parts;
+    let small = |number: i64| i8::try_from(number).ok();
+    DateTime::new(
+        i16::try_from(year + 1900).ok()?,
+        small(month + 1)?,
+        small(day)?,
+        small(hour)?,
+        small(minute)?,
+        small(second)?,
+        0,
+    )
+    .ok()
 }

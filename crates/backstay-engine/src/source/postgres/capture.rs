@@ -179,6 +179,17 @@ impl DatabaseCapture {
     }
 }
 
+impl DatabaseCapture {
+    /// Gives what is read the name of another database, in whose stead it is.
+    pub(super) fn call(&mut self, name: &str) {
+        name.clone_into(&mut self.content.database);
+        let properties = self.texts.iter_mut().find(|(part, _)| part == PROPERTIES);
+        if let Some((_, text)) = properties {
+            *text = globals::database_file(name, &self.content.properties);
+        }
+    }
+}
+
 /// Reads the applied migrations. That they cannot be read makes the dump no worse.
 async fn applied_migrations(
     client: &Client,

@@ -168,7 +168,7 @@ pub(super) fn file_contents(path: &Path) -> Result<Vec<Entry>, SourceError> {
 }
 
 /// Gives a program its input. Returns the bytes; those that a program which ended did not take are not among them.
-async fn feed(
+pub(super) async fn feed(
     cx: &Cx,
     program: &mut Program,
     head: Bytes,

@@ -9,13 +9,17 @@ mod describe;
 mod error;
 mod exchange;
 mod globals;
+mod import;
 mod in_place;
+mod lexer;
 mod load;
 mod look;
 mod member;
 mod names;
+mod script;
 mod selection;
 mod server;
+mod statements;
 mod table;
 mod table_value;
 mod tools;
@@ -32,11 +36,15 @@ use connection::PostgresConnection as _;
 
 use super::connection::Connection;
 use super::databases::Databases;
+use super::dump::Dump;
 use super::{
-    Capture, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions, tunnelled,
+    Capture, Imported, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions,
+    tunnelled,
 };
 use crate::cx::Cx;
 use crate::swap;
+
+pub(super) use archive::made_at as dumped_at;
 
 pub use error::PostgresError;
 pub use exchange::{Replacement, Swap};
@@ -171,6 +179,15 @@ impl Source for PostgresSource {
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {
         tunnelled::swapper(&self.connection, exchange::DatabaseSwapper::new(self))
+    }
+
+    async fn import(
+        &self,
+        cx: &Cx,
+        dump: &Dump,
+        tag: &str,
+    ) -> Result<Box<dyn Imported>, SourceError> {
+        Box::pin(import::import(cx, self, dump, tag)).await
     }
 
     async fn table(&self, cx: &Cx, spec: &TableSpec) -> Result<Box<dyn Table>, SourceError> {

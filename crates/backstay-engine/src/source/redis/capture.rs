@@ -23,10 +23,11 @@ use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartReader, PartWriter, part_pipe};
 use crate::source::{Capture, Probe, SourceError, fixed_part, text_part};
 
-const DUMP: &str = "dump.rdb";
+pub(super) const DUMP: &str = "dump.rdb";
 const USERS: &str = "users.acl";
 /// Values from this size on are announced to a restore.
 const LARGE_BYTES: u64 = 4 << 20;
+pub(super) const MODULE_DATA: &str = "a module keeps data beside the keys: it is in the backup, and a restore cannot bring it back through the server";
 /// Chunks that wait to be walked through.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
@@ -235,11 +236,30 @@ impl Chunks for Received {
 }
 
 /// What was seen of the data.
-struct Walked {
+pub(super) struct Walked {
     databases: BTreeMap<u64, Tally>,
     functions: Vec<String>,
     large: Vec<LargeValue>,
-    has_module_data: bool,
+    pub(super) has_module_data: bool,
+}
+
+impl Walked {
+    /// Describes it, as data of this engine that takes so much memory.
+    pub(super) fn content(self, engine: &str, memory_bytes: u64) -> RedisContent {
+        let databases = self.databases.into_iter().map(|(number, tally)| RedisDatabase {
+            number,
+            keys: tally.keys(),
+            expiring: tally.expiring(),
+            types: tally.types,
+        });
+        RedisContent {
+            server: engine.to_owned(),
+            memory_bytes,
+            databases: databases.collect(),
+            functions: self.functions,
+            large_values: self.large,
+        }
+    }
 }
 
 /// Writes what flows by into a part, but for some databases.
@@ -265,8 +285,8 @@ impl Write for Filter {
     }
 }
 
-fn walk(
-    chunks: Received,
+pub(super) fn walk(
+    chunks: impl Chunks,
     part: PartWriter,
     left_out: &BTreeSet<u64>,
 ) -> (PartWriter, io::Result<Walked>) {
@@ -277,7 +297,7 @@ fn walk(
 }
 
 fn walk_into(
-    chunks: Received,
+    chunks: impl Chunks,
     filter: &mut Filter,
     left_out: &BTreeSet<u64>,
 ) -> io::Result<Walked> {
@@ -316,6 +336,11 @@ fn walk_into(
             Item::End => break,
         }
     }
+    if reader.has_more()? {
+        return Err(rdb::wrong(
+            "something follows its end, as in a log that begins with one (appendonly.aof)",
+        ));
+    }
     reader.out.left_out = false;
     reader.out.write_all(&[rdb::END])?;
     let sum = reader.out.sum.finalize();
@@ -345,22 +370,8 @@ impl Capture for ServerCapture {
         // What nobody took ends now.
         drop(self.dump);
         let walked = self.reading.join_next().await.and_then(Result::ok).ok_or_else(never)??;
-        if walked.has_module_data {
-            self.warnings.push("a module keeps data beside the keys: it is in the backup, and a restore cannot bring it back through the server".to_owned());
-        }
-        let databases = walked.databases.into_iter().map(|(number, tally)| RedisDatabase {
-            number,
-            keys: tally.keys(),
-            expiring: tally.expiring(),
-            types: tally.types,
-        });
-        let content = RedisContent {
-            server: self.server.engine.clone(),
-            memory_bytes: self.server.data_bytes,
-            databases: databases.collect(),
-            functions: walked.functions,
-            large_values: walked.large,
-        };
+        self.warnings.extend(walked.has_module_data.then(|| MODULE_DATA.to_owned()));
+        let content = walked.content(&self.server.engine, self.server.data_bytes);
         Ok(CaptureReport {
             engine: Some(self.server.engine),
             content: Some(Content::Redis(Box::new(content))),

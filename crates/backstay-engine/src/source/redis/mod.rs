@@ -7,6 +7,7 @@ mod connection;
 mod describe;
 mod error;
 mod exchange;
+mod import;
 mod load;
 mod mark;
 mod rdb;
@@ -22,7 +23,8 @@ use std::path::Path;
 use async_trait::async_trait;
 
 use super::connection::Connection;
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions, tunnelled};
+use super::dump::Dump;
+use super::{Capture, Imported, Probe, Source, SourceError, Target, TargetOptions, tunnelled};
 use crate::cx::Cx;
 use crate::swap;
 
@@ -31,6 +33,7 @@ use connection::RedisConnection as _;
 pub use connection::DEFAULT_USER;
 pub use error::RedisError;
 pub use exchange::{Replacement, Swap};
+pub(super) use import::saved_at;
 
 /// A Redis or Valkey server, with all of its databases.
 #[derive(Debug, Clone)]
@@ -83,6 +86,15 @@ impl Source for RedisSource {
             place.ok_or_else(|| error::refused(format!("the backup has no database {asked}")))?;
         let mut session = self.connection.session(cx).await?;
         Ok(cx.run(exchange::ask(&mut session, place, query)).await??)
+    }
+
+    async fn import(
+        &self,
+        _cx: &Cx,
+        dump: &Dump,
+        _tag: &str,
+    ) -> Result<Box<dyn Imported>, SourceError> {
+        Ok(Box::new(import::ImportedRdb::new(dump)?))
     }
 
     fn swapper(&self) -> Box<dyn swap::Swapper> {

@@ -3,6 +3,7 @@
 mod apply;
 mod capture;
 mod exchange;
+mod import;
 mod members;
 
 use std::ffi::OsString;
@@ -11,9 +12,10 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::duckdb::DuckdbSource;
+use super::dump::Dump;
 use super::one_file;
 use super::sqlite::SqliteSource;
-use super::{Capture, Probe, Source, SourceError, Target, TargetOptions};
+use super::{Capture, Imported, Probe, Source, SourceError, Target, TargetOptions};
 use crate::cx::Cx;
 use crate::swap::{Replacement, Swapper};
 
@@ -126,6 +128,15 @@ impl Source for SetSource {
         };
         let member = self.member(paths.target.clone());
         member.ask(cx, &Replacement::Paths(paths.clone()), None, query).await
+    }
+
+    async fn import(
+        &self,
+        cx: &Cx,
+        dump: &Dump,
+        _tag: &str,
+    ) -> Result<Box<dyn Imported>, SourceError> {
+        import::import(cx, self, dump).await
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {

@@ -1,6 +1,7 @@
 //! SQLite databases: taken whole and consistent while the app writes, put back beside and swapped in.
 
 mod apply;
+mod import;
 pub(crate) mod snapshot;
 mod table;
 mod table_columns;
@@ -14,9 +15,11 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use backstay_format::{Content, MediaType, SqliteContent};
 
+use super::dump::Dump;
 use super::one_file::{self, existing};
 use super::{
-    Capture, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions, fixed_part,
+    Capture, Imported, Probe, Source, SourceError, Table, TableSpec, Target, TargetOptions,
+    fixed_part,
 };
 use crate::cx::Cx;
 use crate::part::{CHUNK_BYTES, CaptureReport, PartError, PartReader, PartWriter, part_pipe};
@@ -105,6 +108,15 @@ impl Source for SqliteSource {
         let Replacement::Paths(paths) = loaded else { return Ok(String::new()) };
         let (path, query) = (paths.loaded(), query.to_owned());
         blocking(move || snapshot::first_row(&path, &query)).await
+    }
+
+    async fn import(
+        &self,
+        cx: &Cx,
+        dump: &Dump,
+        _tag: &str,
+    ) -> Result<Box<dyn Imported>, SourceError> {
+        import::import(cx, self, dump).await
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {

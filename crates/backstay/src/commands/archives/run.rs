@@ -178,6 +178,7 @@ fn draft(app: &Installation, archive: &ArchiveConfig, source: &SourceConfig) -> 
         sealed: archive.sealed,
         origin: Some(source.kind.location()),
         compression_level: archive.compression_level,
+        imported: None,
     }
 }
 

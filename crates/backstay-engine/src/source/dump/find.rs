@@ -1,0 +1,95 @@
+//! Which dumps lie at a path that somebody names.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use backstay_format::{Sha256, TimeFrom};
+use jiff::Timestamp;
+
+use super::form::{self, Form};
+use super::packing::Packing;
+use super::{CHECKSUM_SUFFIX, Dump, refused, taken};
+use crate::cx::Cx;
+use crate::source::SourceError;
+
+/// How the names end of what lies beside dumps and is none.
+const BESIDE: [&str; 2] = [CHECKSUM_SUFFIX, ".meta.json"];
+/// What a server with many databases calls the one that its tenants share, and where the others lie (HitKeep).
+const SHARED: &str = "shared";
+const TENANTS: &str = "tenants";
+
+/// What lies at a path.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Dumps, the oldest first.
+    pub dumps: Vec<Dump>,
+    /// What lies beside them and is not taken, with the reason.
+    pub skipped: Vec<SourceError>,
+}
+
+/// Finds the dump at a path, or all that lie in a directory. A checksum can be told of a single one. Blocks.
+pub fn find(cx: &Cx, path: &Path, expected: Option<Sha256>) -> Result<Found, SourceError> {
+    let mut found = Found::default();
+    if !path.is_dir() || form::directory(path).is_some() {
+        found.dumps.push(Dump::examine(cx, path, expected)?);
+        return Ok(found);
+    }
+    if expected.is_some() {
+        return Err(refused(path, "it is a directory of dumps, and one checksum was given"));
+    }
+    let moments = moments(path)?;
+    for (moment, members) in moments {
+        let form = Form::DuckdbExports(members);
+        let dump = Dump::digest(cx, path, form, Packing::None)?;
+        found.dumps.push(Dump { taken_at: moment, time_from: TimeFrom::Name, ..dump });
+    }
+    if found.dumps.is_empty() {
+        for entry in entries(path)? {
+            cx.check()?;
+            let name = entry.to_string_lossy();
+            if BESIDE.iter().any(|suffix| name.ends_with(suffix)) {
+                continue;
+            }
+            match Dump::examine(cx, &entry, None) {
+                Ok(dump) => found.dumps.push(dump),
+                Err(error) if error.is_cancelled() => return Err(error),
+                Err(error) => found.skipped.push(error),
+            }
+        }
+    }
+    if found.dumps.is_empty() && found.skipped.is_empty() {
+        return Err(refused(path, "there is no dump in it"));
+    }
+    found.dumps.sort_by(|a, b| (a.taken_at, &a.path).cmp(&(b.taken_at, &b.path)));
+    Ok(found)
+}
+
+fn entries(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let entries = fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>());
+    let mut entries = entries.map_err(|cause| SourceError::io("list", path, cause))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Finds exports as HitKeep lays them out, `shared/TIME/` and `tenants/ID/TIME/`, by their moments.
+fn moments(path: &Path) -> Result<BTreeMap<Timestamp, Vec<(String, PathBuf)>>, SourceError> {
+    let mut moments: BTreeMap<Timestamp, Vec<(String, PathBuf)>> = BTreeMap::new();
+    let mut databases = vec![(SHARED.to_owned(), path.join(SHARED))];
+    if path.join(TENANTS).is_dir() {
+        for tenant in entries(&path.join(TENANTS))? {
+            let id = tenant.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            databases.push((format!("{TENANTS}/{id}"), tenant));
+        }
+    }
+    for (name, folder) in databases.into_iter().filter(|(_, folder)| folder.is_dir()) {
+        for export in entries(&folder)? {
+            let time = export.file_name().and_then(|name| taken::in_name(&name.to_string_lossy()));
+            if let (Some(time), Some(Form::DuckdbExport)) = (time, form::directory(&export)) {
+                moments.entry(time).or_default().push((name.clone(), export));
+            }
+        }
+    }
+    Ok(moments)
+}

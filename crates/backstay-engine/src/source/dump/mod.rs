@@ -1,0 +1,307 @@
+//! Dumps and archives that other programs made: what they are, when they were made, and how they are read.
+
+mod find;
+mod form;
+mod packing;
+mod taken;
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use backstay_format::{Hasher, ImportedFrom, MediaType, Sha256, TimeFrom};
+use jiff::Timestamp;
+
+use super::{SourceError, fixed_part};
+use crate::cx::Cx;
+use crate::part::{CHUNK_BYTES, PartError, PartReader, PartWriter, part_pipe};
+
+pub use find::{Found, find};
+pub use form::Form;
+pub(super) use form::POSTGRES_CONTENTS;
+pub use packing::Packing;
+
+/// The name of a file's checksum beside it, as `sha256sum` writes it.
+const CHECKSUM_SUFFIX: &str = ".sha256";
+
+/// The name of what tools write of a dump beside it, and how much of that is kept.
+const META_EXTENSION: &str = "meta.json";
+const MAX_META_BYTES: u64 = 4 << 10;
+
+/// A dump or an archive that another program made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dump {
+    /// The file or the directory.
+    pub path: PathBuf,
+    /// What it is.
+    pub form: Form,
+    /// What was done to all of it afterwards.
+    pub packing: Packing,
+    /// When it was made.
+    pub taken_at: Timestamp,
+    /// How that is known.
+    pub time_from: TimeFrom,
+    /// Its bytes as they lie there.
+    pub bytes: u64,
+    /// Its digest; of directories, that of the names and digests of their files.
+    pub sha256: Sha256,
+    /// What was looked at, as it was then.
+    files: Vec<Seen>,
+}
+
+/// A file as it was when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    path: PathBuf,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Seen {
+    fn of(path: &Path, meta: &Metadata) -> Self {
+        let modified = (meta.mtime(), meta.mtime_nsec());
+        Self { path: path.to_owned(), bytes: meta.len(), modified }
+    }
+}
+
+impl Dump {
+    /// Reads all of what lies at a path, and says what it is. Fails if a checksum that lies beside it, or is `expected`, is not
+    /// its own. Blocks.
+    pub fn examine(cx: &Cx, path: &Path, expected: Option<Sha256>) -> Result<Self, SourceError> {
+        let (form, packing) = form::recognise(path)?;
+        Self::digest(cx, path, form, packing)?.with_checksum(expected)
+    }
+
+    fn digest(cx: &Cx, path: &Path, form: Form, packing: Packing) -> Result<Self, SourceError> {
+        let mut files = Vec::new();
+        let roots = form.roots(path);
+        for root in &roots {
+            list(root, &mut files)?;
+        }
+        let mut all = Hasher::new();
+        let mut one = None;
+        for file in &files {
+            let digest = digest_of(cx, &file.path)?;
+            let name = file.path.strip_prefix(path).unwrap_or(&file.path);
+            all.update(name.as_os_str().as_bytes());
+            all.update(&[0]);
+            all.update(digest.as_bytes());
+            one = Some(digest);
+        }
+        let single = one.filter(|_| path.is_file());
+        let bytes = files.iter().map(|file| file.bytes).sum();
+        let (taken_at, time_from) = taken::taken_at(path, &form, packing, &files)?;
+        let sha256 = single.unwrap_or_else(|| all.finish());
+        Ok(Self { path: path.to_owned(), form, packing, taken_at, time_from, bytes, sha256, files })
+    }
+
+    fn with_checksum(self, expected: Option<Sha256>) -> Result<Self, SourceError> {
+        let expected = match expected {
+            Some(expected) => Some(expected),
+            None => self.checksum_beside()?,
+        };
+        match expected {
+            Some(expected) if expected != self.sha256 => Err(self.refused(format!(
+                "its SHA-256 is {}, and {expected} was expected: it is damaged, or another file; fetch it anew",
+                self.sha256
+            ))),
+            _ => Ok(self),
+        }
+    }
+
+    /// Reads a checksum as `sha256sum` writes it.
+    fn checksum_beside(&self) -> Result<Option<Sha256>, SourceError> {
+        let beside = with_suffix(&self.path, CHECKSUM_SUFFIX);
+        if !self.path.is_file() {
+            return Ok(None);
+        }
+        let text = match fs::read_to_string(&beside) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(SourceError::io("read", beside, cause)),
+        };
+        let digest = text.split_ascii_whitespace().next().unwrap_or_default();
+        let digest = digest.parse().map_err(|finding| {
+            self.refused(format!("{} beside it is no checksum: {finding}", beside.display()))
+        })?;
+        Ok(Some(digest))
+    }
+
+    /// Fails if something was written to it since it was looked at.
+    pub fn check_unchanged(&self) -> Result<(), SourceError> {
+        let changed = self.files.iter().find(|seen| {
+            let now = seen.path.metadata().map(|meta| Seen::of(&seen.path, &meta));
+            now.ok().as_ref() != Some(*seen)
+        });
+        match changed {
+            Some(file) => Err(self.refused(format!(
+                "{} changed while it was read; import it when it is whole",
+                file.path.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns what manifests say of it.
+    pub fn provenance(&self) -> ImportedFrom {
+        ImportedFrom {
+            path: self.path.to_string_lossy().into_owned(),
+            form: self.label(),
+            bytes: self.bytes,
+            sha256: self.sha256,
+            time_from: self.time_from,
+        }
+    }
+
+    /// Says what it is, for a person.
+    pub fn label(&self) -> String {
+        match self.packing {
+            Packing::None => self.form.to_string(),
+            packing => format!("{}, in {packing}", self.form),
+        }
+    }
+
+    /// Returns what the tool that made it wrote down beside it (VectorFlow's `.meta.json`), in one line. Blocks.
+    pub fn note(&self) -> Option<String> {
+        let mut text = Vec::new();
+        let beside = File::open(self.path.with_extension(META_EXTENSION)).ok()?;
+        beside.take(MAX_META_BYTES).read_to_end(&mut text).ok()?;
+        let meta: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        Some(meta.to_string())
+    }
+
+    /// Opens its bytes, unpacked. Blocks.
+    pub(super) fn open(&self) -> Result<Box<dyn BufRead + Send>, SourceError> {
+        self.packing.open(&self.path)
+    }
+
+    /// Returns its bytes, unpacked, as a part.
+    pub(super) fn part(&self, cx: &Cx, name: &str, media_type: MediaType) -> PartReader {
+        let estimate = (self.packing == Packing::None).then_some(self.bytes);
+        let (writer, reader) = part_pipe(fixed_part(name, media_type, estimate));
+        let (dump, cx) = (self.clone(), cx.clone());
+        // Ends by itself when the reader goes away.
+        drop(tokio::task::spawn_blocking(move || dump.send(&cx, writer)));
+        reader
+    }
+
+    fn send(&self, cx: &Cx, mut writer: PartWriter) {
+        match self.copy_to(cx, &mut writer) {
+            Ok(()) => writer.finish(),
+            Err(error) => {
+                let part = writer.part_name();
+                writer.fail(PartError::Failed { part, cause: Box::new(error) });
+            }
+        }
+    }
+
+    /// Writes its bytes, unpacked. What it cannot write has a reader that knows why. Blocks.
+    pub(super) fn copy_to(&self, cx: &Cx, out: &mut impl io::Write) -> Result<(), SourceError> {
+        let mut input = self.open()?;
+        loop {
+            cx.check()?;
+            let piece = input.fill_buf().map_err(|cause| self.unreadable(&cause))?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            let read = piece.len();
+            out.write_all(piece).map_err(|cause| SourceError::io("pass on", &self.path, cause))?;
+            input.consume(read);
+        }
+    }
+
+    /// Copies it, unpacked, to a new file; and what lies beside it with these suffixes, which belongs to it. Blocks.
+    pub(super) fn copy_with(
+        &self,
+        cx: &Cx,
+        to: &Path,
+        companions: &[&str],
+    ) -> Result<(), SourceError> {
+        let mut file = File::create_new(to).map_err(|cause| SourceError::io("make", to, cause))?;
+        self.copy_to(cx, &mut file)?;
+        for suffix in companions {
+            let beside = with_suffix(&self.path, suffix);
+            if self.packing == Packing::None && beside.is_file() {
+                let copied = fs::copy(&beside, with_suffix(to, suffix));
+                copied.map_err(|cause| SourceError::io("copy", beside, cause))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what it means that it could not be read or unpacked.
+    pub(super) fn unreadable(&self, cause: &io::Error) -> SourceError {
+        self.refused(format!("it cannot be read to its end: {cause}"))
+    }
+
+    /// Says why it is not taken.
+    pub(super) fn refused(&self, finding: impl Into<String>) -> SourceError {
+        refused(&self.path, finding)
+    }
+
+    /// Says that a source of this kind does not take it.
+    pub(super) fn is_not_for(&self, kind: &str, expected: &str) -> SourceError {
+        self.refused(format!(
+            "it is {}, and a source of kind {kind} takes {expected}",
+            self.label()
+        ))
+    }
+}
+
+fn refused(path: &Path, finding: impl Into<String>) -> SourceError {
+    SourceError::Dump { path: path.to_owned(), finding: finding.into() }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Lists the regular files at a path or below it, by name.
+fn list(path: &Path, files: &mut Vec<Seen>) -> Result<(), SourceError> {
+    let meta = path.metadata().map_err(|cause| SourceError::io("look at", path, cause))?;
+    if meta.is_file() {
+        files.push(Seen::of(path, &meta));
+        return Ok(());
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .map_err(|cause| SourceError::io("list", path, cause))?;
+    entries.sort();
+    for entry in entries {
+        let kind = entry.symlink_metadata();
+        let kind = kind.map_err(|cause| SourceError::io("look at", &entry, cause))?.file_type();
+        if !kind.is_file() && !kind.is_dir() {
+            let finding = format!("{} is neither a file nor a directory", entry.display());
+            return Err(refused(path, finding));
+        }
+        list(&entry, files)?;
+    }
+    Ok(())
+}
+
+fn digest_of(cx: &Cx, path: &Path) -> Result<Sha256, SourceError> {
+    let read = |cause| SourceError::io("read", path, cause);
+    let mut file = BufReader::with_capacity(CHUNK_BYTES, File::open(path).map_err(read)?);
+    let mut hasher = Hasher::new();
+    loop {
+        cx.check()?;
+        let piece = file.fill_buf().map_err(read)?;
+        if piece.is_empty() {
+            return Ok(hasher.finish());
+        }
+        hasher.update(piece);
+        let length = piece.len();
+        file.consume(length);
+    }
+}
+
+/// Returns the first bytes of what a reader gives, as many as there are.
+fn head(input: &mut impl io::Read, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    input.take(bytes as u64).read_to_end(&mut head)?;
+    Ok(head)
+}

@@ -1,0 +1,38 @@
+//! Dumps that are loaded into a folder of the spool directory.
+
+use async_trait::async_trait;
+
+use super::{Capture, Imported, Source, SourceError};
+use crate::cx::Cx;
+use crate::part::CaptureReport;
+use crate::spool::Spool;
+
+/// Something in a folder of the spool directory, as a source of its own.
+pub(super) struct Unpacked {
+    source: Box<dyn Source>,
+    warnings: Vec<String>,
+    /// It goes away with this.
+    _spool: Spool,
+}
+
+impl Unpacked {
+    pub(super) fn new(spool: Spool, source: impl Source + 'static, warnings: Vec<String>) -> Self {
+        Self { source: Box::new(source), warnings, _spool: spool }
+    }
+}
+
+#[async_trait]
+impl Imported for Unpacked {
+    async fn capture(&self, cx: &Cx) -> Result<Box<dyn Capture>, SourceError> {
+        self.source.capture(cx).await
+    }
+
+    fn prove(&self, mut captured: CaptureReport) -> Result<CaptureReport, SourceError> {
+        captured.warnings.extend(self.warnings.iter().cloned());
+        Ok(captured)
+    }
+
+    async fn discard(self: Box<Self>, _cx: &Cx) -> Result<(), SourceError> {
+        Ok(())
+    }
+}

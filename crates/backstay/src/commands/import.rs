@@ -1,0 +1,291 @@
+//! `backstay import`: dumps of other programs become backups of a source (ADR 20).
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use backstay_control::{JobKind, JobState};
+use backstay_engine::event::Event;
+use backstay_engine::import::import;
+use backstay_engine::source::dump::{self, Dump, Found};
+use backstay_engine::vault::Vault;
+use backstay_format::{BackupId, IndexEntry, Sha256, Status, TimeFrom, Trigger};
+use serde_json::{Value, json};
+
+use super::backup::{hold_new, plan_to_forget, warn_without_kit, write_down};
+use super::restore::hex_tag;
+use super::room::warn_of_little;
+use super::undo::{finish_interrupted, sweep};
+use crate::cli::ImportArgs;
+use crate::config::SourceConfig;
+use crate::exit::{Exit, UsageError};
+use crate::installation::Installation;
+use crate::render;
+
+pub(super) async fn import_all(
+    app: &Installation,
+    args: &ImportArgs,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    let source = app.source(&args.source).await?;
+    if source.remote().is_some() {
+        let text = format!(
+            "{} is read by a worker on another machine; import on a machine that reaches it, with a source of its own",
+            source.name
+        );
+        return Err(UsageError(text).into());
+    }
+    let Found { dumps, skipped } = find(app, args).await?;
+    for error in &skipped {
+        render::say(&format!("skipped: {error}"));
+    }
+    let storage = app.storage(&source.storage)?;
+    let mut known = match app.vault_if_any(storage).await? {
+        Some(vault) => imported_before(app, &source, &vault).await?,
+        None => BTreeMap::new(),
+    };
+    if args.dry_run {
+        return show_plan(&dumps, &known, json);
+    }
+    warn_of_little(app, &source);
+    let vault = app.vault_for_writing(storage).await?;
+    let exit = if dumps.is_empty() { Exit::Failed } else { Exit::Done };
+    let (mut exit, mut made) = (exit, Vec::new());
+    for dump in &dumps {
+        if let Some(id) = known.get(&dump.sha256) {
+            render::say(&format!("{}: imported before, as {id}", dump.path.display()));
+            continue;
+        }
+        match import_one(app, (&source, &vault), dump, args).await {
+            Ok(entry) => {
+                if entry.status == Status::Incomplete {
+                    exit = exit.and(Exit::Incomplete);
+                }
+                known.insert(dump.sha256, entry.id.clone());
+                made.push((dump, entry));
+            }
+            // One that is damaged must not keep the others from being imported.
+            Err(error) => {
+                exit = exit.and(Exit::of(&error));
+                render::say(&format!("error: {}: {error:#}", dump.path.display()));
+            }
+        }
+        if app.cx.cancelled().is_some() {
+            exit = exit.and(Exit::Interrupted);
+            break;
+        }
+    }
+    let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
+    show_made(&made, (&source.storage, &location), json)?;
+    if !made.is_empty() {
+        warn_of_forgetting(app, &source, &vault, &made).await;
+        app.back_up_catalog_too(&[source.storage.clone()].into()).await;
+        warn_without_kit(app).await?;
+    }
+    Ok(exit)
+}
+
+/// Looks at all paths. What was told of a dump can only be meant of a single one.
+async fn find(app: &Installation, args: &ImportArgs) -> anyhow::Result<Found> {
+    let expected: Option<Sha256> = match &args.sha256 {
+        Some(text) => Some(text.to_lowercase().parse().map_err(UsageError)?),
+        None => None,
+    };
+    if args.paths.len() > 1 && expected.is_some() {
+        let text = "--sha256 is of one dump, and several paths were given".to_owned();
+        return Err(UsageError(text).into());
+    }
+    let (cx, paths) = (app.cx.clone(), args.paths.clone());
+    let finding = tokio::task::spawn_blocking(move || {
+        let mut all = Found::default();
+        for path in paths {
+            let found = dump::find(&cx, &path, expected)?;
+            all.dumps.extend(found.dumps);
+            all.skipped.extend(found.skipped);
+        }
+        Ok::<_, anyhow::Error>(all)
+    });
+    let mut found = finding.await.context("the thread that looks for dumps died")??;
+    if let Some(taken_at) = args.taken_at {
+        let [dump] = found.dumps.as_mut_slice() else {
+            let count = found.dumps.len();
+            let text = format!("--taken-at is of one dump, and there are {count}");
+            return Err(UsageError(text).into());
+        };
+        (dump.taken_at, dump.time_from) = (taken_at, TimeFrom::Told);
+    }
+    let now = app.cx.now();
+    if let Some(dump) = found.dumps.iter().find(|dump| dump.taken_at > now) {
+        let text = format!(
+            "{} was made at {}, which is in the future; say by --taken-at when it was, or correct the clock",
+            dump.path.display(),
+            dump.taken_at
+        );
+        return Err(UsageError(text).into());
+    }
+    Ok(found)
+}
+
+/// Returns the digests of what was imported before, with the backups that were made of it.
+async fn imported_before(
+    app: &Installation,
+    source: &SourceConfig,
+    vault: &Vault,
+) -> anyhow::Result<BTreeMap<Sha256, BackupId>> {
+    let listing = vault.list(&app.cx, &app.config.organisation, &source.name).await?;
+    let mut known = BTreeMap::new();
+    for entry in listing.backups.iter().filter(|entry| entry.trigger == Trigger::Imported) {
+        let manifest = vault.manifest(&app.cx, &app.place(&source.name, entry.id.clone())).await?;
+        if let Some(imported) = vault.details(&manifest)?.imported {
+            known.insert(imported.sha256, entry.id.clone());
+        }
+    }
+    Ok(known)
+}
+
+/// Imports a dump while nobody else works on the source.
+async fn import_one(
+    app: &Installation,
+    (source, vault): (&SourceConfig, &Vault),
+    dump: &Dump,
+    args: &ImportArgs,
+) -> anyhow::Result<IndexEntry> {
+    let leased = async {
+        finish_interrupted(app, source).await?;
+        sweep(app, source).await?;
+        let job = app.start_job(&source.name, JobKind::Import).await?;
+        let made = make(app, (source, vault), dump, args).await;
+        let state = match &made {
+            Ok(entry) if entry.status == Status::Incomplete => JobState::Incomplete,
+            Ok(_) => JobState::Succeeded,
+            Err(_) => app.failed(),
+        };
+        let backup = made.as_ref().ok().map(|entry| entry.id.to_string());
+        app.end_job(&job, state, made.as_ref().err(), backup).await;
+        made
+    };
+    app.under_lease(source.name.as_str(), Box::pin(leased)).await
+}
+
+async fn make(
+    app: &Installation,
+    (source, vault): (&SourceConfig, &Vault),
+    dump: &Dump,
+    args: &ImportArgs,
+) -> anyhow::Result<IndexEntry> {
+    let engine_source = app.engine_source(source)?;
+    let mut draft = app.draft(source, Trigger::Imported, args.note.clone().or_else(|| dump.note()));
+    draft.imported = Some((dump.provenance(), dump.taken_at));
+    let tag = hex_tag();
+    let made = import(&app.cx, engine_source.as_ref(), (dump, &tag), (vault, draft)).await;
+    let mut entry = made?;
+    write_down(app, vault, &entry).await;
+    if args.hold {
+        let held = hold_new(app, vault, &mut entry).await;
+        held.with_context(|| format!("backup {} was made, and then", entry.id))?;
+    }
+    Ok(entry)
+}
+
+/// Says which of the new backups the source's rules would forget at once.
+async fn warn_of_forgetting(
+    app: &Installation,
+    source: &SourceConfig,
+    vault: &Vault,
+    made: &[(&Dump, IndexEntry)],
+) {
+    // That it cannot be told now makes the backups no worse.
+    let Ok(plan) = plan_to_forget(app, source, vault).await else { return };
+    let gone = |entry: &IndexEntry| {
+        plan.verdicts.iter().any(|verdict| verdict.id == entry.id && !verdict.keep)
+    };
+    let gone: Vec<&str> =
+        made.iter().filter(|(_, entry)| gone(entry)).map(|(_, entry)| entry.id.as_str()).collect();
+    if !gone.is_empty() {
+        let text = format!(
+            "the rules of {} forget {} of these at its next backup, since they are old: {}; `backstay hold ID` keeps one",
+            source.name,
+            gone.len(),
+            gone.join(", ")
+        );
+        app.cx.event(Event::Warning { text });
+    }
+}
+
+fn time_of(dump: &Dump) -> String {
+    let from = match dump.time_from {
+        TimeFrom::Told => "as was said",
+        TimeFrom::Name => "as its name says",
+        TimeFrom::Dump => "as it says itself",
+        TimeFrom::File => "when the file was written",
+    };
+    format!("{:.0}, {from}", dump.taken_at)
+}
+
+fn dump_json(dump: &Dump) -> Value {
+    let mut value = json!(dump.provenance());
+    value["taken_at"] = json!(dump.taken_at);
+    value
+}
+
+fn show_plan(
+    dumps: &[Dump],
+    known: &BTreeMap<Sha256, BackupId>,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    if json {
+        let all = dumps.iter().map(|dump| {
+            let mut value = dump_json(dump);
+            value["imported_before"] = json!(known.get(&dump.sha256));
+            value
+        });
+        render::print_json(&all.collect::<Vec<_>>().into())?;
+        return Ok(Exit::Done);
+    }
+    for dump in dumps {
+        let before = known.get(&dump.sha256).map(|id| format!("; imported before, as {id}"));
+        render::print(&format!(
+            "{}: {}, {}, of {}{}",
+            dump.path.display(),
+            dump.label(),
+            render::size(dump.bytes),
+            time_of(dump),
+            before.unwrap_or_default()
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn show_made(
+    made: &[(&Dump, IndexEntry)],
+    (storage, location): (&str, &str),
+    json: bool,
+) -> anyhow::Result<()> {
+    if json {
+        let all = made.iter().map(|(dump, entry)| {
+            let mut value = render::backup_json(entry, storage, location);
+            value["imported"] = dump_json(dump);
+            value
+        });
+        return render::print_json(&all.collect::<Vec<_>>().into());
+    }
+    for (dump, entry) in made {
+        render::print(&format!(
+            "{} {} {}: {} of {} ({}), {} read, {} stored",
+            entry.source,
+            entry.id,
+            render::word(entry.status),
+            dump.path.display(),
+            time_of(dump),
+            dump.label(),
+            render::size(entry.plain_bytes),
+            render::size(entry.stored_bytes),
+        ))?;
+        for warning in &entry.warnings {
+            render::print(&format!("  warning: {warning}"))?;
+        }
+        for error in &entry.item_errors {
+            render::print(&format!("  missing: {}: {}", error.item, error.error))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! Dumps of PostgreSQL that others made become backups that restore what was dumped (V9, V41), and what is not whole does not.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use backstay_testkit::postgres::{self, PostgresServer};
+use serde_json::Value;
+
+use crate::postgres::{nasty, with_database};
+use crate::shell::{Shell, kill_after};
+
+/// Dumps a database by the server's own program. Returns where to.
+pub(crate) fn dump(
+    server: &PostgresServer,
+    shell: &Shell,
+    name: &str,
+    options: &[&str],
+) -> PathBuf {
+    let path = shell.path(name);
+    let mut command = server.command("pg_dump", "shop");
+    let output = command.args(options).arg("--file").arg(&path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    path
+}
+
+/// Packs a file by a program. Returns where to.
+pub(crate) fn pack(program: &str, path: &Path, name: &str) -> PathBuf {
+    let packed = path.with_file_name(name);
+    let file = std::fs::File::create(&packed).unwrap();
+    let mut command = Command::new(program);
+    let status = command.arg("-c").arg(path).stdout(file).stderr(Stdio::null()).status();
+    assert!(status.unwrap().success());
+    packed
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Imports a dump that is taken. Returns the backup that was made of it.
+pub(crate) fn imported(shell: &Shell, path: &Path) -> Value {
+    let made = shell.json(&["import", "db", text(path)]);
+    let [backup] = made.as_array().unwrap().as_slice() else { panic!("{made}") };
+    assert_eq!((&backup["status"], &backup["trigger"]), (&"complete".into(), &"imported".into()));
+    backup.clone()
+}
+
+pub(crate) fn warnings(backup: &Value) -> String {
+    backup["warnings"].to_string()
+}
+
+fn databases(server: &PostgresServer) -> String {
+    server.sql(
+        "postgres",
+        "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE NOT datistemplate",
+    )
+}
+
+/// What a server with a database that has everything looks like once that was spoilt.
+fn spoil(server: &PostgresServer) {
+    server.sql("shop", "DELETE FROM app.types WHERE id > 100; DROP TABLE app.measured; CREATE TABLE app.newer (n int)");
+}
+
+#[test]
+fn dumps_in_all_formats_become_backups_that_bring_everything_back() {
+    for (_, programs) in postgres::installed() {
+        let server = PostgresServer::start_with(&programs);
+        nasty(&server, "shop");
+        let before = server.digest("shop");
+        let shell = with_database(&server, "shop", "");
+        let script = dump(&server, &shell, "plain.sql", &[]);
+        let dumps = [
+            dump(&server, &shell, "packed.dump", &["-Fc"]),
+            dump(&server, &shell, "inserts.dump", &["-Fc", "--inserts"]),
+            dump(&server, &shell, "tar", &["-Ft"]),
+            dump(&server, &shell, "directory", &["-Fd"]),
+            pack("gzip", &script, "plain.sql.gz"),
+            pack("zstd", &dump(&server, &shell, "created.sql", &["-C", "-c"]), "whatever"),
+        ];
+        spoil(&server);
+        let spoilt = server.digest("shop");
+        for path in dumps {
+            let backup = imported(&shell, &path);
+            assert_eq!(server.digest("shop"), spoilt, "an import changes nothing");
+            assert_eq!(databases(&server), "postgres shop", "nothing is left beside");
+            let shown = shell.json(&["show", backup["id"].as_str().unwrap()]);
+            let tables = shown["content"]["tables"].as_array().unwrap();
+            assert!(
+                tables.iter().any(|t| t["table"] == "app.types" && t["rows"] == 501),
+                "{shown}"
+            );
+            assert_eq!(shown["imported"]["path"], text(&path));
+            shell.ends(0, &["restore", "db", "--id", backup["id"].as_str().unwrap(), "--yes"]);
+            assert_eq!(server.digest("shop"), before, "{}", path.display());
+            shell.ends(0, &["undo", "db"]);
+            shell.ends(0, &["confirm", "db"]);
+        }
+        shell.ends(0, &["verify", "--all"]);
+    }
+}
+
+/// A server with a table of a thousand rows in `shop`, and a machine that backs that up.
+fn with_orders() -> (PostgresServer, Shell) {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql("shop", "CREATE TABLE orders (id int PRIMARY KEY, what text); INSERT INTO orders SELECT n, repeat(n::text, 50) FROM generate_series(1, 1000) n; CREATE TABLE notes (n int); INSERT INTO notes VALUES (1)");
+    let shell = with_database(&server, "shop", "");
+    (server, shell)
+}
+
+#[test]
+fn dumps_that_are_cut_short_or_spoilt_make_no_backup_and_leave_nothing() {
+    let (server, shell) = with_orders();
+    let packed = dump(&server, &shell, "packed.dump", &["-Fc"]);
+    let plain = dump(&server, &shell, "plain.dump", &["-Fc", "-Z0"]);
+    let script = dump(&server, &shell, "plain.sql", &[]);
+    let gzip = pack("gzip", &script, "plain.sql.gz");
+    let zstd = pack("zstd", &script, "plain.sql.zst");
+    for path in [&packed, &plain, &script, &gzip, &zstd] {
+        let whole = std::fs::read(path).unwrap();
+        // In the middle of rows, and just before what would end it.
+        for length in [whole.len() / 3, whole.len() * 2 / 3, whole.len() - 150] {
+            let cut = shell.path("cut");
+            std::fs::write(&cut, &whole[..length]).unwrap();
+            let error = shell.complains(1, &["import", "db", text(&cut)]);
+            assert!(error.contains("cannot be imported"), "{}: {error}", path.display());
+        }
+    }
+    assert_eq!(databases(&server), "postgres shop");
+    assert_eq!(shell.json(&["backups", "db"]), Value::Array(Vec::new()));
+    let jobs = shell.json(&["jobs", "list"]);
+    assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] == "failed"), "{jobs}");
+}
+
+#[test]
+fn owners_that_the_server_lacks_are_told_and_the_rest_comes() {
+    let (old, shell) = with_orders();
+    old.sql("shop", "CREATE ROLE gone; CREATE ROLE reader; ALTER TABLE orders OWNER TO gone; GRANT SELECT ON notes TO reader");
+    let archive = dump(&old, &shell, "orders.dump", &["-Fc"]);
+    let script = dump(&old, &shell, "orders.sql", &[]);
+    old.sql("shop", "ALTER TABLE orders OWNER TO CURRENT_USER");
+    let of_rights = dump(&old, &shell, "rights.dump", &["-Fc"]);
+    let before = old.data_digest("shop");
+    let new = PostgresServer::start();
+    crate::postgres::move_to(&shell, old.port, new.port);
+    drop(old);
+    for (path, role) in [(&archive, "gone"), (&script, "gone"), (&of_rights, "reader")] {
+        let backup = imported(&shell, path);
+        assert!(warnings(&backup).contains(role), "{backup}");
+        shell.ends(0, &["restore", "db", "--id", backup["id"].as_str().unwrap(), "--yes"]);
+        assert_eq!(new.data_digest("shop"), before);
+        shell.ends(0, &["confirm", "db"]);
+    }
+}
+
+#[test]
+fn scripts_that_reach_beyond_their_database_are_refused() {
+    let (server, shell) = with_orders();
+    let mut all = server.command("pg_dumpall", "postgres");
+    let all = String::from_utf8(all.output().unwrap().stdout).unwrap();
+    let mark = shell.path("executed");
+    for (script, finding) in [
+        (all.as_str(), "pg_dumpall"),
+        ("CREATE ROLE intruder SUPERUSER;\n", "changes more than its own database"),
+        ("ALTER SYSTEM SET work_mem = '1GB';\n", "changes more than its own database"),
+        (&format!("\\! touch {}\n", mark.display()), "meta command"),
+        (&format!("SELECT 1 \\g | touch {}\n;", mark.display()), "meta command"),
+        (
+            &format!("CREATE TABLE t (a text);\nCOPY t TO PROGRAM 'touch {}';\n", mark.display()),
+            "COPY",
+        ),
+        ("\\connect postgres\nSELECT 1;\n\\connect shop\nSELECT 1;\n", "several databases"),
+        ("SELECT * FROM nowhere;\n", "does not exist"),
+    ] {
+        std::fs::write(shell.path("script"), script).unwrap();
+        let error = shell.complains(1, &["import", "db", text(&shell.path("script"))]);
+        assert!(error.contains(finding), "{script}: {error}");
+    }
+    assert!(!mark.exists());
+    assert_eq!(
+        server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'intruder'"),
+        "0"
+    );
+    // What drops and enters the living database does neither.
+    let script = "DROP DATABASE shop;\nCREATE DATABASE shop;\n\\connect shop\nCREATE TABLE other (n int);\nCOMMENT ON DATABASE shop IS 'theirs';\n";
+    std::fs::write(shell.path("script"), script).unwrap();
+    let backup = imported(&shell, &shell.path("script"));
+    assert!(warnings(&backup).contains("left out"), "{backup}");
+    assert!(warnings(&backup).contains("does not say of itself that it is whole"), "{backup}");
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM orders"), "1000");
+    assert_eq!(databases(&server), "postgres shop");
+}
+
+#[test]
+fn directory_of_another_tool_is_imported_once_with_its_times_and_notes() {
+    let (server, shell) = with_orders();
+    let folder = shell.path("vectorflow");
+    std::fs::create_dir(&folder).unwrap();
+    for (day, rows) in [(15, 1000), (16, 500), (17, 250)] {
+        server.sql("shop", &format!("DELETE FROM orders WHERE id > {rows}"));
+        let name = format!("vectorflow/vectorflow-2025-01-{day}T02-00-00-000Z");
+        dump(&server, &shell, &format!("{name}.dump"), &["-Fc"]);
+        let meta = format!("{{\n  \"version\": \"1.1.{day}\", \"migrations\": 12\n}}\n");
+        std::fs::write(shell.path(&format!("{name}.meta.json")), meta).unwrap();
+    }
+    std::fs::write(folder.join("README"), b"\0\x01not a dump").unwrap();
+    let plan = shell.json(&["import", "db", text(&folder), "--dry-run"]);
+    assert_eq!(plan.as_array().unwrap().len(), 3, "{plan}");
+    assert_eq!(plan[0]["taken_at"], "2025-01-15T02:00:00Z");
+    assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 0);
+
+    let output = shell.run(&["import", "db", text(&folder), "--json"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("README") && said.contains("it begins with the bytes 00016e"), "{said}");
+    // The default rules keep a month.
+    assert!(said.contains("forget"), "{said}");
+    let listed = shell.json(&["backups", "db"]);
+    let times: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|b| b["started_at"].as_str().unwrap()).collect();
+    assert_eq!(times, ["2025-01-17T02:00:00Z", "2025-01-16T02:00:00Z", "2025-01-15T02:00:00Z"]);
+    assert_eq!(listed[1]["note"], r#"{"migrations":12,"version":"1.1.16"}"#);
+    // Once more, nothing is new.
+    let again = shell.json(&["import", "db", text(&folder)]);
+    assert_eq!(again, Value::Array(Vec::new()));
+    assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 3);
+    // A restore to a point in time finds what was there then.
+    shell.ends(0, &["restore", "db", "--at", "2025-01-16T12:00:00Z", "--yes"]);
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM orders"), "500");
+    // Old data is no protection now, and says nothing of runs.
+    let status = shell.json(&["status"]);
+    let source = &status[0];
+    assert_eq!(source["health"], "late", "{status}");
+    assert_eq!(source["rpo_seen_seconds"], Value::Null, "{status}");
+}
+
+#[test]
+fn wrong_checksums_and_times_are_refused_and_right_ones_are_heeded() {
+    let (server, shell) = with_orders();
+    let path = dump(&server, &shell, "orders.dump", &["-Fc"]);
+    let sum = Command::new("sha256sum").arg(&path).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    let right = sum.split_whitespace().next().unwrap();
+    let wrong = right.replace(['a', 'b', '1'], "0");
+    let error = shell.complains(1, &["import", "db", text(&path), "--sha256", &wrong]);
+    assert!(error.contains(right) && error.contains(&wrong), "{error}");
+    let beside = shell.path("orders.dump.sha256");
+    std::fs::write(&beside, format!("{wrong}  orders.dump\n")).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&path)]);
+    assert!(error.contains("was expected"), "{error}");
+    std::fs::write(&beside, &sum).unwrap();
+    let future = ["import", "db", text(&path), "--taken-at", "2999-01-01T00:00:00Z"];
+    assert!(shell.complains(2, &future).contains("in the future"));
+    for words in [
+        ["import", "db", text(&path), text(&path), "--taken-at", "2024-01-01T00:00:00Z"],
+        ["import", "db", text(&path), text(&path), "--sha256", right],
+    ] {
+        shell.complains(2, &words);
+    }
+    let words = [
+        "import",
+        "db",
+        text(&path),
+        "--taken-at",
+        "2024-02-29T12:00:00Z",
+        "--hold",
+        "--note",
+        "leap",
+    ];
+    let backup = &shell.json(&words)[0];
+    assert_eq!(backup["started_at"], "2024-02-29T12:00:00Z");
+    assert_eq!(
+        (&backup["note"], &backup["imported"]["time_from"]),
+        (&"leap".into(), &"told".into())
+    );
+    assert!(backup["id"].as_str().unwrap().starts_with("20240229T120000Z-"), "{backup}");
+    // Without a time of its own the dump's is taken: local time, as pg_dump writes it.
+    shell.ends(0, &["backup", "db"]);
+    shell.ends(0, &["forget", "db"]);
+    assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 2, "it is held");
+}
+
+#[test]
+fn killed_import_leaves_nothing_that_the_next_does_not_remove() {
+    let (server, shell) = with_orders();
+    server.sql(
+        "shop",
+        "INSERT INTO orders SELECT n, repeat(n::text, 50) FROM generate_series(1001, 60000) n",
+    );
+    let path = dump(&server, &shell, "orders.sql", &[]);
+    let mut killed = 0;
+    for round in 1..=8 {
+        let mut child = shell
+            .command(&["import", "db", text(&path)])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        killed += u32::from(kill_after(&mut child, Duration::from_millis(60 * round)));
+        assert_eq!(server.sql("shop", "SELECT count(*) FROM orders"), "60000");
+    }
+    assert!(killed > 3, "{killed}");
+    let made = shell.json(&["import", "db", text(&path)]);
+    assert!(made.as_array().unwrap().len() <= 1, "{made}");
+    assert_eq!(databases(&server), "postgres shop");
+    assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 1);
+    let spool = shell.path("home/spool");
+    assert_eq!(std::fs::read_dir(spool).map_or(0, Iterator::count), 0);
+    shell.ends(0, &["verify", "--all"]);
+    shell.ends(0, &["check"]);
+}
