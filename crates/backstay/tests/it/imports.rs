@@ -8,6 +8,7 @@ use backstay_testkit::postgres::{self, PostgresServer};
 use serde_json::Value;
 
 use crate::postgres::{nasty, with_database};
+use crate::postgres_faults::{with_program, with_real_programs};
 use crate::shell::{Shell, kill_after};
 
 /// Dumps a database by the server's own program. Returns where to.
@@ -131,6 +132,27 @@ fn dumps_that_are_cut_short_or_spoilt_make_no_backup_and_leave_nothing() {
     assert_eq!(shell.json(&["backups", "db"]), Value::Array(Vec::new()));
     let jobs = shell.json(&["jobs", "list"]);
     assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] == "failed"), "{jobs}");
+}
+
+#[test]
+fn dump_of_which_not_all_was_loaded_or_that_changed_meanwhile_is_no_backup() {
+    let (server, shell) = with_orders();
+    let path = dump(&server, &shell, "orders.dump", &["-Fc"]);
+    // The database is told by a connection string, of which psql knows the same.
+    let psql = server.programs().join("psql").display().to_string();
+    let losing = format!(
+        "\"$REAL\" \"$@\" || exit; for word; do case $word in --dbname=*) {psql} -q \"${{word#--dbname=}}\" -c 'DELETE FROM orders WHERE id = 77' ;; esac; done"
+    );
+    with_program(&server, &shell, "pg_restore", &losing);
+    let error = shell.complains(1, &["import", "db", text(&path)]);
+    assert!(error.contains("public.orders should have 1000 rows and has 999"), "{error}");
+    with_real_programs(&server, &shell);
+    let growing = format!("echo >> '{}'; exec \"$REAL\" \"$@\"", path.display());
+    with_program(&server, &shell, "pg_restore", &growing);
+    let error = shell.complains(1, &["import", "db", text(&path)]);
+    assert!(error.contains("changed while it was read"), "{error}");
+    assert_eq!(databases(&server), "postgres shop");
+    assert_eq!(shell.json(&["backups", "db"]), Value::Array(Vec::new()));
 }
 
 #[test]
