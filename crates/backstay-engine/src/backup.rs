@@ -19,7 +19,7 @@ pub async fn backup(
     draft: Draft,
 ) -> Result<IndexEntry, EngineError> {
     cx.event(Event::Step { what: "reading the source".to_owned() });
-    store(cx, (vault, draft), source.capture(cx), Ok).await
+    Box::pin(store(cx, (vault, draft), source.capture(cx), Ok)).await
 }
 
 /// Writes what is read into a vault, if what is said of it in the end stands up to judgement.

@@ -28,7 +28,7 @@ pub async fn import(
         dump.check_unchanged()?;
         imported.prove(captured)
     };
-    let made = store(cx, (vault, draft), imported.capture(cx), judge).await;
+    let made = Box::pin(store(cx, (vault, draft), imported.capture(cx), judge)).await;
     if let Err(error) = imported.discard(&cx.for_cleanup()).await {
         let text = format!(
             "what was loaded could not be removed, the next import or restore does: {error}"

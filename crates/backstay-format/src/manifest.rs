@@ -261,7 +261,7 @@ pub struct Details {
     pub content: Option<Content>,
     /// What it was made of, if another program had dumped that before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub imported: Option<ImportedFrom>,
+    pub imported: Option<Box<ImportedFrom>>,
 }
 
 /// The dump that a backup was made of.

@@ -43,7 +43,7 @@ pub struct Draft {
     /// zstd level.
     pub compression_level: i32,
     /// The dump of another program that the backup is made of, and when that was taken.
-    pub imported: Option<(ImportedFrom, Timestamp)>,
+    pub imported: Option<(Box<ImportedFrom>, Timestamp)>,
 }
 
 /// A backup that is being written. Dropped without [`BackupWriter::commit`] it does not exist.

@@ -174,7 +174,7 @@ async fn make(
 ) -> anyhow::Result<IndexEntry> {
     let engine_source = app.engine_source(source)?;
     let mut draft = app.draft(source, Trigger::Imported, args.note.clone().or_else(|| dump.note()));
-    draft.imported = Some((dump.provenance(), dump.taken_at));
+    draft.imported = Some((Box::new(dump.provenance()), dump.taken_at));
     let tag = hex_tag();
     let made = import(&app.cx, engine_source.as_ref(), (dump, &tag), (vault, draft)).await;
     let mut entry = made?;

@@ -84,7 +84,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Status { check } => status::status(app, check, json).await,
         Command::Source(command) => look::source(app, command, json).await,
         Command::Storage(command) => look::storage(app, command, json).await,
-        Command::Backup(args) => backup::backup_all(app, args, json).await,
+        Command::Backup(args) => Box::pin(backup::backup_all(app, args, json)).await,
         Command::Import(args) => Box::pin(import::import_all(app, &args, json)).await,
         Command::Backups { source } => list::backups(app, source.as_deref(), json).await,
         Command::Show { id } => list::show(app, &id, json).await,

@@ -130,6 +130,12 @@ fn dumps_that_are_cut_short_or_spoilt_make_no_backup_and_leave_nothing() {
     }
     assert_eq!(databases(&server), "postgres shop");
     assert_eq!(shell.json(&["backups", "db"]), Value::Array(Vec::new()));
+    // Whole statements, and not all of them.
+    let whole = std::fs::read_to_string(&script).unwrap();
+    let end = whole.find("--\n-- PostgreSQL database dump complete").unwrap();
+    std::fs::write(shell.path("cut"), &whole[..end]).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&shell.path("cut"))]);
+    assert!(error.contains("the last line that pg_dump writes is missing"), "{error}");
     let jobs = shell.json(&["jobs", "list"]);
     assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] == "failed"), "{jobs}");
 }

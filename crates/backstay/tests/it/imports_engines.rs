@@ -124,10 +124,15 @@ fn rdb_files_become_backups_without_a_server_and_logs_do_not() {
     let mut flipped = whole.clone();
     let at = flipped.len() / 2;
     flipped[at] ^= 1;
-    for bytes in [&whole[..whole.len() - 9], &whole[..whole.len() / 2], &log, &flipped] {
+    for (bytes, finding) in [
+        (&whole[..whole.len() - 9], ""),
+        (&whole[..whole.len() / 2], ""),
+        (&log, "more follows after its end"),
+        (&flipped, ""),
+    ] {
         std::fs::write(&broken, bytes).unwrap();
         let error = shell.complains(1, &["import", "db", text(&broken)]);
-        assert!(error.contains("cannot be imported"), "{error}");
+        assert!(error.contains("cannot be imported") && error.contains(finding), "{error}");
     }
     assert_eq!(
         shell.json(&["backups", "db"]).as_array().unwrap().len(),

@@ -6,12 +6,11 @@
 //! 1.16), and what their programs write. Our own dumps are not packed; others may be, and may hold statements instead of rows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 
-use flate2::write::ZlibDecoder;
 use jiff::civil::DateTime;
-use zstd::stream::write::Decoder as ZstdDecoder;
 
+use super::archive_rows::{Packing, Rows};
 use super::globals::{identifier, qualified};
 use super::names::{TableName, shown};
 
@@ -31,9 +30,6 @@ const BLOCK_LARGE_OBJECTS: u8 = 3;
 const COMPRESSED_BY_GZIP: u8 = 1;
 const COMPRESSED_BY_LZ4: u8 = 2;
 const COMPRESSED_BY_ZSTD: u8 = 3;
-/// How COPY data ends in an archive.
-const END_OF_ROWS: &[u8; 5] = b"\\.\n\n\n";
-const NEWLINES_AT_END: u64 = 3;
 /// Strings of a table of contents are statements and names; longer ones are no archive.
 const MAX_STRING_BYTES: usize = 64 << 20;
 
@@ -71,16 +67,6 @@ struct Header {
     made_at: Option<DateTime>,
     database: String,
     server: String,
-}
-
-/// What was done to the data of each table.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Packing {
-    #[default]
-    None,
-    Gzip,
-    Lz4,
-    Zstd,
 }
 
 /// An entry of a table of contents.
@@ -140,7 +126,10 @@ pub(super) fn read(input: impl BufRead) -> Result<Archive> {
     let entries = reader.contents()?;
     let mut archive = Archive::default();
     reader.data(entries, |name, rows| match rows {
-        Some(rows) => Ok(archive.tables.push((name, rows))),
+        Some(rows) => {
+            archive.tables.push((name, rows));
+            Ok(())
+        }
         None => bad(format!("the rows of {} cannot be counted", name.shown())),
     })?;
     archive.large_objects = reader.large_objects;
@@ -154,7 +143,10 @@ pub(super) fn read_foreign(input: impl BufRead) -> Result<Foreign> {
     reader.check_custom()?;
     let entries = reader.contents()?;
     let mut foreign = reader.describe(&entries);
-    reader.data(entries, |name, rows| Ok(foreign.tables.push((name, rows))))?;
+    reader.data(entries, |name, rows| {
+        foreign.tables.push((name, rows));
+        Ok(())
+    })?;
     Ok(foreign)
 }
 
@@ -175,32 +167,6 @@ pub(super) fn contents(input: impl BufRead) -> Result<Vec<Entry>> {
     let mut reader = Reader::begin(input)?;
     reader.check_custom()?;
     reader.contents()
-}
-
-/// Counts the rows of a table, and looks how they end.
-#[derive(Default)]
-struct Rows {
-    newlines: u64,
-    end: [u8; END_OF_ROWS.len()],
-}
-
-impl Write for Rows {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.newlines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-        match bytes.last_chunk() {
-            Some(last) => self.end = *last,
-            None => {
-                self.end.rotate_left(bytes.len());
-                let kept = self.end.len() - bytes.len();
-                self.end[kept..].copy_from_slice(bytes);
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 struct Reader<R> {
@@ -372,39 +338,18 @@ impl<R: BufRead> Reader<R> {
 
     /// Counts the rows of a table, if that can be.
     fn rows(&mut self, entry: &Entry) -> Result<Option<u64>> {
-        let table = &entry.bytes;
-        let broken = |error| {
-            ArchiveError::Bad(format!("the rows of {} do not unpack: {error}", table.shown()))
-        };
-        let rows = match self.header.packing {
-            Packing::None => {
-                let mut rows = Rows::default();
-                self.chunks(|bytes| rows.write_all(bytes))?;
-                rows
-            }
-            Packing::Gzip => {
-                let mut gzip = ZlibDecoder::new(Rows::default());
-                self.chunks(|bytes| gzip.write_all(bytes))?;
-                gzip.finish().map_err(broken)?
-            }
-            Packing::Zstd => {
-                let mut zstd = ZstdDecoder::new(Rows::default())?;
-                self.chunks(|bytes| zstd.write_all(bytes))?;
-                zstd.flush().map_err(broken)?;
-                zstd.into_inner()
-            }
-            Packing::Lz4 => {
-                self.chunks(|_| Ok(()))?;
-                return Ok(None);
-            }
-        };
-        if !entry.has_rows {
-            return Ok(None);
+        let mut rows = Rows::new(self.header.packing)?;
+        self.chunks(|bytes| rows.push(bytes))?;
+        let counted = rows.finish();
+        let name = || entry.bytes.shown();
+        match counted {
+            Ok(Some(counted)) if entry.has_rows => match counted.rows() {
+                Some(rows) => Ok(Some(rows)),
+                None => bad(format!("the rows of {} have no end", name())),
+            },
+            Ok(_) => Ok(None),
+            Err(error) => bad(format!("the rows of {} do not unpack: {error}", name())),
         }
-        if rows.end != *END_OF_ROWS {
-            return bad(format!("the rows of {} have no end", table.shown()));
-        }
-        Ok(Some(rows.newlines - NEWLINES_AT_END))
     }
 
     fn large_objects(&mut self) -> Result<u64> {
@@ -432,7 +377,9 @@ impl<R: BufRead> Reader<R> {
                     return bad("it ends in the middle of its data");
                 }
                 let taken = available.len().min(left);
-                each(available.get(..taken).unwrap_or_default()).map_err(unpacked)?;
+                if let Err(error) = each(available.get(..taken).unwrap_or_default()) {
+                    return bad(format!("its data does not unpack: {error}"));
+                }
                 self.input.consume(taken);
                 left -= taken;
             }
@@ -481,11 +428,6 @@ impl<R: BufRead> Reader<R> {
             read => Ok(read?),
         }
     }
-}
-
-/// What packed bytes that do not unpack mean.
-fn unpacked(error: io::Error) -> ArchiveError {
-    ArchiveError::Bad(format!("its data does not unpack: {error}"))
 }
 
 /// Reads the time as C's `struct tm` has it, from the seconds to the year.

@@ -2,7 +2,7 @@
 //!
 //! Source of the rules: `psqlscan.l` of PostgreSQL 15 to 18.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// No statement of a dump is larger: the server takes no larger message.
 const MAX_STATEMENT_BYTES: usize = 1 << 30;
@@ -10,6 +10,8 @@ const MAX_STATEMENT_BYTES: usize = 1 << 30;
 const HARMLESS: [&str; 2] = ["\\restrict", "\\unrestrict"];
 const CONNECT: &str = "\\connect";
 const END_OF_ROWS: &[u8] = b"\\.";
+/// Rows are handed over in pieces of about this size.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// What stands in a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub(super) enum Piece {
     Remark(String),
     /// A statement that rows follow.
     Copy(String),
-    /// A line of rows.
+    /// Some of these.
     Rows(Bytes),
     /// The rows are over.
     EndOfRows,
@@ -58,6 +60,7 @@ pub(super) struct Lexer {
     always_escapes: bool,
     /// The database that the script enters.
     entered: Option<String>,
+    rows: BytesMut,
 }
 
 impl Lexer {
@@ -103,11 +106,16 @@ impl Lexer {
 
     fn rows(&mut self, line: &[u8], found: &mut Vec<Piece>) {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
-        if text.strip_suffix(b"\r").unwrap_or(text) == END_OF_ROWS {
+        let is_end = text.strip_suffix(b"\r").unwrap_or(text) == END_OF_ROWS;
+        if !is_end {
+            self.rows.extend_from_slice(line);
+        }
+        if !self.rows.is_empty() && (is_end || self.rows.len() >= PIECE_BYTES) {
+            found.push(Piece::Rows(self.rows.split().freeze()));
+        }
+        if is_end {
             self.place = Place::Words;
             found.push(Piece::EndOfRows);
-        } else {
-            found.push(Piece::Rows(Bytes::copy_from_slice(line)));
         }
     }
 
@@ -366,13 +374,11 @@ mod tests {
     fn rows_pass_as_they_are_to_the_line_that_ends_them() {
         let script =
             "COPY public.t (a, \"b;\") FROM stdin;\n1\t\\\\.\n\\N\t';--\n\\.\n\nSELECT 1;\n";
-        let rows = |text: &'static str| Piece::Rows(Bytes::from_static(text.as_bytes()));
         assert_eq!(
             pieces(script).unwrap(),
             [
                 Piece::Copy("COPY public.t (a, \"b;\") FROM stdin".to_owned()),
-                rows("1\t\\\\.\n"),
-                rows("\\N\t';--\n"),
+                Piece::Rows(Bytes::from_static(b"1\t\\\\.\n\\N\t';--\n")),
                 Piece::EndOfRows,
                 Piece::Statement("SELECT 1".to_owned()),
             ]

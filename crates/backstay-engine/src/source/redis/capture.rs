@@ -336,11 +336,6 @@ fn walk_into(
             Item::End => break,
         }
     }
-    if reader.has_more()? {
-        return Err(rdb::wrong(
-            "something follows its end, as in a log that begins with one (appendonly.aof)",
-        ));
-    }
     reader.out.left_out = false;
     reader.out.write_all(&[rdb::END])?;
     let sum = reader.out.sum.finalize();

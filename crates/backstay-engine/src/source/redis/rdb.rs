@@ -113,17 +113,6 @@ impl<C: Chunks, O: Write> Reader<C, O> {
         (self.at - self.settled) as u64
     }
 
-    /// Says whether anything is left. After the end, nothing should be.
-    pub(super) fn has_more(&mut self) -> io::Result<bool> {
-        while self.at == self.chunk.len() {
-            match self.chunks.next()? {
-                Some(chunk) => (self.chunk, self.at) = (chunk, 0),
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
     /// Returns what comes next. After a key, its value must have been walked through.
     pub(super) fn next(&mut self) -> io::Result<Item> {
         let mut key = Key::default();
