@@ -135,7 +135,7 @@ fn dumps_that_are_cut_short_or_spoilt_make_no_backup_and_leave_nothing() {
     let end = whole.find("--\n-- PostgreSQL database dump complete").unwrap();
     std::fs::write(shell.path("cut"), &whole[..end]).unwrap();
     let error = shell.complains(1, &["import", "db", text(&shell.path("cut"))]);
-    assert!(error.contains("the last line that pg_dump writes is missing"), "{error}");
+    assert!(error.contains("cut short: the last line is missing"), "{error}");
     let jobs = shell.json(&["jobs", "list"]);
     assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] == "failed"), "{jobs}");
 }

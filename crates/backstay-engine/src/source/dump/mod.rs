@@ -3,6 +3,7 @@
 mod find;
 mod form;
 mod packing;
+pub(super) mod script;
 mod taken;
 
 use std::fs::{self, File, Metadata};
@@ -147,7 +148,10 @@ impl Dump {
     /// Returns what manifests say of it.
     pub fn provenance(&self) -> ImportedFrom {
         ImportedFrom {
-            path: self.path.to_string_lossy().into_owned(),
+            path: std::path::absolute(&self.path)
+                .unwrap_or_else(|_| self.path.clone())
+                .to_string_lossy()
+                .into_owned(),
             form: self.label(),
             bytes: self.bytes,
             sha256: self.sha256,

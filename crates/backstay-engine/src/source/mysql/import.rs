@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::capture::DatabaseCapture;
 use super::connection::MysqlConnection as _;
-use super::error::{MysqlError, refused, statement};
+use super::error::{MysqlError, statement};
 use super::load::check_unchanged;
 use super::moves::drop_database;
 use super::names::identifier;
@@ -21,12 +21,10 @@ use super::scan::{Found, Statements, TRAILER};
 use super::{MysqlSource, describe, objects};
 use crate::cx::Cx;
 use crate::part::CaptureReport;
+use crate::source::dump::script::{self, Pieces, Whole, shown};
 use crate::source::dump::{Dump, Form};
-use crate::source::sqlite::blocking;
 use crate::source::{Capture, Imported, SourceError, own_names, tunnelled};
 
-/// Pieces that wait to be executed.
-const PIECES_IN_FLIGHT: usize = 16;
 /// Dumps of the servers' own programs begin so.
 const HEADERS: [&[u8]; 2] = [b"-- MySQL dump", b"-- MariaDB dump"];
 /// What the servers' own command line takes for its own, at the beginning of a line.
@@ -57,9 +55,7 @@ pub(super) async fn import(
         );
     }
     if let Some(databases) = &source.databases {
-        return Err(dump.refused(format!(
-            "a dump is of one database, and this source is of {databases}; make a source of that database"
-        )));
+        return Err(dump.is_of_one(databases));
     }
     let scratch = format!("{}{tag}", own_names::loaded_for(source.identity()));
     let imported = ImportedDatabase {
@@ -96,22 +92,10 @@ impl ImportedDatabase {
         made.map_err(statement("make a new database"))?;
         objects::choose(&mut session, &self.scratch).await?;
         session.query_drop(BEGIN).await.map_err(statement("begin to load"))?;
-        let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
-        let reading = tokio::spawn({
-            let (cx, dump) = (cx.clone(), self.dump.clone());
-            blocking(move || read(&cx, &dump, &sender))
-        });
+        let (reader, dump) = (cx.clone(), self.dump.clone());
+        let read = move |pieces: &Pieces<Piece>| read(&reader, &dump, pieces);
         let mut script = Script::new(&self.dump);
-        let executed = cx.run(script.run(&mut session, pieces)).await;
-        let read =
-            reading.await.map_err(|_died| refused("the thread that reads the script died"))?;
-        match (executed, read) {
-            (Err(cancelled), _) => return Err(cancelled.into()),
-            // What the reader found wrong comes first.
-            (Ok(Err(_)), Err(cause @ SourceError::Dump { .. })) => return Err(cause),
-            (Ok(Err(error)), _) => return Err(error),
-            (Ok(Ok(())), read) => read?,
-        }
+        script::run(cx, read, |pieces| script.run(&mut session, pieces)).await?;
         let committed = session.query_drop("COMMIT").await;
         committed.map_err(statement("load the script"))?;
         self.warnings = script.end()?;
@@ -127,7 +111,7 @@ enum Piece {
 }
 
 /// Reads a script, and hands its pieces over. Blocks.
-fn read(cx: &Cx, dump: &Dump, pieces: &mpsc::Sender<Piece>) -> Result<(), SourceError> {
+fn read(cx: &Cx, dump: &Dump, pieces: &Pieces<Piece>) -> Result<(), SourceError> {
     let mut input = dump.open()?;
     let mut statements = Statements::default();
     let mut line = Vec::new();
@@ -157,11 +141,8 @@ fn read(cx: &Cx, dump: &Dump, pieces: &mpsc::Sender<Piece>) -> Result<(), Source
         if statements.rest().len() > MAX_STATEMENT_BYTES {
             return Err(dump.refused("a statement of it is larger than a gigabyte"));
         }
-        for piece in found {
-            if pieces.blocking_send(piece).is_err() {
-                // Whoever executes them has failed, and says why.
-                return Ok(());
-            }
+        if !pieces.hand_over(found) {
+            return Ok(());
         }
     }
     if statements.is_between() {
@@ -180,8 +161,7 @@ fn delimiter(line: &[u8]) -> Option<&[u8]> {
 /// A script that is being executed.
 struct Script<'a> {
     dump: &'a Dump,
-    is_of_a_dump: bool,
-    is_complete: bool,
+    whole: Whole,
     /// The databases that it makes or enters.
     databases: BTreeSet<String>,
     events: usize,
@@ -189,13 +169,7 @@ struct Script<'a> {
 
 impl<'a> Script<'a> {
     fn new(dump: &'a Dump) -> Self {
-        Self {
-            dump,
-            is_of_a_dump: false,
-            is_complete: false,
-            databases: BTreeSet::new(),
-            events: 0,
-        }
+        Self { dump, whole: Whole::default(), databases: BTreeSet::new(), events: 0 }
     }
 
     async fn run(
@@ -206,12 +180,12 @@ impl<'a> Script<'a> {
         while let Some(piece) = pieces.recv().await {
             match piece {
                 Piece::Remark(text) => {
-                    self.is_of_a_dump |= HEADERS.iter().any(|header| text.starts_with(header));
-                    self.is_complete |= text.starts_with(TRAILER);
+                    self.whole.has_begin |= HEADERS.iter().any(|header| text.starts_with(header));
+                    self.whole.has_end |= text.starts_with(TRAILER);
                 }
                 Piece::Statement(text) if text.is_empty() => {}
                 Piece::Statement(text) => {
-                    self.is_complete = false;
+                    self.whole.has_end = false;
                     self.execute(session, text).await?;
                 }
             }
@@ -220,7 +194,7 @@ impl<'a> Script<'a> {
     }
 
     async fn execute(&mut self, session: &mut Conn, text: Vec<u8>) -> Result<(), SourceError> {
-        let shown = String::from_utf8_lossy(&text[..text.len().min(120)]).into_owned();
+        let shown = shown(&String::from_utf8_lossy(&text[..text.len().min(1000)]));
         match reach(&text) {
             Reach::Database => {}
             Reach::Log => return Ok(()),
@@ -240,9 +214,7 @@ impl<'a> Script<'a> {
                 return Ok(());
             }
             Reach::Beyond => {
-                return Err(self.dump.refused(format!(
-                    "it changes more than its own database: `{shown}`; take that out of the script, or dump the database alone"
-                )));
+                return Err(self.dump.reaches_beyond(&shown));
             }
         }
         let inserts = text.get(..6).is_some_and(|word| word.eq_ignore_ascii_case(b"INSERT"));
@@ -256,18 +228,7 @@ impl<'a> Script<'a> {
     }
 
     fn end(self) -> Result<Vec<String>, SourceError> {
-        let mut warnings = Vec::new();
-        match (self.is_of_a_dump, self.is_complete) {
-            (true, false) => {
-                return Err(self.dump.refused(
-                    "it is cut short: the last line that mysqldump writes (Dump completed) is missing",
-                ));
-            }
-            (_, true) => {}
-            (false, false) => warnings.push(
-                "the script does not say of itself that it is whole: whether something was missing from it already cannot be told".to_owned(),
-            ),
-        }
+        let mut warnings = Vec::from_iter(self.whole.judge(self.dump)?);
         if self.events > 0 {
             warnings.push(format!(
                 "{} statements on events were left out, since events would have begun to run: they are not in this backup",

@@ -46,9 +46,7 @@ pub(super) async fn import(
     tag: &str,
 ) -> Result<Box<dyn Imported>, SourceError> {
     if let Some(databases) = &source.databases {
-        return Err(dump.refused(format!(
-            "a dump is of one database, and this source is of {databases}; make a source of that database"
-        )));
+        return Err(dump.is_of_one(databases));
     }
     let said = examine(cx, dump).await?;
     let scratch = format!("{}{tag}", own_names::loaded_for(source.identity()));

@@ -9,16 +9,14 @@ use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, CopyInSink};
 
-use super::error::{PostgresError, refused, statement};
+use super::error::{PostgresError, statement};
 use super::lexer::{Lexer, Piece};
 use super::statements::{Reach, reach};
 use crate::cx::Cx;
 use crate::source::SourceError;
 use crate::source::dump::Dump;
-use crate::source::sqlite::blocking;
+use crate::source::dump::script::{self, Pieces, Whole, shown};
 
-/// Pieces that wait to be executed.
-const PIECES_IN_FLIGHT: usize = 16;
 /// How scripts of `pg_dump` begin and end, and how those of a whole server do.
 const HEADER: &str = "-- PostgreSQL database dump";
 const TRAILER: &str = "-- PostgreSQL database dump complete";
@@ -28,31 +26,16 @@ const SHOWN_FAILURES: usize = 5;
 
 /// Executes a script. Returns what a person should know of it.
 pub(super) async fn run(cx: &Cx, client: &Client, dump: &Dump) -> Result<Vec<String>, SourceError> {
-    let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
-    let reading = tokio::spawn({
-        let (cx, dump) = (cx.clone(), dump.clone());
-        blocking(move || read(&cx, &dump, &sender))
-    });
+    let (reader, read_dump) = (cx.clone(), dump.clone());
+    let read = move |pieces: &Pieces<Piece>| read(&reader, &read_dump, pieces);
     let mut execution =
-        Execution { client, dump, remarks: Remarks::default(), failures: Vec::new(), skipped: 0 };
-    let executed = cx.run(execution.all(pieces)).await;
-    // A reader whose pieces nobody takes any more has ended, or ends now; what it found wrong comes first.
-    let read = reading.await.map_err(|_died| refused("the thread that reads the script died"))?;
-    match executed {
-        Ok(Ok(())) => read?,
-        Ok(Err(error)) => {
-            return Err(match read {
-                Err(cause @ SourceError::Dump { .. }) => cause,
-                _ => error,
-            });
-        }
-        Err(cancelled) => return Err(cancelled.into()),
-    }
+        Execution { client, dump, whole: Whole::default(), failures: Vec::new(), skipped: 0 };
+    script::run(cx, read, |pieces| execution.all(pieces)).await?;
     execution.end()
 }
 
 /// Reads a script, and hands its pieces over. Blocks.
-fn read(cx: &Cx, dump: &Dump, pieces: &mpsc::Sender<Piece>) -> Result<(), SourceError> {
+fn read(cx: &Cx, dump: &Dump, pieces: &Pieces<Piece>) -> Result<(), SourceError> {
     let mut input = dump.open()?;
     let mut lexer = Lexer::default();
     let mut line = Vec::new();
@@ -65,11 +48,8 @@ fn read(cx: &Cx, dump: &Dump, pieces: &mpsc::Sender<Piece>) -> Result<(), Source
             0 => lexer.finish(),
             _ => lexer.line(&line, &mut found),
         };
-        for piece in found {
-            if pieces.blocking_send(piece).is_err() {
-                // Whoever executes them has failed, and says why.
-                return Ok(());
-            }
+        if !pieces.hand_over(found) {
+            return Ok(());
         }
         taken.map_err(|finding| dump.refused(finding))?;
         if read == 0 {
@@ -78,17 +58,11 @@ fn read(cx: &Cx, dump: &Dump, pieces: &mpsc::Sender<Piece>) -> Result<(), Source
     }
 }
 
-/// What a script says of itself.
-#[derive(Debug, Default)]
-struct Remarks {
-    is_of_pg_dump: bool,
-    is_complete: bool,
-}
-
+/// A script that is being executed.
 struct Execution<'a> {
     client: &'a Client,
     dump: &'a Dump,
-    remarks: Remarks,
+    whole: Whole,
     /// What was tried in vain and is not needed.
     failures: Vec<String>,
     /// How many statements were left out that make the dump's own database.
@@ -102,11 +76,11 @@ impl Execution<'_> {
             match piece {
                 Piece::Remark(text) => self.remark(&text)?,
                 Piece::Statement(text) => {
-                    self.remarks.is_complete = false;
+                    self.whole.has_end = false;
                     self.execute(&text).await?;
                 }
                 Piece::Copy(text) => {
-                    self.remarks.is_complete = false;
+                    self.whole.has_end = false;
                     let sink = self.client.copy_in(text.as_str()).await;
                     let sink = sink.map_err(statement("load the rows of the script"))?;
                     copying = Some(Box::pin(sink));
@@ -130,8 +104,8 @@ impl Execution<'_> {
 
     fn remark(&mut self, text: &str) -> Result<(), SourceError> {
         match text.trim_end() {
-            HEADER => self.remarks.is_of_pg_dump = true,
-            TRAILER => self.remarks.is_complete = true,
+            HEADER => self.whole.has_begin = true,
+            TRAILER => self.whole.has_end = true,
             CLUSTER => {
                 return Err(self.dump.refused(
                     "it is of all databases of a server (pg_dumpall); dump the one that is meant with pg_dump",
@@ -151,10 +125,7 @@ impl Execution<'_> {
                 return Ok(());
             }
             Reach::Beyond => {
-                let shown: String = text.trim().chars().take(80).collect();
-                return Err(self.dump.refused(format!(
-                    "it changes more than its own database: `{shown}`; take that out of the script, or dump the database alone with pg_dump"
-                )));
+                return Err(self.dump.reaches_beyond(text));
             }
         };
         let Err(error) = self.client.batch_execute(text).await else { return Ok(()) };
@@ -170,22 +141,12 @@ impl Execution<'_> {
             self.failures.push(failed.to_string());
             return Ok(());
         }
-        let shown: String = text.trim().chars().take(120).collect();
-        Err(self.dump.refused(format!("{failed}: `{shown}`")))
+        Err(self.dump.refused(format!("{failed}: `{}`", shown(text))))
     }
 
     fn end(self) -> Result<Vec<String>, SourceError> {
-        let Self { dump, remarks, failures, skipped, .. } = self;
-        let mut warnings = Vec::new();
-        match remarks {
-            Remarks { is_of_pg_dump: true, is_complete: false } => {
-                return Err(dump.refused("it is cut short: the last line that pg_dump writes is missing"));
-            }
-            Remarks { is_complete: true, .. } => {}
-            Remarks { .. } => warnings.push(
-                "the script does not say of itself that it is whole: whether something was missing from it already cannot be told".to_owned(),
-            ),
-        }
+        let Self { dump, whole, failures, skipped, .. } = self;
+        let mut warnings = Vec::from_iter(whole.judge(dump)?);
         if !failures.is_empty() {
             let shown: Vec<&str> =
                 failures.iter().take(SHOWN_FAILURES).map(String::as_str).collect();
