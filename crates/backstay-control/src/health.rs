@@ -222,14 +222,16 @@ impl Health {
             .partition(|entry| entry.started_at <= latest);
         let newest = good.first().copied();
         let age = newest.map(|newest| facts.now.duration_since(newest.started_at));
-        let missed = missed(facts, newest);
+        // What others dumped long ago says nothing of our runs.
+        let ours = good.iter().find(|entry| entry.trigger != Trigger::Imported).copied();
+        let missed = missed(facts, ours);
         let rto_seen = facts.last_restore.map(|restore| restore.took);
         let Objectives { rpo, rto } = facts.objectives;
         let orphaned = facts.orphaned;
         let alarms = [
             newest.is_none().then_some(Alarm::NoBackup),
             age.filter(|age| *age > rpo).map(|age| Alarm::TooOld { age, objective: rpo }),
-            facts.last_run.and_then(|run| failed(run, newest)),
+            facts.last_run.and_then(|run| failed(run, ours)),
             future.first().map(|entry| Alarm::Future { at: entry.started_at }),
             (missed > 0).then_some(Alarm::Missed { runs: missed }),
             (orphaned > 0).then_some(Alarm::Orphaned { backups: orphaned }),
@@ -250,7 +252,6 @@ impl Health {
 /// What was lost at worst by a disaster just before a backup was done: what was written since the one before it began. That is
 /// the interval, and what the backup and its transfer took (V58).
 fn worst_loss(newest_first: &[&IndexEntry]) -> Option<SignedDuration> {
-    // How long ago others dumped what was imported says nothing of our runs.
     let ours = newest_first.iter().filter(|entry| entry.trigger != Trigger::Imported);
     let recent: Vec<&IndexEntry> = ours.take(RECENT).copied().collect();
     recent.windows(2).map(|two| two[0].finished_at.duration_since(two[1].started_at)).max()
@@ -260,13 +261,8 @@ fn worst_loss(newest_first: &[&IndexEntry]) -> Option<SignedDuration> {
 fn failed(run: &Job, newest: Option<&IndexEntry>) -> Option<Alarm> {
     let at = run.finished_at?;
     let is_over =
-        run.state == JobState::Succeeded || newest.is_some_and(|newest| made_at(newest) > at);
+        run.state == JobState::Succeeded || newest.is_some_and(|newest| newest.finished_at > at);
     (!is_over).then(|| Alarm::LastRun { state: run.state, at, error: run.error.clone() })
-}
-
-/// When a backup's data was all there: an import is of older data than its own time.
-fn made_at(entry: &IndexEntry) -> Timestamp {
-    if entry.trigger == Trigger::Imported { entry.started_at } else { entry.finished_at }
 }
 
 fn missed(facts: &Facts<'_>, newest: Option<&IndexEntry>) -> u32 {

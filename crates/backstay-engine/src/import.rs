@@ -26,7 +26,9 @@ pub async fn import(
     cx.event(Event::Step { what: "reading what was loaded".to_owned() });
     let judge = |captured| {
         dump.check_unchanged()?;
-        imported.prove(captured)
+        let mut proven = imported.prove(captured)?;
+        proven.warnings.extend(dump.warnings());
+        Ok(proven)
     };
     let made = Box::pin(store(cx, (vault, draft), imported.capture(cx), judge)).await;
     if let Err(error) = imported.discard(&cx.for_cleanup()).await {

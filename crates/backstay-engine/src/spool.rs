@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rand::RngCore as _;
@@ -26,8 +26,9 @@ impl Spool {
         let mut tail = [0; 6];
         rand::rng().fill_bytes(&mut tail);
         let path = root.join(format!("{}-{}", std::process::id(), hex::encode(tail)));
-        fs::create_dir_all(&path)
-            .map_err(|cause| SourceError::io("make the spool folder", &path, cause))?;
+        let made =
+            fs::create_dir_all(root).and_then(|()| fs::DirBuilder::new().mode(0o700).create(&path));
+        made.map_err(|cause| SourceError::io("make the spool folder", &path, cause))?;
         Ok(Self { path })
     }
 
@@ -50,15 +51,34 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = remove_tree(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the spool folder");
         }
     }
 }
 
+/// Removes a folder, also where what lies in it may not be written to.
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        removed => return removed,
+    }
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    fs::remove_dir_all(folder)
+}
+
 /// Removes a folder that was kept, if it is still there.
 pub(crate) fn remove(folder: &Path) -> Result<(), SourceError> {
-    match fs::remove_dir_all(folder) {
+    match remove_tree(folder) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
             Err(SourceError::io("remove", folder, cause))
         }
@@ -110,7 +130,11 @@ pub fn clean(root: &Path) -> std::io::Result<()> {
         // Nothing of ours has another form.
         let Some(pid) = pid else { continue };
         if pid != std::process::id() && !Path::new("/proc").join(pid.to_string()).exists() {
-            fs::remove_dir_all(entry.path())?;
+            // What cannot be removed takes room, and must not keep anybody from a restore.
+            if let Err(error) = remove_tree(&entry.path()) {
+                let path = entry.path();
+                tracing::warn!(path = %path.display(), %error, "cannot remove what a killed process left");
+            }
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use backstay_engine::import::import;
 use backstay_engine::source::dump::{self, Dump, Found};
 use backstay_engine::vault::Vault;
 use backstay_format::{BackupId, IndexEntry, Sha256, Status, TimeFrom, Trigger};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::backup::{hold_new, plan_to_forget, warn_without_kit, write_down};
@@ -19,7 +20,10 @@ use crate::cli::ImportArgs;
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
-use crate::render;
+use crate::{plain, render};
+
+/// Before this, ids of backups have another beginning (the year 2000).
+const EARLIEST: Timestamp = Timestamp::constant(946_684_800, 0);
 
 pub(super) async fn import_all(
     app: &Installation,
@@ -34,9 +38,13 @@ pub(super) async fn import_all(
         );
         return Err(UsageError(text).into());
     }
-    let Found { dumps, skipped } = find(app, args).await?;
-    for error in &skipped {
-        render::say(&format!("skipped: {error}"));
+    let Found { dumps, skipped, failed } = find(app, args).await?;
+    for error in skipped {
+        render::say(&plain::sentence(&format!("skipped: {:#}", anyhow::Error::new(error))));
+    }
+    let mut exit = if dumps.is_empty() { Exit::Failed } else { Exit::Done };
+    for error in failed {
+        exit = exit.and(complain(&error.into()));
     }
     let storage = app.storage(&source.storage)?;
     let mut known = match app.vault_if_any(storage).await? {
@@ -44,15 +52,15 @@ pub(super) async fn import_all(
         None => BTreeMap::new(),
     };
     if args.dry_run {
-        return show_plan(&dumps, &known, json);
+        show_plan(&dumps, &known, json)?;
+        return Ok(exit);
     }
     warn_of_little(app, &source);
     let vault = app.vault_for_writing(storage).await?;
-    let exit = if dumps.is_empty() { Exit::Failed } else { Exit::Done };
-    let (mut exit, mut made) = (exit, Vec::new());
+    let mut made = Vec::new();
     for dump in &dumps {
         if let Some(id) = known.get(&dump.sha256) {
-            render::say(&format!("{}: imported before, as {id}", dump.path.display()));
+            render::say(&format!("{}: imported before, as {id}", shown(dump)));
             continue;
         }
         match import_one(app, (&source, &vault), dump, args).await {
@@ -65,8 +73,10 @@ pub(super) async fn import_all(
             }
             // One that is damaged must not keep the others from being imported.
             Err(error) => {
-                exit = exit.and(Exit::of(&error));
-                render::say(&format!("error: {}: {error:#}", dump.path.display()));
+                // The dump's own errors name it.
+                let is_named = error.chain().any(|cause| cause.to_string().contains(&shown(dump)));
+                let error = if is_named { error } else { error.context(shown(dump)) };
+                exit = exit.and(complain(&error));
             }
         }
         if app.cx.cancelled().is_some() {
@@ -97,12 +107,18 @@ async fn find(app: &Installation, args: &ImportArgs) -> anyhow::Result<Found> {
     let (cx, paths) = (app.cx.clone(), args.paths.clone());
     let finding = tokio::task::spawn_blocking(move || {
         let mut all = Found::default();
-        for path in paths {
-            let found = dump::find(&cx, &path, expected)?;
-            all.dumps.extend(found.dumps);
-            all.skipped.extend(found.skipped);
+        for path in &paths {
+            match dump::find(&cx, path, expected) {
+                Ok(found) => {
+                    all.dumps.extend(found.dumps);
+                    all.skipped.extend(found.skipped);
+                    all.failed.extend(found.failed);
+                }
+                Err(error) if error.is_cancelled() => return Err(error),
+                Err(error) => all.failed.push(error),
+            }
         }
-        Ok::<_, anyhow::Error>(all)
+        Ok(all)
     });
     let mut found = finding.await.context("the thread that looks for dumps died")??;
     if let Some(taken_at) = args.taken_at {
@@ -113,16 +129,21 @@ async fn find(app: &Installation, args: &ImportArgs) -> anyhow::Result<Found> {
         };
         (dump.taken_at, dump.time_from) = (taken_at, TimeFrom::Told);
     }
-    let now = app.cx.now();
-    if let Some(dump) = found.dumps.iter().find(|dump| dump.taken_at > now) {
-        let text = format!(
-            "{} was made at {}, which is in the future; say by --taken-at when it was, or correct the clock",
-            dump.path.display(),
-            dump.taken_at
-        );
-        return Err(UsageError(text).into());
-    }
     Ok(found)
+}
+
+/// Fails if a backup cannot be of the time of a dump.
+fn check_time(dump: &Dump, now: Timestamp) -> anyhow::Result<()> {
+    let wrong = if dump.taken_at > now {
+        "which is in the future"
+    } else if dump.taken_at < EARLIEST {
+        "when nobody had such dumps"
+    } else {
+        return Ok(());
+    };
+    let text =
+        format!("it was made at {:.0}, {wrong}; say by --taken-at when it was", dump.taken_at);
+    Err(UsageError(text).into())
 }
 
 /// Returns the digests of what was imported before, with the backups that were made of it.
@@ -133,10 +154,22 @@ async fn imported_before(
 ) -> anyhow::Result<BTreeMap<Sha256, BackupId>> {
     let listing = vault.list(&app.cx, &app.config.organisation, &source.name).await?;
     let mut known = BTreeMap::new();
-    for entry in listing.backups.iter().filter(|entry| entry.trigger == Trigger::Imported) {
-        let manifest = vault.manifest(&app.cx, &app.place(&source.name, entry.id.clone())).await?;
-        if let Some(imported) = vault.details(&manifest)?.imported {
-            known.insert(imported.sha256, entry.id.clone());
+    // One that is not complete may be made anew.
+    let whole = |entry: &&IndexEntry| {
+        entry.trigger == Trigger::Imported && entry.status == Status::Complete
+    };
+    for entry in listing.backups.iter().filter(whole) {
+        let place = app.place(&source.name, entry.id.clone());
+        let read = vault.manifest(&app.cx, &place).await;
+        match read.and_then(|manifest| vault.details(&manifest)) {
+            Ok(details) => {
+                known.extend(details.imported.map(|from| (from.sha256, entry.id.clone())));
+            }
+            Err(error) => {
+                app.cx.check()?;
+                let text = format!("what backup {} was made of cannot be read: {error}", entry.id);
+                app.cx.event(Event::Warning { text });
+            }
         }
     }
     Ok(known)
@@ -172,6 +205,7 @@ async fn make(
     dump: &Dump,
     args: &ImportArgs,
 ) -> anyhow::Result<IndexEntry> {
+    check_time(dump, app.cx.now())?;
     let engine_source = app.engine_source(source)?;
     let mut draft = app.draft(source, Trigger::Imported, args.note.clone().or_else(|| dump.note()));
     draft.imported = Some((Box::new(dump.provenance()), dump.taken_at));
@@ -211,6 +245,17 @@ async fn warn_of_forgetting(
     }
 }
 
+/// Returns the path of a dump for a person.
+fn shown(dump: &Dump) -> String {
+    plain::sentence(&dump.path.display().to_string())
+}
+
+/// Says what was wrong with one of several. Returns what that means for the end of the command.
+fn complain(error: &anyhow::Error) -> Exit {
+    render::say(&plain::sentence(&format!("error: {error:#}")));
+    Exit::of(error)
+}
+
 fn time_of(dump: &Dump) -> String {
     let from = match dump.time_from {
         TimeFrom::Told => "as was said",
@@ -227,32 +272,27 @@ fn dump_json(dump: &Dump) -> Value {
     value
 }
 
-fn show_plan(
-    dumps: &[Dump],
-    known: &BTreeMap<Sha256, BackupId>,
-    json: bool,
-) -> anyhow::Result<Exit> {
+fn show_plan(dumps: &[Dump], known: &BTreeMap<Sha256, BackupId>, json: bool) -> anyhow::Result<()> {
     if json {
         let all = dumps.iter().map(|dump| {
             let mut value = dump_json(dump);
             value["imported_before"] = json!(known.get(&dump.sha256));
             value
         });
-        render::print_json(&all.collect::<Vec<_>>().into())?;
-        return Ok(Exit::Done);
+        return render::print_json(&all.collect::<Vec<_>>().into());
     }
     for dump in dumps {
         let before = known.get(&dump.sha256).map(|id| format!("; imported before, as {id}"));
         render::print(&format!(
             "{}: {}, {}, of {}{}",
-            dump.path.display(),
+            shown(dump),
             dump.label(),
             render::size(dump.bytes),
             time_of(dump),
             before.unwrap_or_default()
         ))?;
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn show_made(
@@ -274,7 +314,7 @@ fn show_made(
             entry.source,
             entry.id,
             render::word(entry.status),
-            dump.path.display(),
+            shown(dump),
             time_of(dump),
             dump.label(),
             render::size(entry.plain_bytes),

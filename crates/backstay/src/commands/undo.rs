@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{Catalog, SwapRecord, SwapState};
+use backstay_engine::error::ErrorKind;
 use backstay_engine::event::Event;
 use backstay_engine::hook::run_hook;
 use backstay_engine::restore::{Journal, JournalError};
@@ -190,9 +191,22 @@ pub(super) async fn sweep(app: &Installation, source: &SourceConfig) -> anyhow::
     for record in app.catalog.swaps(Some(source.name.as_str())).await? {
         known.push(parse(&record)?.replacement());
     }
-    for left in app.engine_source(source)?.swapper().sweep(&app.cx, &known).await? {
-        let what = format!("{left} was left by a restore that was killed; it is gone");
-        app.cx.event(Event::Step { what });
+    match app.engine_source(source)?.swapper().sweep(&app.cx, &known).await {
+        Ok(swept) => {
+            for left in swept {
+                let what = format!(
+                    "{left} was left by a restore or an import that was killed; it is gone"
+                );
+                app.cx.event(Event::Step { what });
+            }
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::Interrupted(_)) => return Err(error.into()),
+        // What is left over takes room, and must not keep anybody from a restore.
+        Err(error) => {
+            let text =
+                format!("what a killed restore or import left could not be removed: {error}");
+            app.cx.event(Event::Warning { text });
+        }
     }
     Ok(())
 }

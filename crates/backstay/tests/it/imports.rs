@@ -221,6 +221,105 @@ fn scripts_that_reach_beyond_their_database_are_refused() {
 }
 
 #[test]
+fn archives_of_several_files_are_read_to_their_end_too() {
+    let (server, shell) = with_orders();
+    let tar = dump(&server, &shell, "orders.tar", &["-Ft"]);
+    let whole = std::fs::read(&tar).unwrap();
+    for length in [whole.len() / 2, whole.len() - 1024] {
+        std::fs::write(shell.path("cut.tar"), &whole[..length]).unwrap();
+        shell.complains(1, &["import", "db", text(&shell.path("cut.tar"))]);
+    }
+    let folder = dump(&server, &shell, "orders.d", &["-Fd", "-Z0"]);
+    let rows = std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.path());
+    let rows = rows.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let whole = std::fs::read_to_string(&rows).unwrap();
+    // At the end of a line, where `pg_restore` sees nothing wrong.
+    let half = whole[..whole.len() / 2].rfind('\n').unwrap() + 1;
+    std::fs::write(&rows, &whole[..half]).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&folder)]);
+    assert!(error.contains("the rows of public.orders have no end"), "{error}");
+    std::fs::remove_file(&rows).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&folder)]);
+    assert!(error.contains("the data of public.orders is missing"), "{error}");
+    assert_eq!(shell.json(&["backups", "db"]), Value::Array(Vec::new()));
+    assert_eq!(databases(&server), "postgres shop");
+}
+
+#[test]
+fn texts_in_no_encoding_are_refused_where_no_restore_would_take_them() {
+    let (server, shell) = with_orders();
+    server.sql(
+        "postgres",
+        "CREATE DATABASE raw ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    );
+    server.sql("raw", "CREATE TABLE t (x text); INSERT INTO t VALUES (E'\\xe4')");
+    for format in ["-Fc", "-Fp", "-Ft", "-Fd"] {
+        let path = shell.path(&format!("raw{format}"));
+        let mut command = server.command("pg_dump", "raw");
+        let output = command.args([format, "-f"]).arg(&path).output().unwrap();
+        assert!(output.status.success());
+        shell.complains(1, &["import", "db", text(&path)]);
+    }
+    assert_eq!(shell.json(&["backups", "db"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn scripts_of_all_kinds_are_taken_as_psql_takes_them_and_half_ones_are_not() {
+    let (server, shell) = with_orders();
+    let script = shell.path("script");
+    let refused = |text_of_it: &str, finding: &str| {
+        std::fs::write(&script, text_of_it).unwrap();
+        let error = shell.complains(1, &["import", "db", text(&script)]);
+        assert!(error.contains(finding), "{text_of_it}: {error}");
+    };
+    refused("BEGIN;\nCREATE TABLE t (n int);\nINSERT INTO t VALUES (1);\n", "no COMMIT");
+    refused("-- nothing at all\n", "it makes nothing");
+    refused("SELECT 1;\n", "it makes nothing");
+    server.sql("shop", "CREATE VIEW v AS SELECT * FROM orders; CREATE FUNCTION notice() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER et ON ddl_command_end EXECUTE FUNCTION notice()");
+    server.sql("shop", "CREATE FUNCTION f(x int) RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT sum(CASE WHEN x > 1 THEN 1 ELSE 0 END) AS s; SELECT 2; END");
+    // Removes first what was never in the new database.
+    imported(&shell, &dump(&server, &shell, "clean.sql", &["-c"]));
+    for text_of_it in [
+        "\u{feff}CREATE TABLE t (n int);\n",
+        "CREATE TABLE t (n int); -- it's done",
+        "/* it's; */ CREATE TABLE t (n int);\n/* the end */",
+        "BEGIN;\nCREATE TABLE t (n int);\nGRANT SELECT ON t TO nobody_here;\nDROP TABLE nothing;\nINSERT INTO t VALUES (1);\nCOMMIT;\n",
+    ] {
+        std::fs::write(&script, text_of_it).unwrap();
+        let backup = imported(&shell, &script);
+        let shown = shell.json(&["show", backup["id"].as_str().unwrap()]);
+        assert_eq!(shown["content"]["tables"][0]["table"], "public.t", "{shown}");
+    }
+}
+
+#[test]
+fn subscriptions_of_a_dump_are_left_out_and_partitions_by_a_hash_come_back() {
+    let (server, shell) = with_orders();
+    server.sql("shop", "CREATE SUBSCRIPTION s CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false, slot_name = 'theirs')");
+    // The numbers of an enum's values are others in each database, and so are the partitions of their rows.
+    server.sql("shop", "CREATE TYPE mood AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'); CREATE TABLE h (m mood) PARTITION BY HASH (m); CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1); INSERT INTO h SELECT m FROM unnest(enum_range(NULL::mood)) m, generate_series(1, 9)");
+    let path = dump(&server, &shell, "shop.dump", &["-Fc", "--load-via-partition-root"]);
+    let backup = imported(&shell, &path);
+    assert!(warnings(&backup).contains("subscriptions"), "{backup}");
+    assert_eq!(databases(&server), "postgres shop");
+    server.sql("shop", "ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s");
+    shell.ends(0, &["restore", "db", "--id", backup["id"].as_str().unwrap(), "--yes"]);
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM h"), "72");
+}
+
+#[test]
+fn role_that_may_only_make_databases_imports_what_others_own() {
+    let (server, shell) = with_orders();
+    server.sql("postgres", "CREATE ROLE app; CREATE ROLE limited LOGIN CREATEDB PASSWORD 'limited'; ALTER DATABASE shop OWNER TO limited");
+    server.sql("shop", "ALTER TABLE orders OWNER TO app; GRANT pg_read_all_data TO limited");
+    let path = dump(&server, &shell, "orders.dump", &["-Fc"]);
+    std::fs::write(shell.path("secret"), "limited\n").unwrap();
+    shell.edit_config("postgres://postgres@", "postgres://limited@");
+    let backup = imported(&shell, &path);
+    assert!(warnings(&backup).contains("owners and rights did not come along"), "{backup}");
+}
+
+#[test]
 fn directory_of_another_tool_is_imported_once_with_its_times_and_notes() {
     let (server, shell) = with_orders();
     let folder = shell.path("vectorflow");
@@ -280,12 +379,25 @@ fn wrong_checksums_and_times_are_refused_and_right_ones_are_heeded() {
     std::fs::write(&beside, &sum).unwrap();
     let future = ["import", "db", text(&path), "--taken-at", "2999-01-01T00:00:00Z"];
     assert!(shell.complains(2, &future).contains("in the future"));
+    let past = ["import", "db", text(&path), "--taken-at", "1999-01-01T00:00:00Z"];
+    assert!(shell.complains(2, &past).contains("--taken-at"));
     for words in [
         ["import", "db", text(&path), text(&path), "--taken-at", "2024-01-01T00:00:00Z"],
         ["import", "db", text(&path), text(&path), "--sha256", right],
     ] {
         shell.complains(2, &words);
     }
+    // One that is damaged is a failure, and keeps no other from being imported.
+    let folder = shell.path("folder");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(&path, folder.join("good.dump")).unwrap();
+    std::fs::write(folder.join("bad.dump"), &std::fs::read(&path).unwrap()[..2000]).unwrap();
+    std::fs::write(folder.join("bad.dump.sha256"), &sum).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&folder), text(&shell.path("nowhere"))]);
+    assert!(error.contains("bad.dump") && error.contains("nowhere"), "{error}");
+    let backups = shell.json(&["backups", "db"]);
+    assert_eq!(backups.as_array().unwrap().len(), 1, "{backups}");
+    shell.ends(0, &["delete", backups[0]["id"].as_str().unwrap(), "--yes"]);
     let words = [
         "import",
         "db",
@@ -329,10 +441,10 @@ fn killed_import_leaves_nothing_that_the_next_does_not_remove() {
         assert_eq!(server.sql("shop", "SELECT count(*) FROM orders"), "60000");
     }
     assert!(killed > 3, "{killed}");
-    let made = shell.json(&["import", "db", text(&path)]);
-    assert!(made.as_array().unwrap().len() <= 1, "{made}");
+    let before = shell.json(&["backups", "db"]).as_array().unwrap().len();
+    imported(&shell, &dump(&server, &shell, "other.sql", &["-x"]));
     assert_eq!(databases(&server), "postgres shop");
-    assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 1);
+    assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), before + 1);
     let spool = shell.path("home/spool");
     assert_eq!(std::fs::read_dir(spool).map_or(0, Iterator::count), 0);
     shell.ends(0, &["verify", "--all"]);

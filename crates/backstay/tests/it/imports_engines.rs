@@ -1,5 +1,6 @@
 //! Dumps of MariaDB, Redis, SQLite and DuckDB, and tars, that others made become backups (V9, V41, H12).
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -70,11 +71,17 @@ fn scripts_of_mariadb_that_are_not_whole_or_reach_beyond_make_no_backup() {
     dump(&server, &path, &["shop"]);
     let whole = std::fs::read(&path).unwrap();
     let script = shell.path("script");
-    for length in [whole.len() / 2, whole.len() - 20] {
+    for length in [whole.len() / 2, whole.len() - 35] {
         std::fs::write(&script, &whole[..length]).unwrap();
         let error = shell.complains(1, &["import", "db", text(&script)]);
         assert!(error.contains("cut short"), "{error}");
     }
+    // At the end of a statement.
+    let script_text = String::from_utf8(whole.clone()).unwrap();
+    let end = script_text.find("LOCK TABLES").unwrap();
+    std::fs::write(&script, &script_text[..end]).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&script)]);
+    assert!(error.contains("cut short"), "{error}");
     let both = shell.path("both.sql");
     dump(&server, &both, &["--databases", "shop", "other"]);
     assert!(shell.complains(1, &["import", "db", text(&both)]).contains("several databases"));
@@ -85,8 +92,21 @@ fn scripts_of_mariadb_that_are_not_whole_or_reach_beyond_make_no_backup() {
         ("\\! touch /nowhere\n", "command of the client"),
         (
             "CREATE TABLE t (n tinyint);\nSET sql_mode = '';\nINSERT INTO t VALUES (1000);\n",
-            "does not take rows as they were",
+            "does not take rows as they are",
         ),
+        (
+            "CREATE TABLE t (n tinyint);\nSET sql_mode = '';\n/*!40000 REPLACE INTO t VALUES (1000) */;\n",
+            "does not take rows as they are",
+        ),
+        (
+            "CREATE TABLE t (n int);\nDELIMITER //\nINSERT INTO t VALUES (1); INSERT INTO other.kept VALUES (1)//\n",
+            "changes more",
+        ),
+        (
+            "CREATE TABLE t (n int);\nALTER TABLE t ADD PRIMARY KEY (n), RENAME TO other.stolen;\n",
+            "changes more",
+        ),
+        ("SELECT 1;\n-- Dump completed\n", "makes nothing"),
         ("SELEC 1;\n", "changes more"),
         ("INSERT INTO nowhere VALUES (1);\n", "doesn't exist"),
     ] {
@@ -96,6 +116,19 @@ fn scripts_of_mariadb_that_are_not_whole_or_reach_beyond_make_no_backup() {
     }
     assert_eq!(server.sql("", "SELECT count(*) FROM other.kept"), "0");
     assert_eq!(shell.json(&["backups", "db"]), Value::Array(Vec::new()));
+    // Of two runs, one for what there is and one for the rows: the trigger is there before those.
+    server.sql("shop", "CREATE TRIGGER kept AFTER INSERT ON orders FOR EACH ROW INSERT INTO other.kept VALUES (NEW.id)");
+    let (first, second) = (shell.path("first.sql"), shell.path("second.sql"));
+    dump(&server, &first, &["--no-data", "shop"]);
+    dump(&server, &second, &["--no-create-info", "--skip-triggers", "shop"]);
+    let two = [std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap()].concat();
+    std::fs::write(&script, two).unwrap();
+    let backup = imported(&shell, &script);
+    assert_eq!(server.sql("", "SELECT count(*) FROM other.kept"), "0");
+    let shown = shell.json(&["show", id(&backup)]);
+    assert_eq!(shown["content"]["tables"][0]["rows"], 2, "{shown}");
+    assert_eq!(shown["content"]["objects"][0]["name"], "kept", "{shown}");
+    shell.ends(0, &["delete", id(&backup), "--yes"]);
     let event = "CREATE TABLE t (n int);\nDELIMITER //\nCREATE EVENT e ON SCHEDULE EVERY 1 DAY DO BEGIN DELETE FROM t; END//\nDELIMITER ;\n";
     std::fs::write(&script, event).unwrap();
     let backup = imported(&shell, &script);
@@ -120,6 +153,12 @@ fn rdb_files_become_backups_without_a_server_and_logs_do_not() {
     assert_same(&server.digest(), &before);
     let whole = std::fs::read(&path).unwrap();
     let broken = shell.path("broken");
+    let base = whole.windows(8).position(|bytes| bytes == b"aof-base").unwrap();
+    let mut based = whole.clone();
+    based[base + 9] = 1;
+    std::fs::write(&broken, based).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&broken)]);
+    assert!(error.contains("the base of a log"), "{error}");
     let log = [&whole[..], b"*1\r\n$8\r\nFLUSHALL\r\n"].concat();
     let mut flipped = whole.clone();
     let at = flipped.len() / 2;
@@ -195,6 +234,26 @@ fn tars_of_other_programs_return_as_trees_that_are_equal() {
     let sparse = tar("sparse.tar", &["--format=pax", "--sparse"]);
     let error = shell.complains(13, &["import", "db", text(&sparse)]);
     assert!(error.contains("sparse file in the format of pax"), "{error}");
+    let twice = [std::fs::read(&gnu).unwrap(), std::fs::read(&gnu).unwrap()].concat();
+    std::fs::write(shell.path("twice.tar"), twice).unwrap();
+    let error = shell.complains(13, &["import", "db", text(&shell.path("twice.tar"))]);
+    assert!(error.contains("more follows after its end"), "{error}");
+    // Directories of which the archive says nothing, and a name of ours.
+    std::fs::create_dir_all(theirs.join("up/on/way")).unwrap();
+    std::fs::write(theirs.join("up/on/way/file"), "x").unwrap();
+    std::fs::write(theirs.join(".backstay-kept"), "x").unwrap();
+    let bare = shell.path("bare.tar");
+    let mut command = Command::new("tar");
+    command.arg("-cf").arg(&bare).args(["-C", text(&theirs)]);
+    assert!(command.args(["up/on/way/file", ".backstay-kept"]).status().unwrap().success());
+    std::fs::create_dir(shell.path("app")).unwrap();
+    std::fs::set_permissions(shell.path("app"), std::fs::Permissions::from_mode(0o750)).unwrap();
+    let backup = imported(&shell, &bare);
+    assert!(warnings(&backup).contains("3 directories are not described"), "{backup}");
+    assert!(warnings(&backup).contains(".backstay-kept is a name that restores use"), "{backup}");
+    shell.ends(0, &["restore", "db", "--id", id(&backup), "--yes"]);
+    let mode = |path: &str| shell.path(path).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("app"), mode("app/up"), mode("app/up/on/way")), (0o750, 0o755, 0o755));
     let whole = std::fs::read(&gnu).unwrap();
     std::fs::write(shell.path("cut.tar"), &whole[..whole.len() / 2]).unwrap();
     shell.complains(13, &["import", "db", text(&shell.path("cut.tar"))]);
@@ -229,6 +288,13 @@ fn copies_of_sqlite_databases_are_imported_with_what_is_in_their_logs() {
         std::fs::read(shell.path("copy.db-wal")).unwrap() == seen,
         "what is others' stays as it is"
     );
+    // Another night: the database is as it was, and its log is not.
+    let app = rusqlite::Connection::open(&theirs).unwrap();
+    app.execute_batch("INSERT INTO t VALUES (4)").unwrap();
+    let log = std::fs::read(shell.path("theirs.db-wal")).unwrap();
+    drop(app);
+    std::fs::write(shell.path("copy.db-wal"), log).unwrap();
+    imported(&shell, &shell.path("copy.db"));
     std::fs::write(shell.path("dump.sql"), "CREATE TABLE t (n INTEGER);").unwrap();
     let error = shell.complains(1, &["import", "db", text(&shell.path("dump.sql"))]);
     assert!(error.contains("sqlite3 new.db <"), "{error}");
@@ -276,6 +342,18 @@ fn exports_of_duckdb_are_imported_from_wherever_they_lie_now() {
         let error = shell.complains(1, &["import", "db", text(&here)]);
         assert!(error.contains("which is not there"), "{error}");
     }
+    let export = shell.path("export");
+    duckdb::sql(&theirs, &format!("EXPORT DATABASE '{}' (FORMAT csv)", export.display()));
+    let load = std::fs::read_to_string(export.join("load.sql")).unwrap();
+    let first = load.find(";").unwrap() + 1;
+    std::fs::write(export.join("load.sql"), &load[..first]).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&export)]);
+    assert!(error.contains("its load.sql has nothing for the table"), "{error}");
+    std::fs::write(export.join("load.sql"), load).unwrap();
+    let hits = std::fs::read(export.join("hits.csv")).unwrap();
+    std::fs::write(export.join("hits.csv"), &hits[..hits.len() - 3]).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&export)]);
+    assert!(error.contains("cut short in the middle of a line"), "{error}");
     let hostile = shell.path("hostile");
     std::fs::create_dir(&hostile).unwrap();
     std::fs::write(hostile.join("schema.sql"), "CREATE TABLE t(a VARCHAR);COPY t TO '/tmp/x';")
@@ -313,6 +391,9 @@ fn exports_of_all_tenants_become_backups_of_a_set_by_their_moments() {
     let made = made.as_array().unwrap();
     let times: Vec<&str> = made.iter().map(|b| b["started_at"].as_str().unwrap()).collect();
     assert_eq!(times, ["2026-03-08T12:00:00Z", "2026-03-08T13:00:00Z"]);
+    std::fs::remove_file(backups.join("tenants/9d2e/2026-03-08T130000Z/load.sql")).unwrap();
+    let error = shell.complains(1, &["import", "db", text(&backups)]);
+    assert!(error.contains("it is no whole export"), "{error}");
     std::fs::create_dir(shell.path("app")).unwrap();
     shell.ends(0, &["restore", "db", "--at", "2026-03-08T12:30:00Z", "--yes"]);
     let count = |path: &str| duckdb::sql(&shell.path(path), "SELECT count(*) AS n FROM hits");

@@ -4,13 +4,21 @@ use std::path::Path;
 
 use super::error::{DuckdbError, refused};
 use super::session::{On, Tool, literal};
-use super::{COMPANIONS, DuckdbSource, LOAD, SCHEMA, import, statements};
+use super::{DuckdbSource, LOAD, SCHEMA, import, statements};
 use crate::cx::Cx;
 use crate::source::dump::{Dump, Form};
 use crate::source::imported::Unpacked;
 use crate::source::sqlite::blocking;
 use crate::source::{Imported, SourceError};
 use crate::spool::Spool;
+
+pub(in crate::source) const TEXT: &str = "rows of the export are in CSV files, which do not show whether lines were missing from them already";
+
+/// Says whether rows of an export are in files that do not show where they end.
+pub(in crate::source) fn has_text(export: &Path) -> bool {
+    let files = export.read_dir().into_iter().flatten().flatten();
+    files.map(|entry| entry.path()).any(|file| file.extension().is_some_and(|e| e == "csv"))
+}
 
 /// Makes a database in the spool directory of what others exported or copied.
 pub(super) async fn import(
@@ -28,12 +36,13 @@ pub(super) async fn import(
         }
         Form::Duckdb => {
             let (cx, dump, copy) = (cx.clone(), dump.clone(), path.clone());
-            blocking(move || dump.copy_with(&cx, &copy, &COMPANIONS)).await?;
+            blocking(move || dump.copy_with_companions(&cx, &copy)).await?;
         }
         _ => return Err(dump.is_not_for("duckdb", "exports and databases of DuckDB")),
     }
     let source = DuckdbSource { path, ..source.clone() };
-    Ok(Box::new(Unpacked::new(spool, source, Vec::new())))
+    let warnings = if has_text(&dump.path) { vec![TEXT.to_owned()] } else { Vec::new() };
+    Ok(Box::new(Unpacked::new(spool, source, warnings)))
 }
 
 /// Makes a database of an export.
@@ -42,11 +51,13 @@ pub(super) async fn import(
 pub(super) async fn load(tool: &Tool, export: &Path, into: &Path) -> Result<(), DuckdbError> {
     let unreadable = |finding| refused(format!("it cannot be read: {finding}"));
     let schema = import::script(export, SCHEMA).and_then(|script| statements::split(&script));
-    let loads = import::script(export, LOAD).and_then(|script| statements::moved(&script, export));
-    let (schema, loads) = (schema.map_err(unreadable)?, loads.map_err(unreadable)?);
+    let (schema, script) =
+        (schema.map_err(unreadable)?, import::script(export, LOAD).map_err(unreadable)?);
     for statement in &schema {
         statements::check(statement).map_err(unreadable)?;
     }
+    statements::check_loads(&schema, &script).map_err(unreadable)?;
+    let loads = statements::moved(&script, export).map_err(unreadable)?;
     let temporary = into.parent().unwrap_or(into);
     let mut session = tool.open(On::Making(into, None), temporary).await?;
     let place = literal(&export.to_string_lossy());

@@ -29,6 +29,7 @@ use crate::swap::{Replacement, Swapper};
 use session::{On, Tool};
 
 pub use error::DuckdbError;
+pub(super) use foreign::{TEXT, has_text};
 
 /// The one part of such a backup.
 const PART: &str = "export.tar";

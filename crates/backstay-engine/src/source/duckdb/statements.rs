@@ -2,6 +2,8 @@
 //!
 //! Strings and names are in quotation marks that are doubled inside; other ways to write them, and comments, no export has.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 /// How the statements of `schema.sql` begin.
@@ -175,6 +177,22 @@ fn load(statement: &str) -> Result<Load, String> {
     read().ok_or_else(|| format!("no export has a statement such as `{statement}`"))
 }
 
+/// Returns the table that a statement makes, if it makes one.
+fn table_of(statement: &str) -> Option<&str> {
+    Some(qualified(statement.strip_prefix("CREATE TABLE ")?)?.0)
+}
+
+/// Fails unless each table of an export has a file, and is loaded from it.
+pub(super) fn check_loads(schema: &[String], script: &str) -> Result<(), String> {
+    if schema.is_empty() {
+        return Err("there is no statement in its schema.sql".to_owned());
+    }
+    let loads = loads(script)?;
+    let is_loaded = |table: &&str| loads.iter().any(|load| load.table == *table);
+    let left = schema.iter().filter_map(|statement| table_of(statement)).find(|t| !is_loaded(t));
+    left.map_or(Ok(()), |table| Err(format!("its load.sql has nothing for the table {table}")))
+}
+
 /// Returns the statements of a `load.sql` with the files where they are now: in this folder.
 pub(super) fn moved(script: &str, folder: &Path) -> Result<Vec<String>, String> {
     let moved = |statement: &String| {
@@ -183,6 +201,9 @@ pub(super) fn moved(script: &str, folder: &Path) -> Result<Vec<String>, String> 
         let file = folder.join(name);
         if !file.is_file() {
             return Err(format!("it reads {}, which is not there", read.file));
+        }
+        if read.format == CSV && !ends_with_newline(&file) {
+            return Err(format!("{} is cut short in the middle of a line", read.file));
         }
         let written = super::session::literal(&read.file);
         let now = super::session::literal(&file.to_string_lossy());
@@ -194,6 +215,16 @@ pub(super) fn moved(script: &str, folder: &Path) -> Result<Vec<String>, String> 
         })
     };
     split(script)?.iter().map(moved).collect()
+}
+
+fn ends_with_newline(file: &Path) -> bool {
+    let mut end = [0];
+    let read = File::open(file).and_then(|mut file| {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut end)
+    });
+    // An empty file has no line at all, which its reader will tell.
+    read.is_err() || end == *b"\n"
 }
 
 /// Writes a statement of `load.sql`.

@@ -14,7 +14,7 @@ use crate::cx::Cx;
 use crate::source::SourceError;
 
 /// How the names end of what lies beside dumps and is none.
-const BESIDE: [&str; 2] = [CHECKSUM_SUFFIX, ".meta.json"];
+const BESIDE: [&str; 6] = [CHECKSUM_SUFFIX, ".meta.json", "-wal", "-shm", "-journal", ".wal"];
 /// What a server with many databases calls the one that its tenants share, and where the others lie (HitKeep).
 const SHARED: &str = "shared";
 const TENANTS: &str = "tenants";
@@ -24,8 +24,10 @@ const TENANTS: &str = "tenants";
 pub struct Found {
     /// Dumps, the oldest first.
     pub dumps: Vec<Dump>,
-    /// What lies beside them and is not taken, with the reason.
+    /// What lies beside them and is no dump, with what it is.
     pub skipped: Vec<SourceError>,
+    /// Dumps that are not what they should be.
+    pub failed: Vec<SourceError>,
 }
 
 /// Finds the dump at a path, or all that lie in a directory. A checksum can be told of a single one. Blocks.
@@ -51,14 +53,22 @@ pub fn find(cx: &Cx, path: &Path, expected: Option<Sha256>) -> Result<Found, Sou
             if BESIDE.iter().any(|suffix| name.ends_with(suffix)) {
                 continue;
             }
-            match Dump::examine(cx, &entry, None) {
+            let recognised = match form::recognise(&entry) {
+                Ok(recognised) => recognised,
+                Err(error) => {
+                    found.skipped.push(error);
+                    continue;
+                }
+            };
+            let digested = Dump::digest(cx, &entry, recognised.0, recognised.1);
+            match digested.and_then(|dump| dump.with_checksum(None)) {
                 Ok(dump) => found.dumps.push(dump),
                 Err(error) if error.is_cancelled() => return Err(error),
-                Err(error) => found.skipped.push(error),
+                Err(error) => found.failed.push(error),
             }
         }
     }
-    if found.dumps.is_empty() && found.skipped.is_empty() {
+    if found.dumps.is_empty() && found.skipped.is_empty() && found.failed.is_empty() {
         return Err(refused(path, "there is no dump in it"));
     }
     found.dumps.sort_by(|a, b| (a.taken_at, &a.path).cmp(&(b.taken_at, &b.path)));
@@ -86,9 +96,14 @@ fn moments(path: &Path) -> Result<BTreeMap<Timestamp, Vec<(String, PathBuf)>>, S
     for (name, folder) in databases.into_iter().filter(|(_, folder)| folder.is_dir()) {
         for export in entries(&folder)? {
             let time = export.file_name().and_then(|name| taken::in_name(&name.to_string_lossy()));
-            if let (Some(time), Some(Form::DuckdbExport)) = (time, form::directory(&export)) {
-                moments.entry(time).or_default().push((name.clone(), export));
+            let Some(time) = time.filter(|_| export.is_dir()) else { continue };
+            if form::directory(&export) != Some(Form::DuckdbExport) {
+                return Err(refused(
+                    &export,
+                    "it is no whole export: schema.sql or load.sql is missing",
+                ));
             }
+            moments.entry(time).or_default().push((name.clone(), export));
         }
     }
     Ok(moments)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::packing::Packing;
-use super::{head, refused};
+use super::{head, refused, with_suffix};
 use crate::source::SourceError;
 use crate::source::sqlite;
 
@@ -66,12 +66,24 @@ impl fmt::Display for Form {
 }
 
 impl Form {
-    /// Returns the files and directories that a dump of this form is made of.
-    pub(super) fn roots(&self, path: &Path) -> Vec<PathBuf> {
-        match self {
-            Self::DuckdbExports(members) => members.iter().map(|(_, root)| root.clone()).collect(),
-            _ => vec![path.to_owned()],
+    /// Returns the files and directories that a dump of this form is made of, itself first.
+    pub(super) fn roots(&self, path: &Path, packing: Packing) -> Vec<PathBuf> {
+        if let Self::DuckdbExports(members) = self {
+            return members.iter().map(|(_, root)| root.clone()).collect();
         }
+        let companions = self.companions(path, packing).into_iter().map(|(_, beside)| beside);
+        std::iter::once(path.to_owned()).chain(companions).collect()
+    }
+
+    /// Returns what lies beside a database and has what is not in it yet, by its suffix.
+    pub(super) fn companions(&self, path: &Path, packing: Packing) -> Vec<(&'static str, PathBuf)> {
+        let suffixes: &[&str] = match self {
+            Self::Sqlite if packing == Packing::None => &["-wal", "-journal"],
+            Self::Duckdb if packing == Packing::None => &[".wal"],
+            _ => &[],
+        };
+        let beside = suffixes.iter().map(|suffix| (*suffix, with_suffix(path, suffix)));
+        beside.filter(|(_, path)| path.is_file()).collect()
     }
 }
 

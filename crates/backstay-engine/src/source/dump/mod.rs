@@ -27,9 +27,10 @@ pub use packing::Packing;
 /// The name of a file's checksum beside it, as `sha256sum` writes it.
 const CHECKSUM_SUFFIX: &str = ".sha256";
 
-/// The name of what tools write of a dump beside it, and how much of that is kept.
+/// The name of what tools write of a dump beside it.
 const META_EXTENSION: &str = "meta.json";
-const MAX_META_BYTES: u64 = 4 << 10;
+/// What is larger is no remark on a dump.
+const MAX_BESIDE_BYTES: u64 = 64 << 10;
 
 /// A dump or an archive that another program made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +47,10 @@ pub struct Dump {
     pub time_from: TimeFrom,
     /// Its bytes as they lie there.
     pub bytes: u64,
-    /// Its digest; of directories, that of the names and digests of their files.
+    /// Its digest; of several files, that of their names and digests.
     pub sha256: Sha256,
+    /// The digest of the file itself, without what lies beside it; none of a directory.
+    checksum: Option<Sha256>,
     /// What was looked at, as it was then.
     files: Vec<Seen>,
 }
@@ -57,13 +60,15 @@ pub struct Dump {
 struct Seen {
     path: PathBuf,
     bytes: u64,
-    modified: (i64, i64),
+    modified: i64,
+    /// When anything about it was changed last, which nobody can set, and which file it is.
+    changed: (i64, i64, u64),
 }
 
 impl Seen {
     fn of(path: &Path, meta: &Metadata) -> Self {
-        let modified = (meta.mtime(), meta.mtime_nsec());
-        Self { path: path.to_owned(), bytes: meta.len(), modified }
+        let changed = (meta.ctime(), meta.ctime_nsec(), meta.ino());
+        Self { path: path.to_owned(), bytes: meta.len(), modified: meta.mtime(), changed }
     }
 }
 
@@ -77,25 +82,24 @@ impl Dump {
 
     fn digest(cx: &Cx, path: &Path, form: Form, packing: Packing) -> Result<Self, SourceError> {
         let mut files = Vec::new();
-        let roots = form.roots(path);
-        for root in &roots {
-            list(root, &mut files)?;
+        for root in form.roots(path, packing) {
+            list(&root, &mut files)?;
         }
-        let mut all = Hasher::new();
-        let mut one = None;
+        let (mut all, mut first) = (Hasher::new(), None);
         for file in &files {
             let digest = digest_of(cx, &file.path)?;
             let name = file.path.strip_prefix(path).unwrap_or(&file.path);
             all.update(name.as_os_str().as_bytes());
             all.update(&[0]);
             all.update(digest.as_bytes());
-            one = Some(digest);
+            first = first.or(Some(digest));
         }
-        let single = one.filter(|_| path.is_file());
+        let checksum = first.filter(|_| path.is_file());
+        let sha256 = checksum.filter(|_| files.len() == 1).unwrap_or_else(|| all.finish());
         let bytes = files.iter().map(|file| file.bytes).sum();
         let (taken_at, time_from) = taken::taken_at(path, &form, packing, &files)?;
-        let sha256 = single.unwrap_or_else(|| all.finish());
-        Ok(Self { path: path.to_owned(), form, packing, taken_at, time_from, bytes, sha256, files })
+        let path = path.to_owned();
+        Ok(Self { path, form, packing, taken_at, time_from, bytes, sha256, checksum, files })
     }
 
     fn with_checksum(self, expected: Option<Sha256>) -> Result<Self, SourceError> {
@@ -103,11 +107,11 @@ impl Dump {
             Some(expected) => Some(expected),
             None => self.checksum_beside()?,
         };
-        match expected {
-            Some(expected) if expected != self.sha256 => Err(self.refused(format!(
-                "its SHA-256 is {}, and {expected} was expected: it is damaged, or another file; fetch it anew",
-                self.sha256
+        match (expected, self.checksum) {
+            (Some(expected), Some(found)) if expected != found => Err(self.refused(format!(
+                "its SHA-256 is {found}, and {expected} was expected: it is damaged, or another file; fetch it anew"
             ))),
+            (Some(_), None) => Err(self.refused("a checksum is of a file, and it is none")),
             _ => Ok(self),
         }
     }
@@ -115,14 +119,7 @@ impl Dump {
     /// Reads a checksum as `sha256sum` writes it.
     fn checksum_beside(&self) -> Result<Option<Sha256>, SourceError> {
         let beside = with_suffix(&self.path, CHECKSUM_SUFFIX);
-        if !self.path.is_file() {
-            return Ok(None);
-        }
-        let text = match fs::read_to_string(&beside) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(SourceError::io("read", beside, cause)),
-        };
+        let Some(text) = self.checksum.and_then(|_| small_text(&beside)) else { return Ok(None) };
         let digest = text.split_ascii_whitespace().next().unwrap_or_default();
         let digest = digest.parse().map_err(|finding| {
             self.refused(format!("{} beside it is no checksum: {finding}", beside.display()))
@@ -169,11 +166,25 @@ impl Dump {
 
     /// Returns what the tool that made it wrote down beside it (VectorFlow's `.meta.json`), in one line. Blocks.
     pub fn note(&self) -> Option<String> {
-        let mut text = Vec::new();
-        let beside = File::open(self.path.with_extension(META_EXTENSION)).ok()?;
-        beside.take(MAX_META_BYTES).read_to_end(&mut text).ok()?;
-        let meta: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        let text = small_text(&self.path.with_extension(META_EXTENSION))?;
+        let meta: serde_json::Value = serde_json::from_str(&text).ok()?;
         Some(meta.to_string())
+    }
+
+    /// Returns what of it could not be checked, whatever it is loaded into.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.time_from == TimeFrom::File {
+            warnings.push(format!(
+                "when it was made is not known: {:.0} is when the file was written; a copy may be of older data",
+                self.taken_at
+            ));
+        }
+        if self.packing == (Packing::Zstd { has_checksum: false }) {
+            warnings
+                .push("its zstd frame has no checksum: damage in it may not have shown".to_owned());
+        }
+        warnings
     }
 
     /// Opens its bytes, unpacked. Blocks.
@@ -216,21 +227,13 @@ impl Dump {
         }
     }
 
-    /// Copies it, unpacked, to a new file; and what lies beside it with these suffixes, which belongs to it. Blocks.
-    pub(super) fn copy_with(
-        &self,
-        cx: &Cx,
-        to: &Path,
-        companions: &[&str],
-    ) -> Result<(), SourceError> {
+    /// Copies it, unpacked, to a new file; and what lies beside it and belongs to it. Blocks.
+    pub(super) fn copy_with_companions(&self, cx: &Cx, to: &Path) -> Result<(), SourceError> {
         let mut file = File::create_new(to).map_err(|cause| SourceError::io("make", to, cause))?;
         self.copy_to(cx, &mut file)?;
-        for suffix in companions {
-            let beside = with_suffix(&self.path, suffix);
-            if self.packing == Packing::None && beside.is_file() {
-                let copied = fs::copy(&beside, with_suffix(to, suffix));
-                copied.map_err(|cause| SourceError::io("copy", beside, cause))?;
-            }
+        for (suffix, beside) in self.form.companions(&self.path, self.packing) {
+            let copied = fs::copy(&beside, with_suffix(to, suffix));
+            copied.map_err(|cause| SourceError::io("copy", beside, cause))?;
         }
         Ok(())
     }
@@ -262,6 +265,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+/// Reads what somebody wrote beside a dump, if that is a file of a few lines. Blocks.
+fn small_text(path: &Path) -> Option<String> {
+    let is_small =
+        path.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_BESIDE_BYTES);
+    if is_small { fs::read_to_string(path).ok() } else { None }
 }
 
 /// Lists the regular files at a path or below it, by name.

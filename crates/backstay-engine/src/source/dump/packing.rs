@@ -18,8 +18,11 @@ pub enum Packing {
     None,
     /// By gzip.
     Gzip,
-    /// By zstd.
-    Zstd,
+    /// By zstd, with a checksum of what was packed or without.
+    Zstd {
+        /// Whether damage shows.
+        has_checksum: bool,
+    },
 }
 
 impl fmt::Display for Packing {
@@ -27,7 +30,7 @@ impl fmt::Display for Packing {
         f.write_str(match self {
             Self::None => "no packing",
             Self::Gzip => "gzip",
-            Self::Zstd => "zstd",
+            Self::Zstd { .. } => "zstd",
         })
     }
 }
@@ -40,6 +43,9 @@ const FOREIGN: [(&[u8], &str); 4] = [
     (b"\x04\x22\x4D\x18", "unlz4"),
 ];
 
+/// In the descriptor of a frame of zstd: a checksum follows at its end (RFC 8878, 3.1.1.1.1).
+const ZSTD_CHECKSUM: u8 = 0b100;
+
 impl Packing {
     /// Tells a file's packing by how it begins.
     pub(super) fn of(path: &Path, head: &[u8]) -> Result<Self, SourceError> {
@@ -48,12 +54,14 @@ impl Packing {
         }
         Ok(match head {
             [0x1F, 0x8B, ..] => Self::Gzip,
-            [0x28, 0xB5, 0x2F, 0xFD, ..] => Self::Zstd,
+            [0x28, 0xB5, 0x2F, 0xFD, descriptor, ..] => {
+                Self::Zstd { has_checksum: descriptor & ZSTD_CHECKSUM != 0 }
+            }
             _ => Self::None,
         })
     }
 
-    /// Opens a file, and unpacks it on the way. Both packings end in a checksum of their own, which is checked. Blocks.
+    /// Opens a file, and unpacks it on the way. Checksums of packings are checked. Blocks.
     pub(super) fn open(self, path: &Path) -> Result<Box<dyn BufRead + Send>, SourceError> {
         let file = File::open(path).map_err(|cause| SourceError::io("open", path, cause))?;
         let file = BufReader::with_capacity(CHUNK_BYTES, file);
@@ -62,7 +70,7 @@ impl Packing {
             Self::Gzip => {
                 Box::new(BufReader::with_capacity(CHUNK_BYTES, MultiGzDecoder::new(file)))
             }
-            Self::Zstd => {
+            Self::Zstd { .. } => {
                 let zstd = zstd::stream::read::Decoder::with_buffer(file);
                 let zstd = zstd.map_err(|cause| SourceError::io("unpack", path, cause))?;
                 Box::new(BufReader::with_capacity(CHUNK_BYTES, zstd))

@@ -1,15 +1,21 @@
 //! What scripts of SQL have in common, whatever the server: a thread divides them, and a session executes the pieces.
 
+use std::io::{BufRead, Read as _};
+
 use tokio::sync::mpsc;
 
 use super::Dump;
 use crate::cx::Cx;
-use crate::source::SourceError;
+use crate::event::Event;
 use crate::source::databases::Databases;
 use crate::source::sqlite::blocking;
+use crate::source::{Imported, SourceError};
 
 /// Pieces that wait to be executed.
 const PIECES_IN_FLIGHT: usize = 16;
+/// No line is larger: servers take no larger message.
+const MAX_LINE_BYTES: u64 = 1 << 30;
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Of a statement this much is shown.
 const SHOWN_CHARS: usize = 120;
 
@@ -46,6 +52,39 @@ where
     }
 }
 
+/// Reads lines of a script, each with its end.
+pub(in crate::source) struct Lines {
+    input: Box<dyn BufRead + Send>,
+    dump: Dump,
+    line: Vec<u8>,
+    is_first: bool,
+}
+
+impl Lines {
+    pub(in crate::source) fn of(dump: &Dump) -> Result<Self, SourceError> {
+        Ok(Self { input: dump.open()?, dump: dump.clone(), line: Vec::new(), is_first: true })
+    }
+
+    /// Returns the next line. What a file of others lacks at its end, the last line has all the same. Blocks.
+    pub(in crate::source) fn next(&mut self) -> Result<Option<&[u8]>, SourceError> {
+        self.line.clear();
+        let mut limited = (&mut self.input).take(MAX_LINE_BYTES);
+        let read = limited.read_until(b'\n', &mut self.line);
+        if read.map_err(|cause| self.dump.unreadable(&cause))? == 0 {
+            return Ok(None);
+        }
+        if self.line.len() as u64 == MAX_LINE_BYTES {
+            return Err(self.dump.refused("a line of it is larger than a gigabyte"));
+        }
+        if !self.line.ends_with(b"\n") {
+            self.line.push(b'\n');
+        }
+        let is_first = std::mem::take(&mut self.is_first);
+        let line = self.line.as_slice();
+        Ok(Some(line.strip_prefix(BYTE_ORDER_MARK).filter(|_| is_first).unwrap_or(line)))
+    }
+}
+
 /// Whether a script is whole, by what it says of itself.
 #[derive(Debug, Default)]
 pub(in crate::source) struct Whole {
@@ -53,11 +92,16 @@ pub(in crate::source) struct Whole {
     pub(in crate::source) has_begin: bool,
     /// The last that was read is how those end.
     pub(in crate::source) has_end: bool,
+    /// It makes something.
+    pub(in crate::source) makes: bool,
 }
 
 impl Whole {
     /// Fails if an end is missing, and returns a warning where nothing is said.
     pub(in crate::source) fn judge(&self, dump: &Dump) -> Result<Option<String>, SourceError> {
+        if !self.has_begin && !self.makes {
+            return Err(dump.refused("it makes nothing: there is no CREATE in it"));
+        }
         match (self.has_begin, self.has_end) {
             (_, true) => Ok(None),
             (true, false) => {
@@ -72,6 +116,14 @@ impl Whole {
 /// Returns the beginning of a statement, for a person.
 pub(in crate::source) fn shown(statement: &str) -> String {
     statement.trim().chars().take(SHOWN_CHARS).collect()
+}
+
+/// Removes what was loaded of a dump that failed, whose error matters more.
+pub(in crate::source) async fn discard_failed(cx: &Cx, imported: Box<impl Imported + 'static>) {
+    if let Err(error) = imported.discard(&cx.for_cleanup()).await {
+        let text = format!("what was loaded could not be removed: {error}");
+        cx.event(Event::Warning { text });
+    }
 }
 
 impl Dump {

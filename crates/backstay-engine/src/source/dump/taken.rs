@@ -31,7 +31,7 @@ pub(super) fn taken_at(
         return Ok((time, TimeFrom::Dump));
     }
     // Of several, none is older than the last that was written.
-    let written = files.iter().map(|file| file.modified.0).max();
+    let written = files.iter().map(|file| file.modified).max();
     let written = written.and_then(|seconds| Timestamp::from_second(seconds).ok());
     let written = written.ok_or_else(|| refused(path, "it has no file with a time"))?;
     Ok((written, TimeFrom::File))

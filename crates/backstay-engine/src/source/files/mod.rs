@@ -6,7 +6,7 @@ mod look;
 mod maker;
 mod pattern;
 mod reader;
-mod tar_read;
+pub(super) mod tar_read;
 mod tar_write;
 mod unpack;
 mod walk;
@@ -113,12 +113,13 @@ impl Source for FilesSource {
         let spool = Spool::create(&self.spool)?;
         let root = spool.path().join("data");
         let (data, unpacked) = (dump.part(cx, PART, MediaType::Tar), root.clone());
-        let cx = cx.clone();
-        let report = blocking(move || unpack::unpack_into(&cx, data, unpacked)).await?;
+        let (cx, like) = (cx.clone(), self.root.clone());
+        let warnings =
+            blocking(move || unpack::unpack_foreign(&cx, data, (unpacked, &like))).await?;
         // All of it counts, whatever the source leaves out of its own.
         let (exclude, transient) = (Vec::new(), Vec::new());
         let source = Self { root, exclude, transient, ..self.clone() };
-        Ok(Box::new(Unpacked::new(spool, source, report.warnings)))
+        Ok(Box::new(Unpacked::new(spool, source, warnings)))
     }
 
     fn swapper(&self) -> Box<dyn Swapper> {

@@ -15,7 +15,7 @@ const MAX_REGIONS: usize = 1 << 20;
 
 /// What is wrong with an archive.
 #[derive(Debug)]
-pub(super) enum TarError {
+pub(in crate::source) enum TarError {
     /// The stream could not be read.
     Read(io::Error),
     /// The archive is not one that may be unpacked.
@@ -34,23 +34,23 @@ fn bad<T>(finding: impl Into<String>) -> Result<T, TarError> {
 
 /// A member as the archive announces it.
 #[derive(Debug)]
-pub(super) struct Announced {
-    pub(super) member: Member,
+pub(in crate::source) struct Announced {
+    pub(in crate::source) member: Member,
     /// The file's size, holes included.
-    pub(super) size: u64,
+    pub(in crate::source) size: u64,
     /// Where its bytes go, in order.
-    pub(super) regions: Vec<Range<u64>>,
+    pub(in crate::source) regions: Vec<Range<u64>>,
 }
 
 impl Announced {
     /// Whether there are holes in it.
-    pub(super) fn is_sparse(&self) -> bool {
+    pub(in crate::source) fn is_sparse(&self) -> bool {
         self.regions.as_slice() != std::slice::from_ref(&(0..self.size))
     }
 }
 
 /// Reads members one after the other.
-pub(super) struct TarReader<R: BufRead> {
+pub(in crate::source) struct TarReader<R: BufRead> {
     input: R,
     /// Bytes of the present member that were not read yet, and the zeros behind them.
     unread: u64,
@@ -58,12 +58,12 @@ pub(super) struct TarReader<R: BufRead> {
 }
 
 impl<R: BufRead> TarReader<R> {
-    pub(super) fn new(input: R) -> Self {
+    pub(in crate::source) fn new(input: R) -> Self {
         Self { input, unread: 0, padding: 0 }
     }
 
     /// Returns the next member, or `None` at the end of the archive. Unread bytes of the one before are skipped.
-    pub(super) fn next(&mut self) -> Result<Option<Announced>, TarError> {
+    pub(in crate::source) fn next(&mut self) -> Result<Option<Announced>, TarError> {
         let mut prefixes = Prefixes::default();
         loop {
             self.skip_rest()?;
@@ -86,7 +86,7 @@ impl<R: BufRead> TarReader<R> {
     }
 
     /// Returns at least one of the next bytes of the present member and at most `limit`; what was used is to be consumed.
-    pub(super) fn data(&mut self, limit: u64) -> Result<&[u8], TarError> {
+    pub(in crate::source) fn data(&mut self, limit: u64) -> Result<&[u8], TarError> {
         let wanted = usize::try_from(self.unread.min(limit)).unwrap_or(usize::MAX);
         let there = self.input.fill_buf()?;
         if there.is_empty() || wanted == 0 {
@@ -96,15 +96,27 @@ impl<R: BufRead> TarReader<R> {
     }
 
     /// Passes over bytes that [`TarReader::data`] returned.
-    pub(super) fn consume(&mut self, bytes: usize) {
+    pub(in crate::source) fn consume(&mut self, bytes: usize) {
         self.input.consume(bytes);
         self.unread -= bytes as u64;
     }
 
     /// Reads to the end of the stream: only there it is known to be whole.
-    pub(super) fn finish(mut self) -> Result<(), TarError> {
-        io::copy(&mut self.input, &mut io::sink())?;
-        Ok(())
+    pub(in crate::source) fn finish(mut self) -> Result<(), TarError> {
+        loop {
+            let rest = self.input.fill_buf()?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            // Several archives one after the other: what reads one would pass over the others.
+            if rest.iter().any(|byte| *byte != 0) {
+                return bad(
+                    "more follows after its end; if it is several archives, unpack them into one",
+                );
+            }
+            let length = rest.len();
+            self.input.consume(length);
+        }
     }
 
     fn announce(

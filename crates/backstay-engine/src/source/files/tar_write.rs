@@ -15,16 +15,16 @@ const REGIONS_IN_BLOCK: usize = 21;
 
 /// What a member is, apart from its bytes.
 #[derive(Debug, Clone)]
-pub(super) struct Member {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: EntryType,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: (i64, u32),
+pub(in crate::source) struct Member {
+    pub(in crate::source) path: Vec<u8>,
+    pub(in crate::source) kind: EntryType,
+    pub(in crate::source) mode: u32,
+    pub(in crate::source) uid: u32,
+    pub(in crate::source) gid: u32,
+    pub(in crate::source) mtime: (i64, u32),
     /// Where a symbolic or hard link points.
-    pub(super) link: Vec<u8>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(in crate::source) link: Vec<u8>,
+    pub(in crate::source) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Writes members.

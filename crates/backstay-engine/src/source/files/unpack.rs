@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,9 +16,11 @@ use tar::EntryType;
 use super::maker::{self, Maker, SMALL_BYTES, SmallFile};
 use super::tar_read::{Announced, TarError, TarReader};
 use super::tar_write::Member;
+use super::walk::MAX_DEPTH;
 use super::{Pattern, readable};
 use crate::cx::Cx;
 use crate::part::{PartError, PartReader};
+use crate::replace::OWN_PREFIX;
 use crate::source::{Applied, ApplyReport, SourceError};
 
 /// What of a tree is unpacked.
@@ -46,6 +49,8 @@ pub(super) struct Unpack {
     /// Files of which a second name is wanted and the first, which is the key, is not: another reading makes them
     /// under the second.
     renamed: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Directories that were made on the way to something in them, if others than us made the archive; ours describe all.
+    undescribed: Option<BTreeSet<Vec<u8>>>,
     report: ApplyReport,
 }
 
@@ -66,21 +71,55 @@ impl Makers<'_> {
     }
 }
 
+/// Makes a directory, if it is not there. Says whether it was not.
+fn made(parent: &OwnedFd, name: &[u8], mode: Mode) -> rustix::io::Result<bool> {
+    match rustix::fs::mkdirat(parent, name, mode) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn take(failure: &Mutex<Option<SourceError>>) -> Option<SourceError> {
     failure.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Unpacks all of an archive into a new directory. Blocks.
-pub(super) fn unpack_into(
+/// Unpacks all of an archive of others into a new directory, which is like this one unless the archive says how it is. Blocks.
+pub(super) fn unpack_foreign(
     cx: &Cx,
     data: PartReader,
-    root: PathBuf,
-) -> Result<ApplyReport, SourceError> {
-    std::fs::create_dir(&root).map_err(|cause| SourceError::io("make", &root, cause))?;
-    let mut unpack = Unpack::new(cx, data.spec.name.clone(), root, Choice::default())?;
+    (root, like): (PathBuf, &Path),
+) -> Result<Vec<String>, SourceError> {
+    let made = std::fs::create_dir(&root).and_then(|()| match like.metadata() {
+        Ok(meta) => {
+            std::fs::set_permissions(&root, meta.permissions())?;
+            // Only root can, and only root has to.
+            drop(std::os::unix::fs::chown(&root, Some(meta.uid()), Some(meta.gid())));
+            Ok(())
+        }
+        Err(_) => Ok(()),
+    });
+    made.map_err(|cause| SourceError::io("make", &root, cause))?;
+    let mut unpack = Unpack::new(cx, data.spec.name.clone(), root.clone(), Choice::default())?;
+    unpack.undescribed = Some(BTreeSet::new());
     // Nothing was chosen, so nothing has to be read again.
     unpack.read(data)?;
-    Ok(unpack.report())
+    let undescribed = unpack.undescribed.take().unwrap_or_default();
+    let mut warnings = unpack.report().warnings;
+    if let Some(first) = undescribed.first() {
+        warnings.push(format!(
+            "{} directories are not described in the archive, such as {}: they have the owner of whoever imports, and the mode 0755",
+            undescribed.len(),
+            readable(first)
+        ));
+    }
+    let ours =
+        std::fs::read_dir(&root).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let ours = ours.filter(|name| name.as_bytes().starts_with(OWN_PREFIX.as_bytes()));
+    warnings.extend(ours.map(|name| {
+        format!("{} is a name that restores use, and is left out", readable(name.as_bytes()))
+    }));
+    Ok(warnings)
 }
 
 impl Unpack {
@@ -101,6 +140,7 @@ impl Unpack {
             directories: Vec::new(),
             hard_links: Vec::new(),
             renamed: BTreeMap::new(),
+            undescribed: None,
             report: ApplyReport::default(),
         })
     }
@@ -220,6 +260,9 @@ impl Unpack {
             // Proves that what is there is a directory, and no link to one.
             self.open(&path)?;
         }
+        if let Some(undescribed) = &mut self.undescribed {
+            undescribed.remove(&path);
+        }
         self.directories.push((path, member));
         self.report.items += 1;
         Ok(())
@@ -330,6 +373,11 @@ impl Unpack {
                 .maker
                 .hostile(format!("the name {} leaves the tree or is no name", readable(raw))));
         }
+        if trimmed.split(|byte| *byte == b'/').count() > MAX_DEPTH {
+            return Err(self
+                .maker
+                .hostile(format!("a name is deeper than {MAX_DEPTH} directories")));
+        }
         Ok(trimmed.to_vec())
     }
 
@@ -353,11 +401,24 @@ impl Unpack {
         Ok((parent, name.to_vec()))
     }
 
-    fn open_or_make(&self, path: &[u8]) -> Result<Arc<OwnedFd>, SourceError> {
-        self.descend(path, |parent, name| match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
-            Err(error) if error != rustix::io::Errno::EXIST => Err(error),
-            _ => Ok(()),
-        })
+    fn open_or_make(&mut self, path: &[u8]) -> Result<Arc<OwnedFd>, SourceError> {
+        let Some(mut undescribed) = self.undescribed.take() else {
+            return self.descend(path, |parent, name| made(parent, name, Mode::RWXU).map(drop));
+        };
+        let mode = Mode::from_raw_mode(0o755);
+        let mut at = Vec::new();
+        let opened = self.descend(path, |parent, name| {
+            if !at.is_empty() {
+                at.push(b'/');
+            }
+            at.extend_from_slice(name);
+            if made(parent, name, mode)? {
+                undescribed.insert(at.clone());
+            }
+            Ok(())
+        });
+        self.undescribed = Some(undescribed);
+        opened
     }
 
     fn open(&self, path: &[u8]) -> Result<Arc<OwnedFd>, SourceError> {
@@ -368,7 +429,7 @@ impl Unpack {
     fn descend(
         &self,
         path: &[u8],
-        before: impl Fn(&OwnedFd, &[u8]) -> rustix::io::Result<()>,
+        mut before: impl FnMut(&OwnedFd, &[u8]) -> rustix::io::Result<()>,
     ) -> Result<Arc<OwnedFd>, SourceError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut here = self.root.clone();

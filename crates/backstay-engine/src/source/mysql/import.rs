@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::io::BufRead;
 
 use async_trait::async_trait;
 use mysql_async::Conn;
@@ -13,15 +12,15 @@ use tokio::sync::mpsc;
 use super::capture::DatabaseCapture;
 use super::connection::MysqlConnection as _;
 use super::error::{MysqlError, statement};
-use super::load::check_unchanged;
+use super::load::GENERATED;
 use super::moves::drop_database;
 use super::names::identifier;
-use super::reach::{Reach, reach};
+use super::reach::{self, Reach, reach};
 use super::scan::{Found, Statements, TRAILER};
 use super::{MysqlSource, describe, objects};
 use crate::cx::Cx;
 use crate::part::CaptureReport;
-use crate::source::dump::script::{self, Pieces, Whole, shown};
+use crate::source::dump::script::{self, Lines, Pieces, Whole, discard_failed, shown};
 use crate::source::dump::{Dump, Form};
 use crate::source::{Capture, Imported, SourceError, own_names, tunnelled};
 
@@ -31,6 +30,9 @@ const HEADERS: [&[u8]; 2] = [b"-- MySQL dump", b"-- MariaDB dump"];
 const DELIMITER: &[u8] = b"DELIMITER";
 /// Tables in their order are of no interest while a dump is loaded; all warnings are kept.
 const BEGIN: &str = "SET SESSION unique_checks = 0, SESSION foreign_key_checks = 0, SESSION max_error_count = 65535";
+/// Remarks of the server are told up to this number, and of a statement this much is looked at for that.
+const SHOWN_REMARKS: usize = 5;
+const SHOWN_BYTES: usize = 1000;
 /// No statement is larger: servers take no larger packet.
 const MAX_STATEMENT_BYTES: usize = 1 << 30;
 
@@ -39,6 +41,8 @@ struct ImportedDatabase {
     source: MysqlSource,
     scratch: String,
     dump: Dump,
+    /// The session that executes, while it does: the server goes on with its last statement.
+    session: Option<u32>,
     warnings: Vec<String>,
 }
 
@@ -62,13 +66,14 @@ pub(super) async fn import(
         source: source.clone(),
         scratch,
         dump: dump.clone(),
+        session: None,
         warnings: Vec::new(),
     };
     let mut imported = Box::new(imported);
     match imported.load(cx).await {
         Ok(()) => Ok(imported),
         Err(error) => {
-            imported.discard(&cx.for_cleanup()).await?;
+            discard_failed(cx, imported).await;
             Err(error)
         }
     }
@@ -91,15 +96,18 @@ impl ImportedDatabase {
         let made = session.query_drop(create).await;
         made.map_err(statement("make a new database"))?;
         objects::choose(&mut session, &self.scratch).await?;
+        self.session = Some(session.id());
         session.query_drop(BEGIN).await.map_err(statement("begin to load"))?;
         let (reader, dump) = (cx.clone(), self.dump.clone());
         let read = move |pieces: &Pieces<Piece>| read(&reader, &dump, pieces);
         let mut script = Script::new(&self.dump);
         script::run(cx, read, |pieces| script.run(&mut session, pieces)).await?;
+        script.make_triggers(&mut session).await?;
         let committed = session.query_drop("COMMIT").await;
         committed.map_err(statement("load the script"))?;
         self.warnings = script.end()?;
         drop(session.disconnect().await);
+        self.session = None;
         Ok(())
     }
 }
@@ -112,17 +120,10 @@ enum Piece {
 
 /// Reads a script, and hands its pieces over. Blocks.
 fn read(cx: &Cx, dump: &Dump, pieces: &Pieces<Piece>) -> Result<(), SourceError> {
-    let mut input = dump.open()?;
-    let mut statements = Statements::default();
-    let mut line = Vec::new();
-    loop {
+    let (mut lines, mut statements) = (Lines::of(dump)?, Statements::default());
+    while let Some(line) = lines.next()? {
         cx.check()?;
-        line.clear();
-        let read = input.read_until(b'\n', &mut line).map_err(|cause| dump.unreadable(&cause))?;
-        if read == 0 {
-            break;
-        }
-        if let Some(delimiter) = delimiter(&line).filter(|_| statements.is_between()) {
+        if let Some(delimiter) = delimiter(line).filter(|_| statements.is_between()) {
             statements.set_delimiter(delimiter);
             continue;
         }
@@ -130,7 +131,7 @@ fn read(cx: &Cx, dump: &Dump, pieces: &Pieces<Piece>) -> Result<(), SourceError>
             return Err(dump.refused("it has a command of the client, and none is executed"));
         }
         let mut found = Vec::new();
-        let pushed = statements.push(&line, |one| {
+        let pushed = statements.push(line, |one| {
             found.push(match one {
                 Found::Statement(text) => Piece::Statement(text.to_vec()),
                 Found::Remark(text) => Piece::Remark(text.to_vec()),
@@ -158,18 +159,34 @@ fn delimiter(line: &[u8]) -> Option<&[u8]> {
     (word.eq_ignore_ascii_case(DELIMITER) && !rest.is_empty()).then_some(rest)
 }
 
+/// A trigger that waits until all rows are in, with how the session was set for it.
+struct Trigger {
+    settings: String,
+    statement: Vec<u8>,
+}
+
 /// A script that is being executed.
 struct Script<'a> {
     dump: &'a Dump,
     whole: Whole,
     /// The databases that it makes or enters.
     databases: BTreeSet<String>,
+    triggers: Vec<Trigger>,
     events: usize,
+    /// What the server said of what it made.
+    remarks: Vec<String>,
 }
 
 impl<'a> Script<'a> {
     fn new(dump: &'a Dump) -> Self {
-        Self { dump, whole: Whole::default(), databases: BTreeSet::new(), events: 0 }
+        Self {
+            dump,
+            whole: Whole::default(),
+            databases: BTreeSet::new(),
+            triggers: Vec::new(),
+            events: 0,
+            remarks: Vec::new(),
+        }
     }
 
     async fn run(
@@ -183,10 +200,11 @@ impl<'a> Script<'a> {
                     self.whole.has_begin |= HEADERS.iter().any(|header| text.starts_with(header));
                     self.whole.has_end |= text.starts_with(TRAILER);
                 }
-                Piece::Statement(text) if text.is_empty() => {}
                 Piece::Statement(text) => {
-                    self.whole.has_end = false;
-                    self.execute(session, text).await?;
+                    for text in single(text) {
+                        self.whole.has_end = false;
+                        self.execute(session, text).await?;
+                    }
                 }
             }
         }
@@ -194,7 +212,6 @@ impl<'a> Script<'a> {
     }
 
     async fn execute(&mut self, session: &mut Conn, text: Vec<u8>) -> Result<(), SourceError> {
-        let shown = shown(&String::from_utf8_lossy(&text[..text.len().min(1000)]));
         match reach(&text) {
             Reach::Database => {}
             Reach::Log => return Ok(()),
@@ -202,27 +219,57 @@ impl<'a> Script<'a> {
                 self.events += 1;
                 return Ok(());
             }
-            Reach::OwnDatabase(name) => {
-                self.databases.insert(name);
-                if self.databases.len() > 1 {
-                    let names: Vec<&str> = self.databases.iter().map(String::as_str).collect();
-                    return Err(self.dump.refused(format!(
-                        "it is of several databases ({}); dump the one that is meant alone",
-                        names.join(", ")
-                    )));
-                }
+            Reach::Trigger => {
+                let settings = settings_of(session).await?;
+                self.triggers.push(Trigger { settings, statement: text });
                 return Ok(());
             }
-            Reach::Beyond => {
-                return Err(self.dump.reaches_beyond(&shown));
-            }
+            Reach::OwnDatabase(name) => return self.enter(name),
+            Reach::Beyond => return Err(self.dump.reaches_beyond(&beginning(&text))),
         }
-        let inserts = text.get(..6).is_some_and(|word| word.eq_ignore_ascii_case(b"INSERT"));
+        self.whole.makes |= reach::begins(&text, &["CREATE"]);
+        let changes_rows = reach::begins(&text, &["INSERT", "REPLACE", "UPDATE"]);
+        let shown = shown(&beginning(&text));
         let done: Result<(), MysqlError> =
             session.query_drop(text).await.map_err(statement("execute the script"));
         done.map_err(|error| self.dump.refused(format!("{error}: `{shown}`")))?;
-        if inserts && session.get_warnings() > 0 {
-            check_unchanged(session).await?;
+        if session.get_warnings() == 0 {
+            return Ok(());
+        }
+        for said in complaints(session).await? {
+            if changes_rows {
+                return Err(self.dump.refused(format!(
+                    "the server does not take rows as they are in it: {said}: `{shown}`"
+                )));
+            }
+            self.remarks.push(format!("{said}: `{shown}`"));
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, database: String) -> Result<(), SourceError> {
+        self.databases.insert(database);
+        if self.databases.len() == 1 {
+            return Ok(());
+        }
+        let names: Vec<&str> = self.databases.iter().map(String::as_str).collect();
+        Err(self.dump.refused(format!(
+            "it is of several databases ({}); dump the one that is meant alone",
+            names.join(", ")
+        )))
+    }
+
+    /// Makes the triggers, once no row can set them off.
+    async fn make_triggers(&mut self, session: &mut Conn) -> Result<(), SourceError> {
+        for Trigger { settings, statement: text } in std::mem::take(&mut self.triggers) {
+            let shown = shown(&beginning(&text));
+            session
+                .query_drop(settings)
+                .await
+                .map_err(statement("set the session for a trigger"))?;
+            let made: Result<(), MysqlError> =
+                session.query_drop(text).await.map_err(statement("make a trigger of the script"));
+            made.map_err(|error| self.dump.refused(format!("{error}: `{shown}`")))?;
         }
         Ok(())
     }
@@ -235,8 +282,53 @@ impl<'a> Script<'a> {
                 self.events
             ));
         }
+        if !self.remarks.is_empty() {
+            let shown: Vec<&str> =
+                self.remarks.iter().take(SHOWN_REMARKS).map(String::as_str).collect();
+            let count = self.remarks.len();
+            warnings
+                .push(format!("the server remarked on {count} statements: {}", shown.join("; ")));
+        }
         Ok(warnings)
     }
+}
+
+/// Divides what stands between two delimiters: servers would execute several statements as one. What makes a program is one.
+fn single(text: Vec<u8>) -> Vec<Vec<u8>> {
+    if text.is_empty() || reach::is_program(&text) {
+        return Vec::from_iter((!text.is_empty()).then_some(text));
+    }
+    let (mut statements, mut found) = (Statements::default(), Vec::new());
+    let pushed = statements.push(&text, |one| {
+        if let Found::Statement(statement) = one {
+            found.push(statement.to_vec());
+        }
+        Ok::<(), Infallible>(())
+    });
+    let Ok(()) = pushed;
+    found.push(statements.rest().to_vec());
+    found.retain(|statement| !statement.is_empty());
+    found
+}
+
+/// Returns a statement that sets a session as this one is, for what is made later.
+async fn settings_of(session: &mut Conn) -> Result<String, MysqlError> {
+    let query = "SELECT concat('SET sql_mode = ', quote(@@sql_mode), ', character_set_client = ', @@character_set_client, ', collation_connection = ', @@collation_connection)";
+    let rows = describe::rows(session, query, "ask how the session is set").await?;
+    Ok(rows.first().map(|row| describe::text(row, 0)).unwrap_or_default())
+}
+
+/// Returns what the server has against what it did.
+async fn complaints(session: &mut Conn) -> Result<Vec<String>, MysqlError> {
+    let rows = describe::rows(session, "SHOW WARNINGS", "ask what was changed").await?;
+    let matter = rows
+        .iter()
+        .filter(|row| describe::text(row, 0) != "Note" && describe::text(row, 1) != GENERATED);
+    Ok(matter.map(|row| describe::text(row, 2)).collect())
+}
+
+fn beginning(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(SHOWN_BYTES)]).into_owned()
 }
 
 #[async_trait]
@@ -258,6 +350,10 @@ impl Imported for ImportedDatabase {
 
     async fn discard(self: Box<Self>, cx: &Cx) -> Result<(), SourceError> {
         let mut session = self.source.connection.session(cx).await?;
+        if let Some(id) = self.session {
+            // It may have ended meanwhile.
+            drop(session.query_drop(format!("KILL {id}")).await);
+        }
         Ok(drop_database(&mut session, &self.scratch).await?)
     }
 }

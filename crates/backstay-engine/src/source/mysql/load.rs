@@ -18,7 +18,7 @@ use crate::source::SourceError;
 /// All warnings are kept.
 const BEGIN: &str = "SET SESSION autocommit = 0, SESSION unique_checks = 0, SESSION foreign_key_checks = 0, SESSION max_error_count = 65535";
 /// The server computes generated columns itself, and says so of each value that a dump of MariaDB gives it for one.
-const GENERATED: &str = "1906";
+pub(super) const GENERATED: &str = "1906";
 /// Tables that differ are named up to this number.
 const SHOWN_DIFFERENCES: usize = 10;
 
@@ -67,7 +67,7 @@ pub(super) async fn run(
 }
 
 /// Fails if the server did not take rows as they were.
-pub(super) async fn check_unchanged(session: &mut Conn) -> Result<(), MysqlError> {
+async fn check_unchanged(session: &mut Conn) -> Result<(), MysqlError> {
     let warnings = describe::rows(session, "SHOW WARNINGS", "ask what was changed").await?;
     let changed = warnings.iter().find(|row| describe::text(row, 1) != GENERATED);
     changed.map_or(Ok(()), |row| {

@@ -17,7 +17,7 @@ const THINGS: [&str; 11] = [
     "SCHEMA",
 ];
 /// From here on a statement speaks of what is in the thing that it names.
-const BODIES: [&str; 7] = ["(", "AS", "VALUES", "VALUE", "SELECT", "SET", "FOR"];
+const BODIES: [&str; 8] = ["(", "WHERE", "AS", "VALUES", "VALUE", "SELECT", "SET", "FOR"];
 
 /// What a statement can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub(super) enum Reach {
     Log,
     /// What would run by itself.
     Event,
+    /// What would run with each row that is still to come.
+    Trigger,
     /// Other databases, the server, the machine.
     Beyond,
 }
@@ -39,35 +41,63 @@ pub(super) fn reach(statement: &[u8]) -> Reach {
     let words = words(statement);
     let has = |word: &str| words.iter().any(|one| one == word);
     let thing = words.iter().take(24).position(|word| THINGS.contains(&word.as_str()));
-    let named = |at: usize| words.iter().skip(at).find_map(|word| word.strip_prefix('`'));
     match words.first().map(String::as_str).unwrap_or_default() {
         "" => Reach::Database,
-        "USE" => {
-            // Its name needs no quotation marks.
-            let name = words.get(1).map(|word| word.trim_start_matches('`')).unwrap_or_default();
-            Reach::OwnDatabase(name.to_lowercase())
+        "USE" => Reach::OwnDatabase(name(&words[1..])),
+        "SET" if ["GTID_PURGED", "GTID_SLAVE_POS", "SQL_LOG_BIN"].into_iter().any(has) => {
+            Reach::Log
         }
-        "SET" if has("GTID_PURGED") || has("SQL_LOG_BIN") => Reach::Log,
-        "SET" if ["GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD", "ROLE"].into_iter().any(has) => {
-            Reach::Beyond
-        }
+        "CHANGE" if has("MASTER") => Reach::Log,
+        "SET" if is_of_server(&words) => Reach::Beyond,
         "CREATE" | "ALTER" | "DROP" => match thing.map(|at| (at, words[at].as_str())) {
             None => Reach::Beyond,
-            Some((at, "DATABASE" | "SCHEMA")) => {
-                Reach::OwnDatabase(named(at).unwrap_or_default().to_lowercase())
-            }
+            Some((at, "DATABASE" | "SCHEMA")) => Reach::OwnDatabase(name(&words[at + 1..])),
             Some((_, "EVENT")) => Reach::Event,
+            Some((_, "TRIGGER")) if words[0] == "CREATE" && of_names(&words) == Reach::Database => {
+                Reach::Trigger
+            }
+            // What is renamed can go to another database.
+            Some(_) if words[0] == "ALTER" && has("RENAME") && has(".") => Reach::Beyond,
             Some(_) => of_names(&words),
         },
-        "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "TRUNCATE" | "RENAME" | "LOCK" => {
-            of_names(&words)
-        }
+        "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "TRUNCATE" | "RENAME" | "LOCK" | "ANALYZE"
+        | "OPTIMIZE" | "CHECK" => of_names(&words),
         "START" if has("TRANSACTION") => Reach::Database,
         "SELECT" if has("OUTFILE") || has("DUMPFILE") => Reach::Beyond,
-        "SET" | "UNLOCK" | "BEGIN" | "COMMIT" | "ROLLBACK" | "DO" | "SELECT" | "ANALYZE"
-        | "OPTIMIZE" | "CHECK" => Reach::Database,
+        "SET" | "UNLOCK" | "BEGIN" | "COMMIT" | "ROLLBACK" | "DO" | "SELECT" | "SHOW" => {
+            Reach::Database
+        }
         _ => Reach::Beyond,
     }
+}
+
+/// Says whether a statement makes something that has statements in it.
+pub(super) fn is_program(statement: &[u8]) -> bool {
+    const PROGRAMS: [&str; 5] = ["TRIGGER", "PROCEDURE", "FUNCTION", "EVENT", "PACKAGE"];
+    let words = words(statement);
+    let thing = words.iter().take(24).find(|word| THINGS.contains(&word.as_str()));
+    words.first().is_some_and(|word| word == "CREATE")
+        && thing.is_some_and(|thing| PROGRAMS.contains(&thing.as_str()))
+}
+
+/// Says whether a statement begins with this word, whatever version of server it is for.
+pub(super) fn begins(statement: &[u8], with: &[&str]) -> bool {
+    words(statement).first().is_some_and(|word| with.contains(&word.as_str()))
+}
+
+/// Says whether something is set for more than the session, or for a statement that follows.
+fn is_of_server(words: &[String]) -> bool {
+    const SCOPES: [&str; 6] =
+        ["GLOBAL", "PERSIST", "PERSIST_ONLY", "PASSWORD", "ROLE", "STATEMENT"];
+    // What is read is no matter: `SET @x = @@GLOBAL.y`.
+    let behind = words.get(1).is_some_and(|word| SCOPES.contains(&word.as_str()));
+    behind || words.windows(2).any(|two| two[0] == "," && SCOPES.contains(&two[1].as_str()))
+}
+
+/// Returns the first name, in small letters; names need no quotation marks.
+fn name(words: &[String]) -> String {
+    let mut names = words.iter().filter(|word| !["IF", "NOT", "EXISTS"].contains(&word.as_str()));
+    names.next().map(|name| name.trim_start_matches('`').to_lowercase()).unwrap_or_default()
 }
 
 /// Says whether what a statement changes has the name of a database before its own.
@@ -93,7 +123,7 @@ fn words(statement: &[u8]) -> Vec<String> {
                 words.push(format!("`{name}"));
                 after
             }
-            '\'' | '"' => behind(&c.to_string(), 1),
+            '\'' | '"' => behind_text(rest),
             '#' => behind("\n", 1),
             _ if rest.starts_with("-- ") || rest.starts_with("--\n") => behind("\n", 2),
             // No server is of this version: it keeps clients from executing commands of their own.
@@ -101,9 +131,15 @@ fn words(statement: &[u8]) -> Vec<String> {
             _ if rest.starts_with("/*!") => skip_digits(&rest[3..]),
             _ if rest.starts_with("/*M!") => skip_digits(&rest[4..]),
             _ if rest.starts_with("/*") => behind("*/", 2),
-            '.' | '(' => {
+            '.' | '(' | ',' => {
                 words.push(c.to_string());
                 &rest[1..]
+            }
+            _ if c.is_ascii_digit() => {
+                let is_number = |c: char| is_of_word(c) || c == '.';
+                let length = rest.find(|c| !is_number(c)).unwrap_or(rest.len());
+                words.push(String::new());
+                &rest[length..]
             }
             _ if is_of_word(c) => {
                 let length = rest.find(|c| !is_of_word(c)).unwrap_or(rest.len());
@@ -114,6 +150,21 @@ fn words(statement: &[u8]) -> Vec<String> {
         };
     }
     words
+}
+
+/// Returns what comes behind a text in quotation marks.
+fn behind_text(rest: &str) -> &str {
+    let mark = rest.chars().next().unwrap_or_default();
+    let mut is_escaped = false;
+    for (at, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            _ if c == mark => return &rest[at + 1..],
+            _ => {}
+        }
+    }
+    ""
 }
 
 fn is_of_word(c: char) -> bool {
@@ -148,13 +199,17 @@ mod tests {
             ),
             (
                 "/*!50003 CREATE*/ /*!50017 DEFINER=`r`@`10.0.0.%`*/ /*!50003 TRIGGER `g` BEFORE INSERT ON `t` FOR EACH ROW SET NEW.a = 1 */",
-                Reach::Database,
+                Reach::Trigger,
             ),
             ("CREATE DEFINER=`r`@`%` PROCEDURE `p`(a int) SELECT b.c FROM b", Reach::Database),
             (
                 "/*!50001 CREATE ALGORITHM=UNDEFINED */ /*!50013 DEFINER=`r`@`%` SQL SECURITY DEFINER */ /*!50001 VIEW `v` AS select `a`.`b` from `a` */",
                 Reach::Database,
             ),
+            ("ALTER TABLE t COMMENT = 'it\\'s a.b it\\'s'", Reach::Database),
+            ("DELETE FROM t WHERE a > 1.5", Reach::Database),
+            ("SET @x = @@GLOBAL.sql_mode", Reach::Database),
+            ("CREATE SCHEMA IF NOT EXISTS sakila", own("sakila")),
             ("USE `Shop`", own("shop")),
             ("use shop", own("shop")),
             (
@@ -178,7 +233,14 @@ mod tests {
             ("GRANT ALL ON *.* TO x", Reach::Beyond),
             ("SELECT 1 INTO OUTFILE '/etc/x'", Reach::Beyond),
             ("LOAD DATA INFILE '/etc/passwd' INTO TABLE t", Reach::Beyond),
-            ("CHANGE MASTER TO MASTER_HOST='x'", Reach::Beyond),
+            (
+                "SET STATEMENT max_statement_time=0 FOR INSERT INTO other.t VALUES (1)",
+                Reach::Beyond,
+            ),
+            ("SET sql_mode = '', GLOBAL max_connections = 1", Reach::Beyond),
+            ("ALTER TABLE t ADD PRIMARY KEY (id), RENAME TO other.stolen", Reach::Beyond),
+            ("OPTIMIZE TABLE other.t", Reach::Beyond),
+            ("CHANGE MASTER TO MASTER_LOG_FILE='x'", Reach::Log),
             ("/*!50003 DROP DATABASE */ `x`", own("x")),
         ] {
             assert_eq!(reach(statement.as_bytes()), expected, "{statement}");

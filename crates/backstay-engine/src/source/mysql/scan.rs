@@ -13,6 +13,8 @@ pub(super) const TRAILER: &[u8] = b"-- Dump completed";
 /// How the line begins that says where the server's log was.
 const POSITION: &str = "CHANGE MASTER TO ";
 const CREATE_SEQUENCE: &[u8] = b"CREATE SEQUENCE ";
+/// Clients are told by a version that no server has to execute no commands of their own.
+const NO_SERVER: &[u8] = b"M!999999";
 /// The comments that matter are no longer than this.
 const MAX_COMMENT_BYTES: usize = 4096;
 
@@ -29,6 +31,8 @@ enum Place {
     Dashes,
     /// To the end of the line, inside of a statement: of a program it is a part.
     Inside,
+    /// Behind `/*`, until it is known whether servers execute what follows.
+    Opened,
     /// To `*/`.
     Comment,
 }
@@ -89,6 +93,7 @@ impl Statements {
                 Place::Remark => self.remark(piece, &mut found)?,
                 Place::Dashes => self.dashes(piece),
                 Place::Inside => self.inside(piece),
+                Place::Opened => self.opened(piece[0]),
                 Place::Comment => self.comment(piece),
             };
             piece = &piece[taken..];
@@ -140,8 +145,7 @@ impl Statements {
     /// Looks whether what was read last begins a remark or a comment.
     fn begin_remark(&mut self) {
         if self.statement.ends_with(b"/*") {
-            // One that servers of some version execute goes on with `!` or `M!`; that is looked at there.
-            self.place = Place::Comment;
+            self.place = Place::Opened;
             return;
         }
         let marks = [b"--".as_slice(), b"#"];
@@ -208,12 +212,30 @@ impl Statements {
         Ok(end + 1)
     }
 
-    fn comment(&mut self, piece: &[u8]) -> usize {
-        // What servers execute is a statement like others, with strings of its own.
-        if self.statement.ends_with(b"/*") && matches!(piece[0], b'!' | b'M') {
-            self.place = Place::Words;
-            return 0;
+    /// Looks whether a comment is one that servers of some version execute: it goes on with `!` or `M!` and a version, which is
+    /// none of `NO_SERVER`. It is a statement like others then, with strings of its own.
+    fn opened(&mut self, next: u8) -> usize {
+        let begin = self.statement.windows(2).rposition(|two| two == b"/*").unwrap_or(0);
+        let mark = &self.statement[begin + 2..];
+        let goes_on = match mark {
+            [] => next == b'M',
+            b"M" => next == b'!',
+            _ => next.is_ascii_digit() && mark.len() < NO_SERVER.len(),
+        };
+        if goes_on {
+            self.statement.push(next);
+            return 1;
         }
+        let is_executed = match mark {
+            [] => next == b'!',
+            b"M" => false,
+            mark => mark != NO_SERVER,
+        };
+        self.place = if is_executed { Place::Words } else { Place::Comment };
+        0
+    }
+
+    fn comment(&mut self, piece: &[u8]) -> usize {
         self.statement.push(piece[0]);
         if self.statement.ends_with(b"*/") {
             let begin = self.statement.windows(2).rposition(|two| two == b"/*").unwrap_or(0);

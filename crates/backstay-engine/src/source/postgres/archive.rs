@@ -49,10 +49,12 @@ pub(super) struct Foreign {
     pub(super) tables: Vec<(TableName, Option<u64>)>,
     /// The roles that own something in it.
     pub(super) owners: BTreeSet<String>,
-    /// The database that was dumped.
-    pub(super) database: String,
-    /// The version of the server.
-    pub(super) server: String,
+    /// The encoding of its texts, if it says so.
+    pub(super) encoding: Option<String>,
+    /// Whether it has subscriptions of others.
+    pub(super) has_subscriptions: bool,
+    /// How many large objects there are, where that can be told.
+    pub(super) large_objects: Option<u64>,
 }
 
 /// What stands at the beginning of an archive.
@@ -65,8 +67,6 @@ struct Header {
     packing: Packing,
     /// In the time of wherever it was made.
     made_at: Option<DateTime>,
-    database: String,
-    server: String,
 }
 
 /// An entry of a table of contents.
@@ -86,8 +86,12 @@ pub(super) struct Entry {
     pub(super) bytes: TableName,
     /// The role that owns it; empty if none does.
     pub(super) owner: String,
+    /// What makes it, where that is of interest.
+    pub(super) definition: String,
     /// Whether its data are rows, and not statements.
     pub(super) has_rows: bool,
+    /// The file of its data, in an archive that is several files.
+    pub(super) file: String,
     /// The entries that must be there before it.
     pub(super) needs: Vec<i64>,
 }
@@ -147,14 +151,17 @@ pub(super) fn read_foreign(input: impl BufRead) -> Result<Foreign> {
         foreign.tables.push((name, rows));
         Ok(())
     })?;
+    foreign.large_objects = Some(reader.large_objects);
     Ok(foreign)
 }
 
-/// Reads what an archive of others, of whatever format, says of itself at its beginning.
-pub(super) fn read_contents(input: impl BufRead) -> Result<Foreign> {
+/// Reads the table of contents of an archive that is several files. Returns the entries that have data, too.
+pub(super) fn read_contents(input: impl BufRead) -> Result<(Foreign, Vec<Entry>)> {
     let mut reader = Reader::begin(input)?;
-    let entries = reader.contents()?;
-    Ok(reader.describe(&entries))
+    let mut entries = reader.contents()?;
+    let foreign = reader.describe(&entries);
+    entries.retain(|entry| !entry.file.is_empty());
+    Ok((foreign, entries))
 }
 
 /// Returns when an archive was made, in the time of wherever that was, if its first bytes say so.
@@ -219,11 +226,9 @@ impl<R: BufRead> Reader<R> {
         }
         self.header.made_at = date_time(time);
         // The database, the version of its server, the version of the program.
-        let mut texts = [const { String::new() }; 3];
-        for text in &mut texts {
-            *text = shown(&self.string()?.unwrap_or_default());
+        for _ in 0..3 {
+            self.string()?;
         }
-        [self.header.database, self.header.server, _] = texts;
         Ok(())
     }
 
@@ -243,11 +248,15 @@ impl<R: BufRead> Reader<R> {
 
     fn describe(&self, entries: &[Entry]) -> Foreign {
         let owners = entries.iter().map(|entry| entry.owner.clone());
+        let encoding = entries.iter().find(|entry| entry.kind == "ENCODING");
+        // `SET client_encoding = 'UTF8';`
+        let encoding = encoding.and_then(|entry| entry.definition.split('\'').nth(1));
         Foreign {
             tables: Vec::new(),
             owners: owners.filter(|owner| !owner.is_empty()).collect(),
-            database: self.header.database.clone(),
-            server: self.header.server.clone(),
+            encoding: encoding.map(str::to_owned),
+            has_subscriptions: entries.iter().any(|entry| entry.kind == "SUBSCRIPTION"),
+            large_objects: None,
         }
     }
 
@@ -295,7 +304,7 @@ impl<R: BufRead> Reader<R> {
         let has_data = self.int()? != 0;
         let (_table_oid, _oid) = (self.string()?, self.string()?);
         let (name, kind, _section) = (self.string()?, self.string()?, self.int()?);
-        let (_definition, _drop, copy) = (self.string()?, self.string()?, self.string()?);
+        let (definition, _drop, copy) = (self.string()?, self.string()?, self.string()?);
         let (schema, _tablespace) = (self.string()?, self.string()?);
         if self.header.version >= WITH_ACCESS_METHOD {
             self.string()?;
@@ -313,19 +322,37 @@ impl<R: BufRead> Reader<R> {
             }
         }
         // Where its data lies: in the archive, or in a file of this name.
+        let mut file = None;
         if self.header.format == FORMAT_CUSTOM {
             let _state = self.byte()?;
             self.bytes(self.header.offset_bytes)?;
         } else {
-            self.string()?;
+            file = self.string()?;
         }
+        let file = shown(&file.unwrap_or_default());
         let kind = shown(&kind.unwrap_or_default());
         let bytes =
             TableName { schema: schema.unwrap_or_default(), table: name.unwrap_or_default() };
         let (schema, name) = (shown(&bytes.schema), shown(&bytes.table));
         let owner = shown(&owner.unwrap_or_default());
         let has_rows = copy.is_some_and(|copy| !copy.is_empty());
-        Ok(Entry { id, has_data, kind, schema, name, bytes, owner, has_rows, needs })
+        let definition = match kind.as_str() {
+            "ENCODING" => shown(&definition.unwrap_or_default()),
+            _ => String::new(),
+        };
+        Ok(Entry {
+            id,
+            has_data,
+            kind,
+            schema,
+            name,
+            bytes,
+            owner,
+            definition,
+            has_rows,
+            file,
+            needs,
+        })
     }
 
     /// Returns the kind of the next block, or nothing at the end of the archive.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio_postgres::Client;
 
 use super::archive::{self, ArchiveError, Foreign};
+use super::archive_files;
 use super::capture::DatabaseCapture;
 use super::connection::PostgresConnection as _;
 use super::error::{PostgresError, refused, statement};
@@ -17,13 +18,12 @@ use super::tools::Tools;
 use super::{PostgresSource, describe, exchange, globals, script};
 use crate::cx::Cx;
 use crate::part::CaptureReport;
-use crate::source::dump::{Dump, Form, POSTGRES_CONTENTS};
+use crate::source::dump::script::discard_failed;
+use crate::source::dump::{Dump, Form};
 use crate::source::program::Program;
 use crate::source::sqlite::blocking;
 use crate::source::{Capture, Imported, SourceError, own_names, tunnelled};
 
-/// What a server says of a role that it does not have.
-const MISSING_ROLE: [&str; 2] = ["role \"", "\" does not exist"];
 /// Tables that differ are named up to this number.
 const SHOWN_DIFFERENCES: usize = 10;
 
@@ -61,7 +61,7 @@ pub(super) async fn import(
     match imported.load(cx).await {
         Ok(()) => Ok(imported),
         Err(error) => {
-            imported.discard(&cx.for_cleanup()).await?;
+            discard_failed(cx, imported).await;
             Err(error)
         }
     }
@@ -78,14 +78,9 @@ async fn examine(cx: &Cx, dump: &Dump) -> Result<Foreign, SourceError> {
         };
         match dump.form {
             Form::PostgresCustom => archive::read_foreign(dump.open()?).map_err(explain),
-            Form::PostgresDirectory => {
-                let contents = dump.path.join(POSTGRES_CONTENTS);
-                let opened = std::fs::File::open(&contents);
-                let file = opened.map_err(|cause| SourceError::io("open", contents, cause))?;
-                archive::read_contents(std::io::BufReader::new(file)).map_err(explain)
-            }
-            // Its contents are packed into the tar; `pg_restore` reads them.
-            Form::PostgresTar | Form::Script => Ok(Foreign::default()),
+            Form::PostgresDirectory => archive_files::read_directory(&dump.path).map_err(explain),
+            Form::PostgresTar => archive_files::read_tar(dump.open()?).map_err(explain),
+            Form::Script => Ok(Foreign::default()),
             _ => Err(dump.is_not_for("postgres", "archives of pg_dump and scripts of SQL")),
         }
     })
@@ -122,9 +117,8 @@ impl ImportedDatabase {
         let mut why = format!("these roles are missing on the server: {}", missing.join(", "));
         if missing.is_empty() {
             match self.run_archive(cx, &tools, &[]).await {
-                Err(SourceError::Program(error)) if lacks_role(&error.finding) => {
-                    why = error.finding;
-                }
+                // It may be for rights that our user has not, or for roles that are nobody's owner.
+                Err(SourceError::Program(error)) => why = error.finding,
                 run => return run,
             }
             exchange::drop_database(server, &self.scratch).await?;
@@ -148,6 +142,13 @@ impl ImportedDatabase {
         if is_there {
             properties = describe::properties(&own.connect(cx).await?, major).await?;
         }
+        let (theirs, ours) = (self.said.encoding.as_deref(), properties.encoding.as_str());
+        if theirs == Some("SQL_ASCII") && ours != "SQL_ASCII" {
+            return Err(refused(format!(
+                "{} has texts in no encoding (SQL_ASCII), and the database here is in {ours}, where not all of them can be; dump it anew with pg_dump --encoding={ours}",
+                self.dump.path.display()
+            )));
+        }
         let create = globals::create_database(&self.scratch, &properties);
         // Not given up half-way: the server would make the database all the same.
         server.batch_execute(&create).await.map_err(statement("make a new database"))?;
@@ -162,7 +163,9 @@ impl ImportedDatabase {
     ) -> Result<(), SourceError> {
         let mut command = self.source.connection.program(tools.pg_restore())?;
         command.arg(format!("--dbname={}", connection_string(&self.scratch)));
-        command.args(["--no-password", "--no-tablespaces", "--exit-on-error"]).args(options);
+        command
+            .args(["--no-password", "--no-tablespaces", "--no-subscriptions", "--exit-on-error"])
+            .args(options);
         command.stdout(Stdio::null());
         let mut program = match self.dump.form {
             Form::PostgresDirectory => {
@@ -208,10 +211,6 @@ impl ImportedDatabase {
     }
 }
 
-fn lacks_role(finding: &str) -> bool {
-    MISSING_ROLE.iter().all(|words| finding.contains(words))
-}
-
 async fn missing_owners(
     server: &Client,
     owners: &BTreeSet<String>,
@@ -255,13 +254,22 @@ impl Imported for ImportedDatabase {
                 differences.join(", ")
             ));
         }
-        let is_counted = self.dump.form == Form::PostgresCustom
-            && self.said.tables.iter().all(|(_, rows)| rows.is_some());
-        if !is_counted && self.dump.form != Form::Script {
-            captured.warnings.push(format!(
-                "{} does not show how many rows it has: whether some were missing from it already cannot be told",
-                self.dump.form
-            ));
+        if self.said.large_objects.is_some_and(|said| said != content.large_objects) {
+            return Err(self.dump.refused(format!(
+                "what was loaded of it is not all: it has {} large objects, and {} were loaded",
+                self.said.large_objects.unwrap_or(0),
+                content.large_objects
+            )));
+        }
+        if self.said.tables.iter().any(|(_, rows)| rows.is_none()) {
+            captured.warnings.push(
+                "not all of the dump's tables show how many rows they have: whether some were missing from it already cannot be told".to_owned(),
+            );
+        }
+        if self.said.has_subscriptions {
+            captured
+                .warnings
+                .push("subscriptions of other servers' publications are left out".to_owned());
         }
         captured.warnings.extend(self.warnings.iter().cloned());
         // Where the server's log is now says nothing of when the dump was made.

@@ -50,6 +50,8 @@ enum Place {
 pub(super) struct Lexer {
     place: Place,
     statement: Vec<u8>,
+    /// Where in the statement the comment begins.
+    comment_at: usize,
     parentheses: u32,
     /// `BEGIN` and `CASE` that wait for their `END`, in the body of a function that is statements.
     blocks: u32,
@@ -163,8 +165,17 @@ impl Lexer {
                 None => 1 + memchr::memchr(b'$', &rest[1..]).unwrap_or(rest.len() - 1),
             },
             Place::Comment(depth) => match rest {
+                [b'*', b'/', ..] if *depth == 1 => {
+                    self.place = Place::Words;
+                    self.statement.extend_from_slice(b"*/");
+                    // Before a statement it belongs to none.
+                    if self.statement[..self.comment_at].trim_ascii().is_empty() {
+                        self.statement.clear();
+                    }
+                    return Ok(2);
+                }
                 [b'*', b'/', ..] => {
-                    self.place = if *depth == 1 { Place::Words } else { Place::Comment(depth - 1) };
+                    self.place = Place::Comment(depth - 1);
                     2
                 }
                 [b'/', b'*', ..] => {
@@ -211,12 +222,15 @@ impl Lexer {
                 self.place = Place::Name;
                 1
             }
-            [b'-', b'-', ..] => {
-                // To the end of the line; it may be part of what the server keeps.
-                rest.len()
+            [b'-', b'-', ..] if self.statement.trim_ascii().is_empty() => {
+                self.count(&word, byte);
+                return Ok(rest.len());
             }
+            // To the end of the line; it may be part of what the server keeps.
+            [b'-', b'-', ..] => rest.len(),
             [b'/', b'*', ..] => {
                 self.place = Place::Comment(1);
+                self.comment_at = self.statement.len();
                 2
             }
             [b'\\', ..] => {
@@ -236,30 +250,30 @@ impl Lexer {
         Ok(taken)
     }
 
-    /// Keeps count of what a semicolon would not end.
+    /// Keeps count of what a semicolon would not end: the last word, and then what stands behind it.
     fn count(&mut self, word: &[u8], byte: u8) {
+        if !word.is_empty() {
+            self.count_word(String::from_utf8_lossy(word).to_ascii_uppercase());
+        }
         match byte {
             b'(' => self.parentheses += 1,
             b')' => self.parentheses = self.parentheses.saturating_sub(1),
             _ => {}
         }
-        if word.is_empty() {
-            return;
-        }
-        let word = String::from_utf8_lossy(word).to_ascii_uppercase();
+    }
+
+    fn count_word(&mut self, word: String) {
         let words: Vec<&str> = self.first_words.iter().map(String::as_str).collect();
         let makes_function = matches!(
             words.as_slice(),
             ["CREATE", "FUNCTION" | "PROCEDURE", ..]
                 | ["CREATE", "OR", "REPLACE", "FUNCTION" | "PROCEDURE", ..]
         );
-        if makes_function && self.parentheses == 0 {
-            match word.as_str() {
-                "BEGIN" => self.blocks += 1,
-                "CASE" if self.blocks > 0 => self.blocks += 1,
-                "END" => self.blocks = self.blocks.saturating_sub(1),
-                _ => {}
-            }
+        match word.as_str() {
+            "BEGIN" if makes_function && self.parentheses == 0 => self.blocks += 1,
+            "CASE" if self.blocks > 0 => self.blocks += 1,
+            "END" => self.blocks = self.blocks.saturating_sub(1),
+            _ => {}
         }
         if self.first_words.len() < 4 {
             self.first_words.push(word);
@@ -287,30 +301,32 @@ impl Lexer {
                 found.push(Piece::Copy(text));
                 return Ok(());
             }
-            Some("SET") => self.heed(&upper())?,
+            Some("SET") if !self.heed(&upper())? => return Ok(()),
             _ => {}
         }
         found.push(Piece::Statement(text));
         Ok(())
     }
 
-    /// Heeds what a script sets of how it is read.
-    fn heed(&mut self, set: &str) -> Result<(), String> {
+    /// Heeds what a script sets of how it is read. Says whether the server is to do so, too.
+    fn heed(&mut self, set: &str) -> Result<bool, String> {
         let value = |name: &str| {
             let rest = set.strip_prefix("SET ")?;
             let rest = rest.strip_prefix("SESSION ").unwrap_or(rest).strip_prefix(name)?;
-            let rest =
-                rest.trim_start().strip_prefix('=').or(rest.trim_start().strip_prefix("TO "))?;
+            let rest = rest.trim_start();
+            let rest = rest.strip_prefix('=').or(rest.strip_prefix("TO "))?;
             Some(rest.trim().trim_matches('\'').to_owned())
         };
         if let Some(value) = value("STANDARD_CONFORMING_STRINGS") {
-            self.always_escapes = value == "OFF";
+            self.always_escapes = ["OFF", "FALSE", "NO", "0"].contains(&value.as_str());
         }
-        match value("CLIENT_ENCODING") {
-            Some(encoding) if !["UTF8", "UTF-8", "SQL_ASCII"].contains(&encoding.as_str()) => Err(
-                format!("it is in the encoding {encoding}; make it with pg_dump --encoding=UTF8"),
-            ),
-            _ => Ok(()),
+        match value("CLIENT_ENCODING").as_deref() {
+            // Left as it is, the server looks at every byte: what is no UTF-8 must fail now, and not in a restore.
+            Some("SQL_ASCII") => Ok(false),
+            Some("UTF8" | "UTF-8") | None => Ok(true),
+            Some(encoding) => Err(format!(
+                "it is in the encoding {encoding}; make it with pg_dump --encoding=UTF8"
+            )),
         }
     }
 }
@@ -359,6 +375,7 @@ mod tests {
             "SELECT 1 -- it's; not over\n, 2",
             "CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2)",
             "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END",
+            "CREATE FUNCTION g() RETURNS int BEGIN ATOMIC SELECT sum(CASE WHEN (true) THEN 1 ELSE 0 END) AS s; SELECT CASE(1) WHEN 1 THEN 2 END; END",
             "CREATE OR REPLACE PROCEDURE p() LANGUAGE sql BEGIN ATOMIC SELECT 1; END",
             "CREATE FUNCTION public.\"BEGIN\"(x int) RETURNS int LANGUAGE sql AS $_$ SELECT $1; $_$",
         ] {
@@ -367,6 +384,11 @@ mod tests {
             let script = format!("{statement};\n  {statement} ;SELECT 3;");
             assert_eq!(statements(&script), [statement.as_str(), &statement, "SELECT 3"]);
         }
+        assert_eq!(
+            statements("SELECT 1; -- it's done\n/* that's ; all */\n/* ; */ SELECT 2;"),
+            ["SELECT 1", "SELECT 2"]
+        );
+        assert_eq!(statements("SELECT 1; -- it's done"), ["SELECT 1"]);
         assert_eq!(statements("BEGIN;\nSELECT 1;\nEND;\n"), ["BEGIN", "SELECT 1", "END"]);
     }
 

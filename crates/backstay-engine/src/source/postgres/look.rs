@@ -1,9 +1,10 @@
 //! What stands for and against a restore: looked at before anything is touched.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backstay_format::{DatabaseRole, PostgresContent, TableRows};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::connection::PostgresConnection as _;
 use super::describe;
@@ -164,4 +165,22 @@ pub(super) async fn count_all(client: &Client) -> Result<Vec<TableRows>, Postgre
     }
     counted.sort_by(|a, b| a.table.cmp(&b.table));
     Ok(counted)
+}
+
+/// Returns the roots of all tables that are partitions, by the tables' names.
+pub(super) async fn partition_roots(
+    client: &Client,
+) -> Result<BTreeMap<String, String>, PostgresError> {
+    let query = format!(
+        "SELECT {}, {}, pg_partition_root(c.oid)::oid::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.relkind = 'r' AND c.relispartition",
+        bytes_of("n.nspname"),
+        bytes_of("c.relname")
+    );
+    let rows = client.query(&query, &[]).await.map_err(statement("ask for partitions"))?;
+    let leaf = |row: &Row| {
+        let name = TableName { schema: row.get(0), table: row.get(1) };
+        (name.shown(), row.get(2))
+    };
+    Ok(rows.iter().map(leaf).collect())
 }

@@ -3,6 +3,7 @@
 
 mod apply;
 mod archive;
+mod archive_files;
 mod archive_rows;
 mod capture;
 mod connection;

@@ -8,6 +8,8 @@ const LOOKED_AT_BYTES: usize = 8 << 10;
 pub(super) enum Reach {
     /// What is in the database.
     Database,
+    /// What was there before: in a new database nothing was.
+    Removal,
     /// Owners, rights and settings: what roles and servers know, which need not be here.
     Roles,
     /// The database itself, under the name that it had, which may be that of a living one.
@@ -46,6 +48,8 @@ pub(super) fn reach(statement: &str) -> Reach {
         ("GRANT" | "REVOKE" | "SET", _) | ("ALTER", "DEFAULT") => Reach::Roles,
         ("COMMENT", "ON") if first(2) == "EXTENSION" => Reach::Roles,
         ("ALTER", _) if has("OWNER", "TO") => Reach::Roles,
+        ("DROP", _) => Reach::Removal,
+        ("ALTER", _) if words.contains(&"DROP") => Reach::Removal,
         _ => Reach::Database,
     }
 }
@@ -101,6 +105,8 @@ mod tests {
             ("ALTER ROLE x IN DATABASE shop SET work_mem = 1", Reach::OwnDatabase),
             ("COMMENT ON DATABASE shop IS 'x'", Reach::OwnDatabase),
             ("REVOKE CONNECT ON DATABASE shop FROM PUBLIC", Reach::OwnDatabase),
+            ("DROP EVENT TRIGGER et", Reach::Removal),
+            ("ALTER TABLE ONLY public.t DROP CONSTRAINT c", Reach::Removal),
             ("GRANT SELECT ON TABLE t TO x", Reach::Roles),
             ("GRANT SELECT ON TABLE \"on database\" TO x", Reach::Roles),
             ("ALTER DEFAULT PRIVILEGES FOR ROLE x GRANT SELECT ON TABLES TO y", Reach::Roles),

@@ -241,6 +241,7 @@ pub(super) struct Walked {
     functions: Vec<String>,
     large: Vec<LargeValue>,
     pub(super) has_module_data: bool,
+    pub(super) has_checksum: bool,
 }
 
 impl Walked {
@@ -341,7 +342,8 @@ fn walk_into(
     let sum = reader.out.sum.finalize();
     reader.out.part.write_all(&sum.to_le_bytes())?;
     functions.sort();
-    Ok(Walked { databases, functions, large, has_module_data })
+    let has_checksum = reader.has_checksum;
+    Ok(Walked { databases, functions, large, has_module_data, has_checksum })
 }
 
 impl<C: Chunks> Reader<C, &mut Filter> {

@@ -18,6 +18,8 @@ use crate::source::{Capture, Imported, SourceError, fixed_part};
 
 /// What a server says of itself stands in so many bytes at the beginning.
 const HEAD_BYTES: usize = 4 << 10;
+const NO_CHECKSUM: &str =
+    "the file has no checksum (rdbchecksum no): damage in it may not have shown";
 /// Numbers are written in so many bytes behind one of these.
 const NUMBERS: [(u8, usize); 3] = [(0xC0, 1), (0xC1, 2), (0xC2, 4)];
 /// A shorter text has its length in one byte.
@@ -86,6 +88,11 @@ impl Imported for ImportedRdb {
             let engine = engine(begin).ok_or_else(|| {
                 dump.refused("it does not say which server wrote it, as those since Redis 3.2 do")
             })?;
+            if number(begin, "aof-base") == Some(1) {
+                return Err(dump.refused(
+                    "it is the base of a log (appendonlydir), and the rest of the data is in the log; import a file that the server saved (dump.rdb)",
+                ));
+            }
             let memory = number(begin, "used-mem").unwrap_or(dump.bytes);
             Ok((input, engine, memory))
         })
@@ -147,12 +154,13 @@ impl Capture for RdbCapture {
         // What nobody took ends now.
         drop(self.part.take());
         let walked = blocking_end(self.walking).await?;
-        let warnings = walked.has_module_data.then(|| MODULE_DATA.to_owned());
+        let mut warnings = Vec::from_iter(walked.has_module_data.then(|| MODULE_DATA.to_owned()));
+        warnings.extend((!walked.has_checksum).then(|| NO_CHECKSUM.to_owned()));
         let content = walked.content(&self.engine, self.memory_bytes);
         Ok(CaptureReport {
             engine: Some(self.engine),
             content: Some(Content::Redis(Box::new(content))),
-            warnings: warnings.into_iter().collect(),
+            warnings,
             ..CaptureReport::default()
         })
     }

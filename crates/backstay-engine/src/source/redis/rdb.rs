@@ -74,6 +74,8 @@ pub(super) struct Reader<C, O> {
     forwards: bool,
     sum: Digest,
     version: u16,
+    /// Whether the end had a checksum.
+    pub(super) has_checksum: bool,
 }
 
 impl<C: Chunks, O: Write> Reader<C, O> {
@@ -89,6 +91,7 @@ impl<C: Chunks, O: Write> Reader<C, O> {
             forwards: true,
             sum: Digest::new(CrcAlgorithm::Crc64Redis),
             version: 0,
+            has_checksum: false,
         };
         let header: [u8; HEADER_BYTES] = reader.array()?;
         let digits =
@@ -182,6 +185,7 @@ impl<C: Chunks, O: Write> Reader<C, O> {
         let found = self.sum.finalize();
         let written = u64::from_le_bytes(self.array()?);
         // Servers that are told to write no checksum write zero.
+        self.has_checksum = written != 0;
         if written != 0 && written != found {
             return Err(wrong("its checksum is not that of its bytes"));
         }

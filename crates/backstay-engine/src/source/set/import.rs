@@ -38,5 +38,7 @@ pub(super) async fn import(
         made.await?.map_err(|error| dump.refused(format!("{}: {error}", export.display())))?;
     }
     let source = SetSource { root, ..source.clone() };
-    Ok(Box::new(Unpacked::new(spool, source, Vec::new())))
+    let has_text = exports.iter().any(|(_, export)| duckdb::has_text(export));
+    let warnings = if has_text { vec![duckdb::TEXT.to_owned()] } else { Vec::new() };
+    Ok(Box::new(Unpacked::new(spool, source, warnings)))
 }

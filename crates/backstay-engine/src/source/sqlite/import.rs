@@ -1,6 +1,6 @@
 //! Databases of others: copied, with what belongs to them, and read from there.
 
-use super::{COMPANIONS, SqliteSource, blocking};
+use super::{SqliteSource, blocking};
 use crate::cx::Cx;
 use crate::source::dump::{Dump, Form};
 use crate::source::imported::Unpacked;
@@ -25,7 +25,7 @@ pub(super) async fn import(
     let spool = Spool::create(&source.spool)?;
     let path = spool.file("data.db", dump.bytes)?;
     let (cx, dump, copy) = (cx.clone(), dump.clone(), path.clone());
-    blocking(move || dump.copy_with(&cx, &copy, &COMPANIONS)).await?;
+    blocking(move || dump.copy_with_companions(&cx, &copy)).await?;
     let source = SqliteSource { path, spool: source.spool.clone() };
     Ok(Box::new(Unpacked::new(spool, source, Vec::new())))
 }
