@@ -153,7 +153,7 @@ impl Execution<'_> {
         }
         if reach == Reach::Database {
             let done = self.client.batch_execute(text).await;
-            return done.map_err(|error| self.failed(text, statement("execute it")(error)));
+            return done.map_err(|error| self.failed(text, &statement("execute it")(error)));
         }
         // One that fails must not take the whole transaction with it.
         if self.is_in_transaction {
@@ -163,7 +163,7 @@ impl Execution<'_> {
         let is_tolerable = error.code().is_some_and(|code| is_tolerable(reach, code));
         let failed: PostgresError = statement("execute it")(error);
         if !is_tolerable {
-            return Err(self.failed(text, failed));
+            return Err(self.failed(text, &failed));
         }
         if self.is_in_transaction {
             self.guard("ROLLBACK TO SAVEPOINT backstay").await?;
@@ -179,7 +179,7 @@ impl Execution<'_> {
         done.map_err(statement("guard a statement of the script"))
     }
 
-    fn failed(&self, text: &str, error: PostgresError) -> SourceError {
+    fn failed(&self, text: &str, error: &PostgresError) -> SourceError {
         self.dump.refused(format!("{error}: `{}`", shown(text)))
     }
 
