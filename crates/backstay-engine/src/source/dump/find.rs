@@ -1,7 +1,6 @@
 //! Which dumps lie at a path that somebody names.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use backstay_format::{Sha256, TimeFrom};
@@ -9,7 +8,7 @@ use jiff::Timestamp;
 
 use super::form::{self, Form};
 use super::packing::Packing;
-use super::{CHECKSUM_SUFFIX, Dump, refused, taken};
+use super::{CHECKSUM_SUFFIX, Dump, entries, refused, taken};
 use crate::cx::Cx;
 use crate::source::SourceError;
 
@@ -40,13 +39,12 @@ pub fn find(cx: &Cx, path: &Path, expected: Option<Sha256>) -> Result<Found, Sou
     if expected.is_some() {
         return Err(refused(path, "it is a directory of dumps, and one checksum was given"));
     }
-    let moments = moments(path)?;
-    for (moment, members) in moments {
+    for (moment, members) in moments(path, &mut found)? {
         let form = Form::DuckdbExports(members);
         let dump = Dump::digest(cx, path, form, Packing::None)?;
         found.dumps.push(Dump { taken_at: moment, time_from: TimeFrom::Name, ..dump });
     }
-    if found.dumps.is_empty() {
+    if found.dumps.is_empty() && found.failed.is_empty() {
         for entry in entries(path)? {
             cx.check()?;
             let name = entry.to_string_lossy();
@@ -75,17 +73,14 @@ pub fn find(cx: &Cx, path: &Path, expected: Option<Sha256>) -> Result<Found, Sou
     Ok(found)
 }
 
-fn entries(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
-    let entries = fs::read_dir(path)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>());
-    let mut entries = entries.map_err(|cause| SourceError::io("list", path, cause))?;
-    entries.sort();
-    Ok(entries)
-}
-
-/// Finds exports as HitKeep lays them out, `shared/TIME/` and `tenants/ID/TIME/`, by their moments.
-fn moments(path: &Path) -> Result<BTreeMap<Timestamp, Vec<(String, PathBuf)>>, SourceError> {
+/// Finds exports as HitKeep lays them out, `shared/TIME/` and `tenants/ID/TIME/`, by their moments; not those of which one is not
+/// whole.
+fn moments(
+    path: &Path,
+    found: &mut Found,
+) -> Result<BTreeMap<Timestamp, Vec<(String, PathBuf)>>, SourceError> {
     let mut moments: BTreeMap<Timestamp, Vec<(String, PathBuf)>> = BTreeMap::new();
+    let mut broken = Vec::new();
     let mut databases = vec![(SHARED.to_owned(), path.join(SHARED))];
     if path.join(TENANTS).is_dir() {
         for tenant in entries(&path.join(TENANTS))? {
@@ -98,13 +93,14 @@ fn moments(path: &Path) -> Result<BTreeMap<Timestamp, Vec<(String, PathBuf)>>, S
             let time = export.file_name().and_then(|name| taken::in_name(&name.to_string_lossy()));
             let Some(time) = time.filter(|_| export.is_dir()) else { continue };
             if form::directory(&export) != Some(Form::DuckdbExport) {
-                return Err(refused(
-                    &export,
-                    "it is no whole export: schema.sql or load.sql is missing",
-                ));
+                let finding = "it is no whole export: schema.sql or load.sql is missing";
+                found.failed.push(refused(&export, finding));
+                broken.push(time);
+                continue;
             }
             moments.entry(time).or_default().push((name.clone(), export));
         }
     }
+    moments.retain(|time, _| !broken.contains(time));
     Ok(moments)
 }

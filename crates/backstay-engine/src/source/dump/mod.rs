@@ -119,7 +119,12 @@ impl Dump {
     /// Reads a checksum as `sha256sum` writes it.
     fn checksum_beside(&self) -> Result<Option<Sha256>, SourceError> {
         let beside = with_suffix(&self.path, CHECKSUM_SUFFIX);
-        let Some(text) = self.checksum.and_then(|_| small_text(&beside)) else { return Ok(None) };
+        if self.checksum.is_none() || beside.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        let text = small_text(&beside).ok_or_else(|| {
+            self.refused(format!("{} beside it cannot be read as a checksum", beside.display()))
+        })?;
         let digest = text.split_ascii_whitespace().next().unwrap_or_default();
         let digest = digest.parse().map_err(|finding| {
             self.refused(format!("{} beside it is no checksum: {finding}", beside.display()))
@@ -274,6 +279,15 @@ fn small_text(path: &Path) -> Option<String> {
     if is_small { fs::read_to_string(path).ok() } else { None }
 }
 
+/// Returns what lies in a directory, by name.
+fn entries(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .map_err(|cause| SourceError::io("list", path, cause))?;
+    entries.sort();
+    Ok(entries)
+}
+
 /// Lists the regular files at a path or below it, by name.
 fn list(path: &Path, files: &mut Vec<Seen>) -> Result<(), SourceError> {
     let meta = path.metadata().map_err(|cause| SourceError::io("look at", path, cause))?;
@@ -281,11 +295,7 @@ fn list(path: &Path, files: &mut Vec<Seen>) -> Result<(), SourceError> {
         files.push(Seen::of(path, &meta));
         return Ok(());
     }
-    let mut entries: Vec<PathBuf> = fs::read_dir(path)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .map_err(|cause| SourceError::io("list", path, cause))?;
-    entries.sort();
-    for entry in entries {
+    for entry in entries(path)? {
         let kind = entry.symlink_metadata();
         let kind = kind.map_err(|cause| SourceError::io("look at", &entry, cause))?.file_type();
         if !kind.is_file() && !kind.is_dir() {
