@@ -51,7 +51,7 @@ pub(super) async fn import_all(
         Some(vault) => imported_before(app, &source, &vault).await?,
         None => BTreeMap::new(),
     };
-    if args.dry_run {
+    if args.dry_run || dumps.is_empty() {
         show_plan(&dumps, &known, json)?;
         return Ok(exit);
     }
@@ -154,9 +154,12 @@ async fn imported_before(
 ) -> anyhow::Result<BTreeMap<Sha256, BackupId>> {
     let listing = vault.list(&app.cx, &app.config.organisation, &source.name).await?;
     let mut known = BTreeMap::new();
-    // One that is not complete may be made anew.
+    let orphans = app.catalog.orphans(vault.id().as_str(), source.name.as_str()).await?;
+    // One that is not whole may be made anew.
     let whole = |entry: &&IndexEntry| {
-        entry.trigger == Trigger::Imported && entry.status == Status::Complete
+        entry.trigger == Trigger::Imported
+            && entry.status == Status::Complete
+            && !orphans.damaged.contains(&entry.id)
     };
     for entry in listing.backups.iter().filter(whole) {
         let place = app.place(&source.name, entry.id.clone());

@@ -419,6 +419,12 @@ fn wrong_checksums_and_times_are_refused_and_right_ones_are_heeded() {
     shell.ends(0, &["backup", "db"]);
     shell.ends(0, &["forget", "db"]);
     assert_eq!(shell.json(&["backups", "db"]).as_array().unwrap().len(), 2, "it is held");
+    // What was made of it is gone: nobody has it, so it is imported once more.
+    let id = backup["id"].as_str().unwrap();
+    let lost = shell.path(&format!("storage/backstay/default/db/{id}/database.dump.zst.bks"));
+    std::fs::remove_file(lost).unwrap();
+    shell.run(&["backup", "db", "--trigger", "scheduled"]);
+    assert_eq!(shell.json(&["import", "db", text(&path)]).as_array().unwrap().len(), 1);
 }
 
 #[test]

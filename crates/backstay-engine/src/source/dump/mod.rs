@@ -125,9 +125,10 @@ impl Dump {
         let text = small_text(&beside).ok_or_else(|| {
             self.refused(format!("{} beside it cannot be read as a checksum", beside.display()))
         })?;
-        let digest = text.split_ascii_whitespace().next().unwrap_or_default();
-        let digest = digest.parse().map_err(|finding| {
-            self.refused(format!("{} beside it is no checksum: {finding}", beside.display()))
+        // `HEX  NAME`, or `SHA256 (NAME) = HEX` on other systems.
+        let digest = text.split_ascii_whitespace().find_map(|word| word.parse().ok());
+        let digest = digest.ok_or_else(|| {
+            self.refused(format!("{} beside it has no SHA-256 in it", beside.display()))
         })?;
         Ok(Some(digest))
     }
