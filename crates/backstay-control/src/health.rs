@@ -223,15 +223,17 @@ impl Health {
         let newest = good.first().copied();
         let age = newest.map(|newest| facts.now.duration_since(newest.started_at));
         // What others dumped long ago says nothing of our runs.
-        let ours = good.iter().find(|entry| entry.trigger != Trigger::Imported).copied();
-        let missed = missed(facts, ours);
+        let is_ours = |entry: &&&IndexEntry| entry.trigger != Trigger::Imported;
+        let ours: Vec<&IndexEntry> = good.iter().filter(is_ours).copied().collect();
+        let newest_of_ours = ours.first().copied();
+        let missed = missed(facts, newest_of_ours);
         let rto_seen = facts.last_restore.map(|restore| restore.took);
         let Objectives { rpo, rto } = facts.objectives;
         let orphaned = facts.orphaned;
         let alarms = [
             newest.is_none().then_some(Alarm::NoBackup),
             age.filter(|age| *age > rpo).map(|age| Alarm::TooOld { age, objective: rpo }),
-            facts.last_run.and_then(|run| failed(run, ours)),
+            facts.last_run.and_then(|run| failed(run, newest_of_ours)),
             future.first().map(|entry| Alarm::Future { at: entry.started_at }),
             (missed > 0).then_some(Alarm::Missed { runs: missed }),
             (orphaned > 0).then_some(Alarm::Orphaned { backups: orphaned }),
@@ -240,7 +242,7 @@ impl Health {
                 .map(|took| Alarm::SlowRestore { took, objective: rto }),
         ];
         let alarms = alarms.into_iter().flatten().collect();
-        Self { age, rpo_seen: worst_loss(&good), rto_seen, missed, alarms }
+        Self { age, rpo_seen: worst_loss(&ours), rto_seen, missed, alarms }
     }
 
     /// Returns the word for it, as it stands in JSON.
@@ -252,8 +254,7 @@ impl Health {
 /// What was lost at worst by a disaster just before a backup was done: what was written since the one before it began. That is
 /// the interval, and what the backup and its transfer took (V58).
 fn worst_loss(newest_first: &[&IndexEntry]) -> Option<SignedDuration> {
-    let ours = newest_first.iter().filter(|entry| entry.trigger != Trigger::Imported);
-    let recent: Vec<&IndexEntry> = ours.take(RECENT).copied().collect();
+    let recent = &newest_first[..newest_first.len().min(RECENT)];
     recent.windows(2).map(|two| two[0].finished_at.duration_since(two[1].started_at)).max()
 }
 

@@ -8,6 +8,7 @@ use crate::error::EngineError;
 use crate::event::Event;
 use crate::source::Source;
 use crate::source::dump::Dump;
+use crate::source::imported::discard;
 use crate::vault::{Draft, Vault};
 
 /// Makes a backup of a dump. When this returns, the dump was loaded whole, and the backup of what was loaded is durable and proven
@@ -31,11 +32,6 @@ pub async fn import(
         Ok(proven)
     };
     let made = Box::pin(store(cx, (vault, draft), imported.capture(cx), judge)).await;
-    if let Err(error) = imported.discard(&cx.for_cleanup()).await {
-        let text = format!(
-            "what was loaded could not be removed, the next import or restore does: {error}"
-        );
-        cx.event(Event::Warning { text });
-    }
+    discard(cx, imported).await;
     made
 }

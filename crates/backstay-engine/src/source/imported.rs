@@ -1,11 +1,22 @@
-//! Dumps that are loaded into a folder of the spool directory.
+//! What was loaded of dumps: how it goes away, and what lies in a folder of the spool directory.
 
 use async_trait::async_trait;
 
 use super::{Capture, Imported, Source, SourceError};
 use crate::cx::Cx;
+use crate::event::Event;
 use crate::part::CaptureReport;
 use crate::spool::Spool;
+
+/// Removes what was loaded. That this fails makes neither what was made of it worse nor its error better.
+pub(crate) async fn discard(cx: &Cx, imported: Box<dyn Imported>) {
+    if let Err(error) = imported.discard(&cx.for_cleanup()).await {
+        let text = format!(
+            "what was loaded could not be removed, the next import or restore does: {error}"
+        );
+        cx.event(Event::Warning { text });
+    }
+}
 
 /// Something in a folder of the spool directory, as a source of its own.
 pub(super) struct Unpacked {

@@ -11,7 +11,7 @@ pub mod duckdb;
 pub mod dump;
 mod engine;
 pub mod files;
-mod imported;
+pub(crate) mod imported;
 pub mod mysql;
 mod one_file;
 mod own_names;

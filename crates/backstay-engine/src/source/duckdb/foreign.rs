@@ -12,12 +12,14 @@ use crate::source::sqlite::blocking;
 use crate::source::{Imported, SourceError};
 use crate::spool::Spool;
 
-pub(in crate::source) const TEXT: &str = "rows of the export are in CSV files, which do not show whether lines were missing from them already";
-
-/// Says whether rows of an export are in files that do not show where they end.
-pub(in crate::source) fn has_text(export: &Path) -> bool {
-    let files = export.read_dir().into_iter().flatten().flatten();
-    files.map(|entry| entry.path()).any(|file| file.extension().is_some_and(|e| e == "csv"))
+/// Says what cannot be known of exports: rows in CSV files do not show where they end.
+pub(in crate::source) fn warnings<'a>(exports: impl IntoIterator<Item = &'a Path>) -> Vec<String> {
+    let has_text = |export: &Path| {
+        let files = export.read_dir().into_iter().flatten().flatten();
+        files.map(|entry| entry.path()).any(|file| file.extension().is_some_and(|e| e == "csv"))
+    };
+    let warning = "rows of the export are in CSV files, which do not show whether lines were missing from them already";
+    Vec::from_iter(exports.into_iter().any(has_text).then(|| warning.to_owned()))
 }
 
 /// Makes a database in the spool directory of what others exported or copied.
@@ -41,7 +43,7 @@ pub(super) async fn import(
         _ => return Err(dump.is_not_for("duckdb", "exports and databases of DuckDB")),
     }
     let source = DuckdbSource { path, ..source.clone() };
-    let warnings = if has_text(&dump.path) { vec![TEXT.to_owned()] } else { Vec::new() };
+    let warnings = warnings([dump.path.as_path()]);
     Ok(Box::new(Unpacked::new(spool, source, warnings)))
 }
 

@@ -29,7 +29,7 @@ use crate::swap::{Replacement, Swapper};
 use session::{On, Tool};
 
 pub use error::DuckdbError;
-pub(super) use foreign::{TEXT, has_text};
+pub(super) use foreign::warnings as export_warnings;
 
 /// The one part of such a backup.
 const PART: &str = "export.tar";

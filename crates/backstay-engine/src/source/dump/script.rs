@@ -6,10 +6,9 @@ use tokio::sync::mpsc;
 
 use super::Dump;
 use crate::cx::Cx;
-use crate::event::Event;
+use crate::source::SourceError;
 use crate::source::databases::Databases;
 use crate::source::sqlite::blocking;
-use crate::source::{Imported, SourceError};
 
 /// Pieces that wait to be executed.
 const PIECES_IN_FLIGHT: usize = 16;
@@ -116,14 +115,6 @@ impl Whole {
 /// Returns the beginning of a statement, for a person.
 pub(in crate::source) fn shown(statement: &str) -> String {
     statement.trim().chars().take(SHOWN_CHARS).collect()
-}
-
-/// Removes what was loaded of a dump that failed, whose error matters more.
-pub(in crate::source) async fn discard_failed(cx: &Cx, imported: Box<impl Imported + 'static>) {
-    if let Err(error) = imported.discard(&cx.for_cleanup()).await {
-        let text = format!("what was loaded could not be removed: {error}");
-        cx.event(Event::Warning { text });
-    }
 }
 
 impl Dump {

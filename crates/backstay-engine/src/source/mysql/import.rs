@@ -15,13 +15,14 @@ use super::error::{MysqlError, statement};
 use super::load::GENERATED;
 use super::moves::drop_database;
 use super::names::identifier;
-use super::reach::{self, Reach, reach};
+use super::reach::{Reach, Words};
 use super::scan::{Found, Statements, TRAILER};
 use super::{MysqlSource, describe, objects};
 use crate::cx::Cx;
 use crate::part::CaptureReport;
-use crate::source::dump::script::{self, Lines, Pieces, Whole, discard_failed, shown};
+use crate::source::dump::script::{self, Lines, Pieces, Whole, shown};
 use crate::source::dump::{Dump, Form};
+use crate::source::imported::discard;
 use crate::source::{Capture, Imported, SourceError, own_names, tunnelled};
 
 /// Dumps of the servers' own programs begin so.
@@ -73,7 +74,7 @@ pub(super) async fn import(
     match imported.load(cx).await {
         Ok(()) => Ok(imported),
         Err(error) => {
-            discard_failed(cx, imported).await;
+            discard(cx, imported).await;
             Err(error)
         }
     }
@@ -121,10 +122,12 @@ enum Piece {
 /// Reads a script, and hands its pieces over. Blocks.
 fn read(cx: &Cx, dump: &Dump, pieces: &Pieces<Piece>) -> Result<(), SourceError> {
     let (mut lines, mut statements) = (Lines::of(dump)?, Statements::default());
+    let mut are_divided = true;
     while let Some(line) = lines.next()? {
         cx.check()?;
         if let Some(delimiter) = delimiter(line).filter(|_| statements.is_between()) {
             statements.set_delimiter(delimiter);
+            are_divided = delimiter == b";";
             continue;
         }
         if statements.is_between() && line.trim_ascii().starts_with(b"\\") {
@@ -132,10 +135,14 @@ fn read(cx: &Cx, dump: &Dump, pieces: &Pieces<Piece>) -> Result<(), SourceError>
         }
         let mut found = Vec::new();
         let pushed = statements.push(line, |one| {
-            found.push(match one {
-                Found::Statement(text) => Piece::Statement(text.to_vec()),
-                Found::Remark(text) => Piece::Remark(text.to_vec()),
-            });
+            match one {
+                Found::Statement(b"") => {}
+                Found::Statement(text) if are_divided => {
+                    found.push(Piece::Statement(text.to_vec()));
+                }
+                Found::Statement(text) => found.extend(single(text).map(Piece::Statement)),
+                Found::Remark(text) => found.push(Piece::Remark(text.to_vec())),
+            }
             Ok::<(), Infallible>(())
         });
         let Ok(()) = pushed;
@@ -201,10 +208,8 @@ impl<'a> Script<'a> {
                     self.whole.has_end |= text.starts_with(TRAILER);
                 }
                 Piece::Statement(text) => {
-                    for text in single(text) {
-                        self.whole.has_end = false;
-                        self.execute(session, text).await?;
-                    }
+                    self.whole.has_end = false;
+                    self.execute(session, text).await?;
                 }
             }
         }
@@ -212,7 +217,8 @@ impl<'a> Script<'a> {
     }
 
     async fn execute(&mut self, session: &mut Conn, text: Vec<u8>) -> Result<(), SourceError> {
-        match reach(&text) {
+        let words = Words::of(&text);
+        match words.reach() {
             Reach::Database => {}
             Reach::Log => return Ok(()),
             Reach::Event => {
@@ -227,8 +233,8 @@ impl<'a> Script<'a> {
             Reach::OwnDatabase(name) => return self.enter(name),
             Reach::Beyond => return Err(self.dump.reaches_beyond(&beginning(&text))),
         }
-        self.whole.makes |= reach::begins(&text, &["CREATE"]);
-        let changes_rows = reach::begins(&text, &["INSERT", "REPLACE", "UPDATE"]);
+        self.whole.makes |= words.begins(&["CREATE"]);
+        let changes_rows = words.begins(&["INSERT", "REPLACE", "UPDATE"]);
         let shown = shown(&beginning(&text));
         let done: Result<(), MysqlError> =
             session.query_drop(text).await.map_err(statement("execute the script"));
@@ -293,22 +299,24 @@ impl<'a> Script<'a> {
     }
 }
 
-/// Divides what stands between two delimiters: servers would execute several statements as one. What makes a program is one.
-fn single(text: Vec<u8>) -> Vec<Vec<u8>> {
-    if text.is_empty() || reach::is_program(&text) {
-        return Vec::from_iter((!text.is_empty()).then_some(text));
+/// Divides what stands between two delimiters that are no semicolons: servers would execute several statements as one. What makes
+/// a program is one.
+fn single(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let mut found = Vec::new();
+    if Words::of(text).is_program() {
+        found.push(text.to_vec());
+    } else {
+        let mut statements = Statements::default();
+        let pushed = statements.push(text, |one| {
+            if let Found::Statement(statement) = one {
+                found.push(statement.to_vec());
+            }
+            Ok::<(), Infallible>(())
+        });
+        let Ok(()) = pushed;
+        found.push(statements.rest().to_vec());
     }
-    let (mut statements, mut found) = (Statements::default(), Vec::new());
-    let pushed = statements.push(&text, |one| {
-        if let Found::Statement(statement) = one {
-            found.push(statement.to_vec());
-        }
-        Ok::<(), Infallible>(())
-    });
-    let Ok(()) = pushed;
-    found.push(statements.rest().to_vec());
-    found.retain(|statement| !statement.is_empty());
-    found
+    found.into_iter().filter(|statement| !statement.is_empty())
 }
 
 /// Returns a statement that sets a session as this one is, for what is made later.

@@ -36,53 +36,75 @@ pub(super) enum Reach {
     Beyond,
 }
 
-/// Says how far a statement reaches.
-pub(super) fn reach(statement: &[u8]) -> Reach {
-    let words = words(statement);
-    let has = |word: &str| words.iter().any(|one| one == word);
-    let thing = words.iter().take(24).position(|word| THINGS.contains(&word.as_str()));
-    match words.first().map(String::as_str).unwrap_or_default() {
-        "" => Reach::Database,
-        "USE" => Reach::OwnDatabase(name(&words[1..])),
-        "SET" if ["GTID_PURGED", "GTID_SLAVE_POS", "SQL_LOG_BIN"].into_iter().any(has) => {
-            Reach::Log
+/// A statement in words.
+pub(super) struct Words(Vec<String>);
+
+impl Words {
+    pub(super) fn of(statement: &[u8]) -> Self {
+        Self(words(statement))
+    }
+
+    /// Says whether it begins with one of these words, whatever version of server it is for.
+    pub(super) fn begins(&self, with: &[&str]) -> bool {
+        with.contains(&self.first())
+    }
+
+    /// Says whether it makes something that has statements in it.
+    pub(super) fn is_program(&self) -> bool {
+        const PROGRAMS: [&str; 5] = ["TRIGGER", "PROCEDURE", "FUNCTION", "EVENT", "PACKAGE"];
+        let thing = self.thing().map(|at| self.0[at].as_str());
+        self.first() == "CREATE" && thing.is_some_and(|thing| PROGRAMS.contains(&thing))
+    }
+
+    /// Says how far it reaches.
+    pub(super) fn reach(&self) -> Reach {
+        let Self(words) = self;
+        let has = |word: &str| words.iter().any(|one| one == word);
+        match self.first() {
+            "" => Reach::Database,
+            "USE" => Reach::OwnDatabase(name(&words[1..])),
+            "SET" if ["GTID_PURGED", "GTID_SLAVE_POS", "SQL_LOG_BIN"].into_iter().any(has) => {
+                Reach::Log
+            }
+            "CHANGE" if has("MASTER") => Reach::Log,
+            "SET" if is_of_server(words) => Reach::Beyond,
+            "CREATE" | "ALTER" | "DROP" => self.reach_of_thing(),
+            "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "TRUNCATE" | "RENAME" | "LOCK"
+            | "ANALYZE" | "OPTIMIZE" | "CHECK" => of_names(words),
+            "START" if has("TRANSACTION") => Reach::Database,
+            "SELECT" if has("OUTFILE") || has("DUMPFILE") => Reach::Beyond,
+            "SET" | "UNLOCK" | "BEGIN" | "COMMIT" | "ROLLBACK" | "DO" | "SELECT" | "SHOW" => {
+                Reach::Database
+            }
+            _ => Reach::Beyond,
         }
-        "CHANGE" if has("MASTER") => Reach::Log,
-        "SET" if is_of_server(&words) => Reach::Beyond,
-        "CREATE" | "ALTER" | "DROP" => match thing.map(|at| (at, words[at].as_str())) {
+    }
+
+    /// The same of a statement that makes, changes or drops something.
+    fn reach_of_thing(&self) -> Reach {
+        let Self(words) = self;
+        let has = |word: &str| words.iter().any(|one| one == word);
+        match self.thing().map(|at| (at, words[at].as_str())) {
             None => Reach::Beyond,
             Some((at, "DATABASE" | "SCHEMA")) => Reach::OwnDatabase(name(&words[at + 1..])),
             Some((_, "EVENT")) => Reach::Event,
-            Some((_, "TRIGGER")) if words[0] == "CREATE" && of_names(&words) == Reach::Database => {
+            Some((_, "TRIGGER")) if words[0] == "CREATE" && of_names(words) == Reach::Database => {
                 Reach::Trigger
             }
             // What is renamed can go to another database.
             Some(_) if words[0] == "ALTER" && has("RENAME") && has(".") => Reach::Beyond,
-            Some(_) => of_names(&words),
-        },
-        "INSERT" | "REPLACE" | "UPDATE" | "DELETE" | "TRUNCATE" | "RENAME" | "LOCK" | "ANALYZE"
-        | "OPTIMIZE" | "CHECK" => of_names(&words),
-        "START" if has("TRANSACTION") => Reach::Database,
-        "SELECT" if has("OUTFILE") || has("DUMPFILE") => Reach::Beyond,
-        "SET" | "UNLOCK" | "BEGIN" | "COMMIT" | "ROLLBACK" | "DO" | "SELECT" | "SHOW" => {
-            Reach::Database
+            Some(_) => of_names(words),
         }
-        _ => Reach::Beyond,
     }
-}
 
-/// Says whether a statement makes something that has statements in it.
-pub(super) fn is_program(statement: &[u8]) -> bool {
-    const PROGRAMS: [&str; 5] = ["TRIGGER", "PROCEDURE", "FUNCTION", "EVENT", "PACKAGE"];
-    let words = words(statement);
-    let thing = words.iter().take(24).find(|word| THINGS.contains(&word.as_str()));
-    words.first().is_some_and(|word| word == "CREATE")
-        && thing.is_some_and(|thing| PROGRAMS.contains(&thing.as_str()))
-}
+    fn first(&self) -> &str {
+        self.0.first().map(String::as_str).unwrap_or_default()
+    }
 
-/// Says whether a statement begins with this word, whatever version of server it is for.
-pub(super) fn begins(statement: &[u8], with: &[&str]) -> bool {
-    words(statement).first().is_some_and(|word| with.contains(&word.as_str()))
+    /// Returns where it says what it makes, changes or drops.
+    fn thing(&self) -> Option<usize> {
+        self.0.iter().take(24).position(|word| THINGS.contains(&word.as_str()))
+    }
 }
 
 /// Says whether something is set for more than the session, or for a statement that follows.
@@ -243,7 +265,7 @@ mod tests {
             ("CHANGE MASTER TO MASTER_LOG_FILE='x'", Reach::Log),
             ("/*!50003 DROP DATABASE */ `x`", own("x")),
         ] {
-            assert_eq!(reach(statement.as_bytes()), expected, "{statement}");
+            assert_eq!(Words::of(statement.as_bytes()).reach(), expected, "{statement}");
         }
     }
 }

@@ -18,8 +18,8 @@ use super::tools::Tools;
 use super::{PostgresSource, describe, exchange, globals, script};
 use crate::cx::Cx;
 use crate::part::CaptureReport;
-use crate::source::dump::script::discard_failed;
 use crate::source::dump::{Dump, Form};
+use crate::source::imported::discard;
 use crate::source::program::Program;
 use crate::source::sqlite::blocking;
 use crate::source::{Capture, Imported, SourceError, own_names, tunnelled};
@@ -61,7 +61,7 @@ pub(super) async fn import(
     match imported.load(cx).await {
         Ok(()) => Ok(imported),
         Err(error) => {
-            discard_failed(cx, imported).await;
+            discard(cx, imported).await;
             Err(error)
         }
     }
@@ -137,11 +137,12 @@ impl ImportedDatabase {
     ) -> Result<Option<DatabaseProperties>, PostgresError> {
         let own = &self.source.connection;
         let is_there = exchange::exists(server, &own.database).await?;
-        let mut properties = describe::properties(server, major).await?;
-        properties.tablespace = None;
-        if is_there {
-            properties = describe::properties(&own.connect(cx).await?, major).await?;
-        }
+        let properties = if is_there {
+            describe::properties(&own.connect(cx).await?, major).await?
+        } else {
+            let any = describe::properties(server, major).await?;
+            DatabaseProperties { tablespace: None, ..any }
+        };
         let (theirs, ours) = (self.said.encoding.as_deref(), properties.encoding.as_str());
         if theirs == Some("SQL_ASCII") && ours != "SQL_ASCII" {
             return Err(refused(format!(

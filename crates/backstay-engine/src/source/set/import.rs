@@ -38,7 +38,6 @@ pub(super) async fn import(
         made.await?.map_err(|error| dump.refused(format!("{}: {error}", export.display())))?;
     }
     let source = SetSource { root, ..source.clone() };
-    let has_text = exports.iter().any(|(_, export)| duckdb::has_text(export));
-    let warnings = if has_text { vec![duckdb::TEXT.to_owned()] } else { Vec::new() };
+    let warnings = duckdb::export_warnings(exports.iter().map(|(_, export)| export.as_path()));
     Ok(Box::new(Unpacked::new(spool, source, warnings)))
 }
