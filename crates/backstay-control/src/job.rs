@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backstay_format::Trigger;
+use backstay_format::{BackupId, Trigger};
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,8 @@ pub struct Job {
     pub backup: Option<String>,
     /// What was said meanwhile, line by line.
     pub log: Option<String>,
+    /// What it found, in JSON for whoever asked.
+    pub result: Option<String>,
     /// How far it is, or was when somebody wrote it down last.
     pub progress: Option<Progress>,
     /// The name of the worker on another machine that it was given to, if it was.
@@ -157,6 +159,11 @@ pub struct Job {
 pub enum JobSpec {
     /// A backup.
     Backup(BackupSpec),
+    /// A restore of a backup into a scratch place.
+    Drill {
+        /// Which one.
+        backup: BackupId,
+    },
     /// A look at the source.
     Test,
 }
@@ -176,6 +183,7 @@ impl JobSpec {
     pub(crate) fn kind(&self) -> JobKind {
         match self {
             Self::Backup(_) => JobKind::Backup,
+            Self::Drill { .. } => JobKind::Drill,
             Self::Test => JobKind::Test,
         }
     }
@@ -255,14 +263,16 @@ impl Catalog {
 
     /// Returns the newest restore of a source that went well, in earnest or as a drill.
     pub async fn last_restore(&self, source: &str) -> Result<Option<PastRestore>, CatalogError> {
-        let select = "SELECT backup, queued_at, finished_at FROM jobs WHERE source = $1 AND kind IN ('restore', 'drill') \
+        // One that a worker did waited for it first.
+        let select = "SELECT backup, coalesce(started_at, queued_at) AS begun_at, finished_at FROM jobs \
+                      WHERE source = $1 AND kind IN ('restore', 'drill') \
                       AND state = 'succeeded' AND backup IS NOT NULL ORDER BY queued_at DESC LIMIT 1";
         let Some(row) = self.query_one("looked for jobs", select, [source.into()]).await? else {
             return Ok(None);
         };
         let unreadable = |_| CatalogError::Unreadable { name: "jobs".to_owned() };
         let micros = |name| row.try_get::<i64>("", name).map_err(unreadable);
-        let took = SignedDuration::from_micros(micros("finished_at")? - micros("queued_at")?);
+        let took = SignedDuration::from_micros(micros("finished_at")? - micros("begun_at")?);
         Ok(Some(PastRestore { backup: row.try_get("", "backup").map_err(unreadable)?, took }))
     }
 
@@ -326,7 +336,7 @@ impl Catalog {
     }
 }
 
-const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, progress, worker";
+const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, result, progress, worker";
 
 fn read(row: &QueryResult) -> Result<Job, CatalogError> {
     let text = |name| column::<String>(row, "jobs", name);
@@ -347,6 +357,7 @@ fn read(row: &QueryResult) -> Result<Job, CatalogError> {
         error: perhaps("error")?,
         backup: perhaps("backup")?,
         log: perhaps("log")?,
+        result: perhaps("result")?,
         // What a newer program wrote there is no reason to show no job.
         progress: perhaps("progress")?.and_then(|text| serde_json::from_str(&text).ok()),
         worker: perhaps("worker")?,

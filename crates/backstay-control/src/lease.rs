@@ -1,5 +1,7 @@
 //! One writer for each source: a right that expires unless renewed.
 
+use std::sync::LazyLock;
+
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::Value;
 use serde::{Deserialize, Serialize};
@@ -117,15 +119,19 @@ pub(crate) const RELEASED: i64 = 0;
 impl Holder {
     /// Describes this process.
     pub fn this_process(host: &str) -> Self {
-        let pid = std::process::id();
-        Self {
-            host: host.to_owned(),
-            machine: trimmed("/etc/machine-id"),
-            boot: trimmed("/proc/sys/kernel/random/boot_id"),
-            namespace: namespace(),
-            pid,
-            started: started(pid).ok().flatten().unwrap_or(0),
-        }
+        // Asked once: the answers cannot change, and with too many open files there would be none.
+        static THIS: LazyLock<Holder> = LazyLock::new(|| {
+            let pid = std::process::id();
+            Holder {
+                host: String::new(),
+                machine: trimmed("/etc/machine-id"),
+                boot: trimmed("/proc/sys/kernel/random/boot_id"),
+                namespace: namespace(),
+                pid,
+                started: started(pid).ok().flatten().unwrap_or(0),
+            }
+        });
+        Self { host: host.to_owned(), ..THIS.clone() }
     }
 
     fn holds(self, source: &str) -> LeaseError {

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 /// The steps; the version of a catalog is how many of them were taken. Never changed, only added to.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     // Also where a program without steps made them.
     "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
      CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -54,6 +54,8 @@ const STEPS: [&str; 5] = [
      CREATE UNIQUE INDEX workers_by_name ON workers (name) WHERE revoked_at IS NULL;
      ALTER TABLE jobs ADD COLUMN spec TEXT;
      ALTER TABLE jobs ADD COLUMN worker TEXT;",
+    // What a job found that a worker did for somebody who waits.
+    "ALTER TABLE jobs ADD COLUMN result TEXT;",
 ];
 
 /// A number that nothing else of the database's locks by: it is the beginning of "backstay".

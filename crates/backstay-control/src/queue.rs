@@ -164,7 +164,9 @@ impl Catalog {
         let latest = now.checked_add(LONGEST_PAUSE).unwrap_or(Timestamp::MAX);
         let values = [now.as_microsecond().into(), latest.as_microsecond().into()];
         let rows = self.query_all("looked for waiting jobs", select, values).await?;
-        rows.iter().map(waiting).collect()
+        let jobs = rows.iter().map(waiting);
+        // What a newer server is asked for waits for that one, and holds up nothing else.
+        jobs.filter(|job| !matches!(job, Err(CatalogError::Unreadable { .. }))).collect()
     }
 
     /// Takes a waiting job up, under the lease on its source. Returns whether it still waited.
@@ -330,6 +332,12 @@ impl Catalog {
         self.execute("cancelled a job", end, values).await.map(drop)
     }
 
+    /// Deletes a job that failed or was cancelled; any other stays.
+    pub async fn delete_job(&self, job: &JobId) -> Result<(), CatalogError> {
+        let delete = "DELETE FROM jobs WHERE id = $1 AND state IN ('failed', 'cancelled')";
+        self.execute("deleted a job", delete, [job.0.clone().into()]).await.map(drop)
+    }
+
     /// Returns why a job is to be cancelled, if it is.
     pub async fn wish_to_cancel(&self, job: &JobId) -> Result<Option<String>, CatalogError> {
         let select = "SELECT cancel FROM jobs WHERE id = $1";
@@ -352,6 +360,12 @@ impl Catalog {
     pub async fn keep_log(&self, job: &JobId, log: &str) -> Result<(), CatalogError> {
         let update = "UPDATE jobs SET log = $1 WHERE id = $2";
         self.execute("kept a log", update, [log.into(), job.0.clone().into()]).await.map(drop)
+    }
+
+    /// Keeps what a job found, as JSON.
+    pub async fn keep_result(&self, job: &JobId, result: &str) -> Result<(), CatalogError> {
+        let update = "UPDATE jobs SET result = $1 WHERE id = $2";
+        self.execute("kept a result", update, [result.into(), job.0.clone().into()]).await.map(drop)
     }
 }
 

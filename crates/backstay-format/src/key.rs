@@ -193,11 +193,13 @@ impl Keyring {
 
     /// Returns the key of that id.
     pub fn get(&self, id: &KeyId) -> Result<&DataKey, KeyError> {
-        self.entries
-            .iter()
-            .find(|entry| entry.id == *id)
-            .map(|entry| &entry.key)
-            .ok_or_else(|| KeyError::Missing { key: id.clone() })
+        self.entry(id).map(|entry| &entry.key)
+    }
+
+    /// Returns the key of that id, and when it was made.
+    pub fn entry(&self, id: &KeyId) -> Result<&KeyringEntry, KeyError> {
+        let found = self.entries.iter().find(|entry| entry.id == *id);
+        found.ok_or_else(|| KeyError::Missing { key: id.clone() })
     }
 
     /// Returns the key that wraps the others in the vaults; keys that were lent come without it.

@@ -144,6 +144,11 @@ pub enum Outcome {
         #[serde(default)]
         trouble: Option<String>,
     },
+    /// A backup was restored into a scratch place.
+    Drilled {
+        /// What that showed. Both sides know what that is; nobody in between does.
+        report: serde_json::Value,
+    },
     /// The source was looked at, and can be backed up.
     Tested {
         /// What it is, in a line.

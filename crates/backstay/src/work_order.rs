@@ -1,4 +1,4 @@
-//! What a server gives to a worker with a job, and the installation that a worker makes of it: all that one backup needs, and
+//! What a server gives to a worker with a job, and the installation that a worker makes of it: all that this job needs, and
 //! nothing else (ADR 19).
 
 use std::io::Write as _;
@@ -9,7 +9,9 @@ use backstay_control::{BackupSpec, Catalog, Home, JobSpec, WaitingJob};
 use backstay_engine::cx::Cx;
 use backstay_engine::store::{Profile, S3Credentials, StoreSpec};
 use backstay_engine::vault::Vault;
-use backstay_format::{DataKey, Keyring, Sha256, Slug, VaultId};
+use backstay_format::{
+    BackupId, DataKey, Encryption, Keyring, KeyringEntry, Sha256, Slug, VaultId,
+};
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,8 @@ pub(crate) struct WorkOrder {
 pub(crate) enum Task {
     /// A backup of it.
     Backup(Box<BackupOrder>),
+    /// A restore of one of its backups into a scratch place.
+    Drill(Box<DrillOrder>),
     /// A look at it.
     Test,
 }
@@ -48,11 +52,27 @@ pub(crate) struct BackupOrder {
     /// Whether a person waits for it, so that one that gave way to the app is tried again there.
     #[serde(default)]
     pub(crate) waits: bool,
+    #[serde(flatten)]
+    pub(crate) access: Access,
+}
+
+/// What a drill needs beside its source.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DrillOrder {
+    pub(crate) backup: BackupId,
+    #[serde(flatten)]
+    pub(crate) access: Access,
+}
+
+/// A vault, and as much of what opens it as one job needs.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Access {
     storage: StorageOrder,
+    /// That seals the backup, or sealed it.
     key: KeyOrder,
 }
 
-/// Where the backup goes, and who asks there.
+/// Where the vault is, and who asks there.
 #[derive(Serialize, Deserialize)]
 struct StorageOrder {
     name: String,
@@ -64,7 +84,7 @@ struct StorageOrder {
     /// What its last test showed. One of another version tells nothing: then the worker tests it.
     #[serde(default)]
     profile: serde_json::Value,
-    /// The vault that the server found there a moment ago: another one is none to write to.
+    /// The vault that the server found there a moment ago: another one is not meant.
     vault: VaultId,
 }
 
@@ -84,7 +104,7 @@ enum CredentialOrder {
     },
 }
 
-/// The key that seals.
+/// A key of the server's.
 #[derive(Serialize, Deserialize)]
 struct KeyOrder {
     created_at: Timestamp,
@@ -106,6 +126,9 @@ impl Installation {
                 let order = self.backup_order(source, spec, job.is_asked_for).await?;
                 Task::Backup(Box::new(order))
             }
+            JobSpec::Drill { backup } => {
+                Task::Drill(Box::new(self.drill_order(source, backup).await?))
+            }
         };
         Ok(WorkOrder {
             organisation: self.config.organisation.clone(),
@@ -124,6 +147,33 @@ impl Installation {
         let storage = self.storage(&source.storage)?;
         let vault = self.vault_for_writing(storage).await?;
         vault.ensure_key_slot(&self.cx).await?;
+        let access = self.access(storage, &vault, vault.keyring().newest()?).await?;
+        Ok(BackupOrder { spec: spec.clone(), waits, access })
+    }
+
+    async fn drill_order(
+        &self,
+        source: &SourceConfig,
+        backup: &BackupId,
+    ) -> anyhow::Result<DrillOrder> {
+        let storage = self.storage(&source.storage)?;
+        let vault = self.vault(storage).await?;
+        let place = self.place(&source.name, backup.clone());
+        let key = match vault.manifest(&self.cx, &place).await?.encryption {
+            Encryption::Sealed { key } => vault.keyring().entry(&key)?,
+            // It opens nothing that this backup has.
+            Encryption::None => vault.keyring().newest()?,
+        };
+        let access = self.access(storage, &vault, key).await?;
+        Ok(DrillOrder { backup: backup.clone(), access })
+    }
+
+    async fn access(
+        &self,
+        storage: &StorageConfig,
+        vault: &Vault,
+        key: &KeyringEntry,
+    ) -> anyhow::Result<Access> {
         let spec_of_store = self.store_spec(storage).await?;
         let StoreSpec::S3(s3) = spec_of_store else {
             anyhow::bail!("storage {} is a directory, which no worker reaches", storage.name);
@@ -138,11 +188,8 @@ impl Installation {
                 }
             }
         };
-        let newest = vault.keyring().newest()?;
         let tested = self.tested(storage).await?.and_then(|tested| tested.profile);
-        Ok(BackupOrder {
-            spec: spec.clone(),
-            waits,
+        Ok(Access {
             storage: StorageOrder {
                 name: storage.name.clone(),
                 kind: storage.kind.clone(),
@@ -151,10 +198,7 @@ impl Installation {
                 profile: serde_json::to_value(tested)?,
                 vault: vault.id().clone(),
             },
-            key: KeyOrder {
-                created_at: newest.created_at,
-                key: hex::encode(newest.key.expose_secret()),
-            },
+            key: KeyOrder { created_at: key.created_at, key: hex::encode(key.key.expose_secret()) },
         })
     }
 
@@ -165,12 +209,13 @@ impl Installation {
         cx: Cx,
         env: Env<'_>,
     ) -> anyhow::Result<Self> {
-        let (storage, lent) = match &order.task {
-            Task::Backup(backup) => {
-                (Some(backup.storage.config(&home)?), Some(backup.key.keyring()?))
-            }
-            Task::Test => (None, None),
+        let access = match &order.task {
+            Task::Backup(backup) => Some(&backup.access),
+            Task::Drill(drill) => Some(&drill.access),
+            Task::Test => None,
         };
+        let storage = access.map(|access| access.storage.config(&home)).transpose()?;
+        let lent = access.map(|access| access.key.keyring()).transpose()?;
         let declared = (order.source.as_str(), order.declared.clone());
         let config = Config::for_job(order.organisation.clone(), declared, storage, env)?;
         Ok(Self {
@@ -184,8 +229,8 @@ impl Installation {
     }
 
     /// Opens the vault that an order names, and no other.
-    pub(crate) async fn vault_of(&self, order: &BackupOrder) -> anyhow::Result<Vault> {
-        let StorageOrder { name, profile, vault: expected, .. } = &order.storage;
+    pub(crate) async fn vault_of(&self, access: &Access) -> anyhow::Result<Vault> {
+        let StorageOrder { name, profile, vault: expected, .. } = &access.storage;
         let storage = self.storage(name)?;
         if let Ok(profile) = serde_json::from_value::<Profile>(profile.clone()) {
             let location = self.store_spec(storage).await?.location();

@@ -147,18 +147,20 @@ struct Bench<'a, E> {
 }
 
 impl<E: Engine> Bench<'_, E> {
-    /// Does what a user does once, before the first backup. It is not measured.
+    /// Does what is done once, before the first backup or when the configuration was changed. It is not measured.
     fn prepare(&self) -> anyhow::Result<()> {
-        let mut once = match self.way {
-            Some(Way { prepare: None, .. }) => return Ok(()),
-            Some(Way { prepare: Some(script), .. }) => self.shell(script),
+        let once = match self.way {
+            Some(way) => Vec::from_iter(way.prepare.map(|script| self.shell(script))),
             None => {
                 std::fs::write(self.scratch.join("backstay.toml"), self.config())?;
-                self.backstay(&["storage", "test", "main"])
+                let words: [&[&str]; 2] = [&["storage", "test", "main"], &["catalog", "backup"]];
+                words.map(|words| self.backstay(words)).into()
             }
         };
-        let output = once.output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for mut command in once {
+            let output = command.output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
         Ok(())
     }
 

@@ -51,6 +51,7 @@ fn run(state: JobState, at: &str) -> Job {
         error: Some("disk full".to_owned()),
         backup: None,
         log: None,
+        result: None,
         progress: None,
         worker: None,
     }

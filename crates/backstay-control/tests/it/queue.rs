@@ -422,3 +422,22 @@ async fn retry_that_pauses_begins_when_the_next_slot_is_due() {
         assert_eq!(catalog.waiting_jobs(later).await.unwrap().len(), 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slot_whose_failed_job_was_deleted_is_not_run_again() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let (me, at) = (Holder::this_process("a"), now(&catalog).await);
+        assert!(enqueue(&catalog, "shop", at).await);
+        let (job, lease) = begin(&catalog, &me, at).await;
+        // What is being done stays.
+        catalog.delete_job(&job.id).await.unwrap();
+        assert_eq!(states(&catalog, "shop").await, [(JobState::Running, 1)]);
+        let failed = (Some("disk full".to_owned()), None);
+        catalog.advance_job(&job.id, JobState::Failed, at, failed).await.unwrap();
+        catalog.release(&lease).await.unwrap();
+        catalog.delete_job(&job.id).await.unwrap();
+        assert_eq!(states(&catalog, "shop").await, []);
+        assert_eq!(catalog.see("shop", at, minutes(10)).await.unwrap(), Since::Slot(at));
+    }
+}

@@ -55,6 +55,13 @@ pub(crate) enum JobsCommand {
         #[arg(long, default_value = "cancelled by hand")]
         reason: String,
     },
+    /// Delete jobs that failed or were cancelled from the list; no backup is touched
+    #[command(after_help = EXIT_CODES)]
+    Delete {
+        /// Their ids, or the beginnings of them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -373,6 +373,9 @@ pub(super) async fn remove(
 ) -> anyhow::Result<()> {
     let removed = plan.verdicts.iter().filter(|verdict| !verdict.keep);
     let ids: Vec<BackupId> = removed.map(|verdict| verdict.id.clone()).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
     let named = (vault.id().as_str(), plan.source.as_str());
     app.catalog.will_remove(named, &ids, app.cx.now()).await?;
     let gone = forget::forget(&app.cx, vault, plan).await?;

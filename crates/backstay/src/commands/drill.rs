@@ -1,17 +1,52 @@
 //! `backstay drill`.
 
-use backstay_control::{JobKind, JobState};
+use anyhow::Context as _;
+use backstay_control::{JobId, JobKind, JobState};
 use backstay_engine::drill::{DrillOptions, Drilled, drill};
-use backstay_format::BackupId;
-use jiff::SignedDuration;
+use backstay_engine::vault::Vault;
+use backstay_format::{BackupId, Slug};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::elsewhere::drill_elsewhere;
 use super::restore::{Wanted, choose, hex_tag};
 use super::undo::sweep;
 use crate::config::SourceConfig;
 use crate::exit::Exit;
 use crate::installation::Installation;
-use crate::render;
+use crate::{plain, render};
+
+/// What a drill showed, as a worker tells it and as the catalog keeps it for whoever waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DrillReport {
+    /// Tables, files or other items that were restored.
+    items: u64,
+    bytes: u64,
+    #[serde(default)]
+    warnings: Vec<String>,
+    steps: Vec<StepReport>,
+    checks: Vec<CheckReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct StepReport {
+    step: String,
+    seconds: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct CheckReport {
+    name: String,
+    expected: String,
+    /// What was answered; none if nothing was.
+    #[serde(default)]
+    found: Option<String>,
+    #[serde(default)]
+    error: Option<String>,
+    /// Whether that is what was expected.
+    #[serde(default)]
+    passed: bool,
+}
 
 /// Restores a backup into a scratch place and says what came of it. A check that fails fails the command.
 pub(super) async fn drill_source(
@@ -23,102 +58,157 @@ pub(super) async fn drill_source(
     let source = app.source(name).await?;
     let vault = app.vault(app.storage(&source.storage)?).await?;
     let backup = choose(app, &vault, &source, &Wanted { id, at: None }).await?;
+    let report = match source.remote() {
+        Some(remote) => drill_elsewhere(app, (&source, remote), &backup).await?,
+        None => {
+            let drilling = Box::pin(async {
+                let job = app.start_job(&source.name, JobKind::Drill).await?;
+                let report = drill_here(app, &source, &vault, &backup).await;
+                end_drill(app, &job, &backup, report.as_ref()).await;
+                report
+            });
+            app.under_lease(source.name.as_str(), drilling).await?
+        }
+    };
+    if json {
+        render::print_json(&report.as_json(&source.name, &backup))?;
+    } else {
+        render::print(&report.as_text(&source.name, &backup))?;
+    }
+    Ok(if report.failed_checks().is_none() { Exit::Done } else { Exit::Failed })
+}
+
+/// Restores a backup into a scratch place on this machine, under the lease on its source.
+pub(super) async fn drill_here(
+    app: &Installation,
+    source: &SourceConfig,
+    vault: &Vault,
+    backup: &BackupId,
+) -> anyhow::Result<DrillReport> {
+    sweep(app, source).await?;
     let options = DrillOptions {
         spool: app.home.spool(),
         tag: hex_tag(),
         checks: source.checks.clone(),
         expects_sealed: source.sealed,
     };
-    let drilling = Box::pin(async {
-        sweep(app, &source).await?;
-        let job = app.start_job(&source.name, JobKind::Drill).await?;
-        let (engine_source, place) =
-            (app.engine_source(&source)?, app.place(&source.name, backup.clone()));
-        let drilled = drill(&app.cx, &vault, engine_source.as_ref(), place, options).await;
-        let drilled = drilled.map_err(anyhow::Error::from);
-        let error = match &drilled {
-            Ok(drilled) => failed_checks(drilled),
-            Err(_) => None,
-        };
-        let state = match (&drilled, &error) {
-            (Ok(_), None) => JobState::Succeeded,
-            (Ok(_), Some(_)) => JobState::Failed,
-            (Err(_), _) => app.failed(),
-        };
-        let error = drilled.as_ref().err().or(error.as_ref());
-        app.end_job(&job, state, error, Some(backup.to_string())).await;
-        drilled
-    });
-    let drilled = app.under_lease(source.name.as_str(), drilling).await?;
-    let passed = failed_checks(&drilled).is_none();
-    if json {
-        render::print_json(&as_json(&source, &backup, &drilled))?;
-    } else {
-        render::print(&as_text(&source, &backup, &drilled))?;
-    }
-    Ok(if passed { Exit::Done } else { Exit::Failed })
+    let engine_source = app.engine_source(source)?;
+    let place = app.place(&source.name, backup.clone());
+    let drilled = drill(&app.cx, vault, engine_source.as_ref(), place, options).await?;
+    Ok(DrillReport::new(&drilled))
 }
 
-fn failed_checks(drilled: &Drilled) -> Option<anyhow::Error> {
-    let wrong = drilled.answers.iter().filter(|answer| !answer.is_right());
-    let names: Vec<&str> = wrong.map(|answer| answer.check.name.as_str()).collect();
-    (!names.is_empty()).then(|| anyhow::anyhow!("checks failed: {}", names.join(", ")))
+/// Writes down how a drill ended.
+pub(super) async fn end_drill(
+    app: &Installation,
+    job: &JobId,
+    backup: &BackupId,
+    report: Result<&DrillReport, &anyhow::Error>,
+) {
+    let wrong = report.ok().and_then(DrillReport::failed_checks);
+    let state = match (report, &wrong) {
+        (Ok(_), None) => JobState::Succeeded,
+        (Ok(_), Some(_)) => JobState::Failed,
+        (Err(_), _) => app.failed(),
+    };
+    let error = report.err().or(wrong.as_ref());
+    app.end_job(job, state, error, Some(backup.to_string())).await;
 }
 
-fn recovery_time(drilled: &Drilled) -> SignedDuration {
-    drilled.steps.iter().map(|step| step.took).sum()
-}
+impl DrillReport {
+    fn new(drilled: &Drilled) -> Self {
+        let steps = drilled.steps.iter();
+        let checks = drilled.answers.iter().map(|answer| CheckReport {
+            name: answer.check.name.clone(),
+            expected: answer.check.expected.clone(),
+            found: answer.found.as_ref().ok().cloned(),
+            error: answer.found.as_ref().err().cloned(),
+            passed: answer.is_right(),
+        });
+        Self {
+            items: drilled.report.items,
+            bytes: drilled.report.bytes,
+            warnings: drilled.report.warnings.clone(),
+            steps: steps
+                .map(|step| StepReport {
+                    step: step.name.to_owned(),
+                    seconds: step.took.as_secs_f64(),
+                })
+                .collect(),
+            checks: checks.collect(),
+        }
+    }
 
-fn as_json(source: &SourceConfig, backup: &BackupId, drilled: &Drilled) -> Value {
-    let steps = drilled.steps.iter();
-    let answers = drilled.answers.iter();
-    json!({
-        "source": source.name,
-        "backup": backup,
-        "passed": failed_checks(drilled).is_none(),
-        "rto_seconds": recovery_time(drilled).as_secs_f64(),
-        "items": drilled.report.items,
-        "bytes": drilled.report.bytes,
-        "warnings": drilled.report.warnings,
-        "steps": steps
-            .map(|step| json!({"step": step.name, "seconds": step.took.as_secs_f64()}))
-            .collect::<Vec<_>>(),
-        "checks": answers
-            .map(|answer| {
-                let (found, error) = (answer.found.as_ref().ok(), answer.found.as_ref().err());
-                let check = &answer.check;
-                json!({"name": check.name, "expected": check.expected, "found": found, "error": error,
-                       "passed": answer.is_right()})
-            })
-            .collect::<Vec<_>>(),
-    })
-}
+    /// Reads what a worker found. Whether that is right is judged here, before anything of it is cut.
+    pub(super) fn of_worker(report: Value) -> anyhow::Result<Self> {
+        let mut report: Self =
+            serde_json::from_value(report).context("its report of the drill cannot be read")?;
+        let in_one_line = |text: &mut String| *text = plain::sentence(text);
+        report.warnings.iter_mut().for_each(in_one_line);
+        report.steps.iter_mut().map(|step| &mut step.step).for_each(in_one_line);
+        for check in &mut report.checks {
+            let CheckReport { name, expected, found, error, passed } = check;
+            *passed = found.as_ref() == Some(&*expected);
+            [name, expected].into_iter().chain(found).chain(error).for_each(in_one_line);
+        }
+        Ok(report)
+    }
 
-fn as_text(source: &SourceConfig, backup: &BackupId, drilled: &Drilled) -> String {
-    let mut lines = vec![format!(
-        "{backup} of {} was restored into a scratch place: {} items, {}",
-        source.name,
-        drilled.report.items,
-        render::size(drilled.report.bytes)
-    )];
-    for step in &drilled.steps {
-        lines.push(format!("  {:>8.2} s  {}", step.took.as_secs_f64(), step.name));
+    /// Returns it as workers and the catalog have it.
+    pub(super) fn to_json(&self) -> Value {
+        serde_json::to_value(self).expect("a report is plain values")
     }
-    let total = recovery_time(drilled).as_secs_f64();
-    lines.push(format!(
-        "  {total:>8.2} s  in all: the recovery time, without what it takes to start the app"
-    ));
-    for answer in &drilled.answers {
-        let verdict = if answer.is_right() { "pass" } else { "FAIL" };
-        let found = match &answer.found {
-            Ok(found) => format!("found {found}"),
-            Err(error) => error.clone(),
-        };
-        let check = &answer.check;
-        lines.push(format!("{verdict}  {}: expected {}, {found}", check.name, check.expected));
+
+    /// Says which checks failed, if any did.
+    fn failed_checks(&self) -> Option<anyhow::Error> {
+        let wrong = self.checks.iter().filter(|check| !check.passed);
+        let names: Vec<&str> = wrong.map(|check| check.name.as_str()).collect();
+        (!names.is_empty()).then(|| anyhow::anyhow!("checks failed: {}", names.join(", ")))
     }
-    if drilled.answers.is_empty() {
-        lines.push("no checks are configured; see `checks` in the configuration".to_owned());
+
+    fn recovery_seconds(&self) -> f64 {
+        self.steps.iter().map(|step| step.seconds).sum()
     }
-    lines.join("\n")
+
+    fn as_json(&self, source: &Slug, backup: &BackupId) -> Value {
+        json!({
+            "source": source,
+            "backup": backup,
+            "passed": self.failed_checks().is_none(),
+            "rto_seconds": self.recovery_seconds(),
+            "items": self.items,
+            "bytes": self.bytes,
+            "warnings": self.warnings,
+            "steps": self.steps,
+            "checks": self.checks,
+        })
+    }
+
+    /// Returns it line by line, for a person.
+    pub(super) fn as_text(&self, source: &Slug, backup: &BackupId) -> String {
+        let mut lines = vec![format!(
+            "{backup} of {source} was restored into a scratch place: {} items, {}",
+            self.items,
+            render::size(self.bytes)
+        )];
+        for StepReport { step, seconds } in &self.steps {
+            lines.push(format!("  {seconds:>8.2} s  {step}"));
+        }
+        lines.push(format!(
+            "  {:>8.2} s  in all: the recovery time, without what it takes to start the app",
+            self.recovery_seconds()
+        ));
+        for check in &self.checks {
+            let verdict = if check.passed { "pass" } else { "FAIL" };
+            let found = match (&check.found, &check.error) {
+                (Some(found), _) => format!("found {found}"),
+                (None, error) => error.clone().unwrap_or_else(|| "found nothing".to_owned()),
+            };
+            lines.push(format!("{verdict}  {}: expected {}, {found}", check.name, check.expected));
+        }
+        if self.checks.is_empty() {
+            lines.push("no checks are configured; see `checks` in the configuration".to_owned());
+        }
+        lines.join("\n")
+    }
 }

@@ -1,4 +1,4 @@
-//! Sources that workers on other machines read: asking for a backup of one, and whether anybody is there to make it (ADR 19).
+//! Sources that workers on other machines read: asking for what is to be done there, and whether anybody is there to do it (ADR 19).
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use backstay_control::{
 };
 use backstay_engine::event::Event;
 use backstay_engine::source::Probe;
-use backstay_format::IndexEntry;
+use backstay_format::{BackupId, IndexEntry};
 use jiff::{SignedDuration, Timestamp};
 
 use super::backup::{HELD, Made};
+use super::drill::DrillReport;
 use crate::config::{RemoteConfig, SourceConfig};
 use crate::installation::{Installation, host, new_job_id};
 use crate::render;
@@ -41,7 +42,7 @@ pub(super) async fn nobody_takes(
         || "there never was one; `backstay workers invite` makes a token for it".to_owned(),
         |worker| format!("{worker} was there last at {:.0}, on {}", worker.seen_at, worker.host),
     );
-    Ok(Some(format!("nobody is there to back it up: it wants {}, and {last}", remote.worker)))
+    Ok(Some(format!("no worker is there for it: it wants {}, and {last}", remote.worker)))
 }
 
 /// What a look at a source found, in words. Of one by a worker it is the job's log: the summary, then each warning.
@@ -132,6 +133,22 @@ pub(super) async fn backup_elsewhere(
     let mut made = Made::new(app, source, &vault, (entry, None));
     made.afterwards = error;
     Ok(made)
+}
+
+/// Has a backup restored into a scratch place by a worker.
+pub(super) async fn drill_elsewhere(
+    app: &Installation,
+    (source, remote): (&SourceConfig, &RemoteConfig),
+    backup: &BackupId,
+) -> anyhow::Result<DrillReport> {
+    let spec = JobSpec::Drill { backup: backup.clone() };
+    let ended = ask(app, (source, remote), &spec).await?;
+    match (ended.result, ended.error) {
+        // One whose checks failed shows what they found.
+        (Some(result), _) => Ok(serde_json::from_str(&result)?),
+        (None, Some(error)) => Err(anyhow::anyhow!(error)),
+        (None, None) => Err(anyhow::anyhow!("it ended without a result")),
+    }
 }
 
 /// Waits for the end of a job, and tells how far it is.

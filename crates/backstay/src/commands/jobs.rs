@@ -18,6 +18,7 @@ pub(super) async fn jobs(
         JobsCommand::List { source, limit } => list(app, source.as_deref(), limit, json).await,
         JobsCommand::Show { id } => show(&one(app, &id).await?, json),
         JobsCommand::Cancel { id, reason } => cancel(app, &one(app, &id).await?, &reason).await,
+        JobsCommand::Delete { ids } => delete(app, &ids).await,
     }
 }
 
@@ -145,5 +146,33 @@ async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<E
     };
     app.catalog.cancel_job(&job.id, reason, app.cx.now()).await?;
     render::print(&format!("{what} {done}"))?;
+    Ok(Exit::Done)
+}
+
+/// Deletes jobs from the list (V33), once all of them are known to be such as may be.
+async fn delete(app: &Installation, ids: &[String]) -> anyhow::Result<Exit> {
+    let mut jobs = Vec::new();
+    for id in ids {
+        let job = one(app, id).await?;
+        if !matches!(job.state, JobState::Failed | JobState::Cancelled) {
+            let text = format!(
+                "the {} of {} is {}: only jobs that failed or were cancelled are deleted",
+                job.kind,
+                job.source,
+                job.state.as_str()
+            );
+            return Err(UsageError(text).into());
+        }
+        jobs.push(job);
+    }
+    for job in &jobs {
+        app.catalog.delete_job(&job.id).await?;
+        render::print(&format!(
+            "the {} {} of {} is deleted",
+            job.state.as_str(),
+            job.kind,
+            job.source
+        ))?;
+    }
     Ok(Exit::Done)
 }

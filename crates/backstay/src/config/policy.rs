@@ -16,7 +16,7 @@ pub(super) fn check(
     env: Env<'_>,
     faults: &mut Faults<'_>,
 ) -> Option<Option<Policy>> {
-    let zone = check_timezone(raw, env, faults);
+    let zone = raw.timezone.as_ref().map(|name| check_timezone(name, env, faults));
     let jitter = match &raw.jitter {
         None => Some(SignedDuration::ZERO),
         Some(text) => check_jitter(text, faults),
@@ -36,6 +36,8 @@ pub(super) fn check(
         .parse()
         .map_err(|error: ScheduleError| faults.add("schedule", text.span(), error.to_string()))
         .ok();
+    // The machine's is looked for among all zones that there are, which commands without schedules need not wait for.
+    let zone = zone.unwrap_or_else(|| Some(TimeZone::system()));
     let policy =
         Policy { schedule: schedule?, zone: zone?, jitter: jitter?, blackouts: blackouts? };
     let any_time = Since::FirstSeen(Timestamp::UNIX_EPOCH);
@@ -70,14 +72,17 @@ fn check_blackouts(
     Some(blackouts)
 }
 
-fn check_timezone(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<TimeZone> {
-    let Some(raw_zone) = &raw.timezone else { return Some(TimeZone::system()) };
-    let name = faults.text("timezone", raw_zone, env)?;
+fn check_timezone(
+    text: &Spanned<String>,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<TimeZone> {
+    let name = faults.text("timezone", text, env)?;
     let zone = TimeZone::get(&name).ok();
     if zone.is_none() {
         let problem =
             format!("found `{name}`, expected a time zone such as \"Europe/Berlin\" or \"UTC\"");
-        faults.add("timezone", raw_zone.span(), problem);
+        faults.add("timezone", text.span(), problem);
     }
     zone
 }

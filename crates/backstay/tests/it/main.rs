@@ -56,3 +56,4 @@ mod tunnels;
 mod uploads;
 mod workers;
 mod workers_by_hand;
+mod workers_drills;

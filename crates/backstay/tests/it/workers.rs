@@ -160,7 +160,7 @@ fn worker_backs_up_what_only_its_machine_sees_and_keeps_no_secret() {
     let fleet = Fleet::new("worker_labels = ['db', 'eu']");
     let refused = fleet.server.complains(1, &["backup", "shop"]);
     assert!(
-        refused.contains("nobody is there to back it up: it wants a worker with db, eu"),
+        refused.contains("no worker is there for it: it wants a worker with db, eu"),
         "{refused}"
     );
     let _serving = fleet.serve();

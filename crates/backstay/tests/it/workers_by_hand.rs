@@ -81,7 +81,7 @@ fn open_files(running: &Running) -> usize {
 }
 
 /// A worker that is played by hand.
-struct Hand {
+pub(crate) struct Hand {
     port: u16,
     secret: String,
 }
@@ -90,7 +90,7 @@ const ID: &str = "00112233aabbccdd";
 
 impl Hand {
     /// Enrols one of this name and host.
-    fn enrol(fleet: &Fleet, name: &str, host: &str) -> Self {
+    pub(crate) fn enrol(fleet: &Fleet, name: &str, host: &str) -> Self {
         fleet.invite(&["--name", name]);
         let invitation = std::fs::read_to_string(fleet.worker.path("token")).unwrap();
         let secret = "a".repeat(64);
@@ -115,7 +115,7 @@ impl Hand {
         (status, serde_json::from_str(body).unwrap_or_default())
     }
 
-    fn take(&self) -> Value {
+    pub(crate) fn take(&self) -> Value {
         let body = json!({
             "process": {"instance": "1", "pid": 1}, "host": "h", "version": "0", "has_room": true, "patience": 20,
         });
@@ -125,7 +125,7 @@ impl Hand {
     }
 
     /// Ends a job as this outcome.
-    fn end(&self, job: &Value, outcome: &Value) -> u16 {
+    pub(crate) fn end(&self, job: &Value, outcome: &Value) -> u16 {
         let body = json!({
             "process": {"instance": "1", "pid": 1}, "job": job["job"], "leases": job["leases"], "outcome": outcome, "log": "\u{1b}[2J",
         });

@@ -36,7 +36,7 @@ impl Taken {
         let me = Holder::this_process(&host());
         let places = match job.spec {
             JobSpec::Backup(_) => app.storage(&source.storage)?.jobs,
-            JobSpec::Test => None,
+            JobSpec::Drill { .. } | JobSpec::Test => None,
         };
         let place = match places {
             None => None,

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ending::{Kept, again_after, end_failed, passing, why_again};
 use crate::commands::backup::{Made, end_made, settle};
+use crate::commands::drill::{DrillReport, end_drill};
 use crate::commands::watched::Watched;
 use crate::config::SourceConfig;
 use crate::installation::Installation;
@@ -42,6 +43,8 @@ pub(super) struct Ending {
 /// What became of a job that went well.
 enum Ended {
     Made(Box<Made>),
+    /// Of which backup, and what that showed.
+    Drilled(BackupId, DrillReport),
     /// Line by line.
     Tested(Vec<String>),
 }
@@ -59,6 +62,9 @@ pub(super) async fn finish(ending: Ending) {
     let mut log = [plain::lines(&end.log), watched.log()].join("\n");
     match &ended {
         Ok(Ended::Made(made)) => app.cx.event(Event::Step { what: made.summary() }),
+        Ok(Ended::Drilled(backup, report)) => {
+            log = [log, report.as_text(&source.name, backup)].join("\n");
+        }
         Ok(Ended::Tested(lines)) => log = lines.join("\n"),
         Err((_, error)) => app.cx.event(Event::Warning { text: format!("{error:#}") }),
     }
@@ -67,6 +73,7 @@ pub(super) async fn finish(ending: Ending) {
     }
     match &ended {
         Ok(Ended::Made(made)) => end_made(&app, &job.id, made).await,
+        Ok(Ended::Drilled(backup, report)) => end_drilled(&app, &job, backup, report).await,
         Ok(Ended::Tested(_)) => app.end_job(&job.id, JobState::Succeeded, None, None).await,
         Err((again, error)) => end_failed(&app, &job, *again, error).await,
     }
@@ -74,6 +81,20 @@ pub(super) async fn finish(ending: Ending) {
     if let Ok(Ended::Made(_)) = ended {
         app.back_up_catalog_too(&[source.storage.clone()].into()).await;
     }
+}
+
+/// Writes down what a drill showed, for whoever waits for it.
+async fn end_drilled(
+    app: &Installation,
+    job: &WaitingJob,
+    backup: &BackupId,
+    report: &DrillReport,
+) {
+    let result = report.to_json().to_string();
+    if let Err(error) = app.catalog.keep_result(&job.id, &result).await {
+        app.cx.event(Event::Warning { text: format!("the result could not be kept: {error}") });
+    }
+    end_drill(app, &job.id, backup, Ok(report)).await;
 }
 
 /// Says what became of a job: what went well, or what went wrong and how it is tried again.
@@ -99,7 +120,13 @@ async fn judge(
                 Err(error) => Err((why_again(app, source, &error, whole), error)),
             }
         }
-        (Outcome::Tested { .. } | Outcome::Made { .. }, _) => {
+        (Outcome::Drilled { report }, JobSpec::Drill { backup }) => {
+            match DrillReport::of_worker(report) {
+                Ok(report) => Ok(Ended::Drilled(backup.clone(), report)),
+                Err(error) => Err((None, error.context(worker.to_string()))),
+            }
+        }
+        (Outcome::Tested { .. } | Outcome::Drilled { .. } | Outcome::Made { .. }, _) => {
             Err((None, theirs("it did something else than it was asked for")))
         }
         (Outcome::Failed { error, passing }, _) => {

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Worker;
 use crate::commands::backup::{Tries, write};
+use crate::commands::drill::{DrillReport, drill_here};
 use crate::commands::elsewhere::{Look, look_here};
 use crate::commands::room::warn_of_little;
 use crate::commands::serve::passing;
@@ -46,6 +47,7 @@ struct Job {
 enum Done {
     /// A backup, and what failed after it.
     Backup(Box<IndexEntry>, Option<anyhow::Error>),
+    Drill(DrillReport),
     Look(Look),
 }
 
@@ -70,18 +72,20 @@ impl Job {
         let place = (self.worker.home.clone(), self.worker.catalog.clone());
         let app = Installation::for_order(place, &order, self.cx.clone(), &environment())?;
         let source = app.source(order.source.as_str()).await?;
-        let backup = match &order.task {
-            Task::Backup(backup) => backup,
-            Task::Test => {
-                let look = self.cx.run(look_here(&app, &source)).await??;
-                return Ok(Done::Look(look));
+        match &order.task {
+            Task::Backup(backup) => {
+                warn_of_little(&app, &source);
+                let vault = app.vault_of(&backup.access).await?;
+                let tries = if backup.waits { Tries::Several } else { Tries::One };
+                let (entry, trouble) = write(&app, &source, (&backup.spec, tries), &vault).await?;
+                Ok(Done::Backup(Box::new(entry), trouble))
             }
-        };
-        warn_of_little(&app, &source);
-        let vault = app.vault_of(backup).await?;
-        let tries = if backup.waits { Tries::Several } else { Tries::One };
-        let (entry, trouble) = write(&app, &source, (&backup.spec, tries), &vault).await?;
-        Ok(Done::Backup(Box::new(entry), trouble))
+            Task::Drill(drill) => {
+                let vault = app.vault_of(&drill.access).await?;
+                Ok(Done::Drill(drill_here(&app, &source, &vault, &drill.backup).await?))
+            }
+            Task::Test => Ok(Done::Look(self.cx.run(look_here(&app, &source)).await??)),
+        }
     }
 
     /// Says how far it is, again and again. Ends never: a loss stops the work, which ends by itself.
@@ -103,6 +107,7 @@ impl Job {
             Ok(Done::Look(Look { summary, warnings })) => {
                 return Outcome::Tested { summary, warnings };
             }
+            Ok(Done::Drill(report)) => return Outcome::Drilled { report: report.to_json() },
             Ok(Done::Backup(entry, trouble)) => {
                 self.cx.event(Event::Step { what: format!("backup {} is written", entry.id) });
                 let trouble = trouble.map(|error| format!("{error:#}"));
