@@ -1,6 +1,6 @@
 //! One writer for each source: a right that expires unless renewed.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::Value;
@@ -119,19 +119,25 @@ pub(crate) const RELEASED: i64 = 0;
 impl Holder {
     /// Describes this process.
     pub fn this_process(host: &str) -> Self {
-        // Asked once: the answers cannot change, and with too many open files there would be none.
-        static THIS: LazyLock<Holder> = LazyLock::new(|| {
-            let pid = std::process::id();
-            Holder {
-                host: String::new(),
-                machine: trimmed("/etc/machine-id"),
-                boot: trimmed("/proc/sys/kernel/random/boot_id"),
-                namespace: namespace(),
-                pid,
-                started: started(pid).ok().flatten().unwrap_or(0),
-            }
+        // The answers cannot change, and with too many open files there are none.
+        static THIS: OnceLock<Holder> = OnceLock::new();
+        let this = THIS.get().cloned().unwrap_or_else(|| {
+            let this = Self::look();
+            if this.started == 0 { this } else { THIS.get_or_init(|| this).clone() }
         });
-        Self { host: host.to_owned(), ..THIS.clone() }
+        Self { host: host.to_owned(), ..this }
+    }
+
+    fn look() -> Self {
+        let pid = std::process::id();
+        Self {
+            host: String::new(),
+            machine: trimmed("/etc/machine-id"),
+            boot: trimmed("/proc/sys/kernel/random/boot_id"),
+            namespace: namespace(),
+            pid,
+            started: started(pid).ok().flatten().unwrap_or(0),
+        }
     }
 
     fn holds(self, source: &str) -> LeaseError {

@@ -166,7 +166,8 @@ impl Catalog {
         let rows = self.query_all("looked for waiting jobs", select, values).await?;
         let jobs = rows.iter().map(waiting);
         // What a newer server is asked for waits for that one, and holds up nothing else.
-        jobs.filter(|job| !matches!(job, Err(CatalogError::Unreadable { .. }))).collect()
+        let is_newer = |error: &CatalogError| matches!(error, CatalogError::Unreadable { name } if name == "jobs.spec");
+        jobs.filter(|job| !job.as_ref().is_err_and(is_newer)).collect()
     }
 
     /// Takes a waiting job up, under the lease on its source. Returns whether it still waited.
@@ -225,8 +226,10 @@ impl Catalog {
                    WHERE state = 'queued' AND queued_at < $2";
         let values = [now.as_microsecond().into(), before(LONGEST_WAIT).into()];
         self.execute("ended jobs that nobody took up", end, values).await?;
-        let delete = "DELETE FROM jobs WHERE kind IN ('backup', 'test') AND finished_at < $1 AND (kind = 'test' OR EXISTS \
-                      (SELECT 1 FROM jobs n WHERE n.source = jobs.source AND n.kind = 'backup' AND n.queued_at > jobs.queued_at))";
+        // The newest drill that went well says how long a restore takes.
+        let delete = "DELETE FROM jobs WHERE kind IN ('backup', 'test', 'drill') AND finished_at < $1 AND (kind = 'test' OR EXISTS \
+                      (SELECT 1 FROM jobs n WHERE n.source = jobs.source AND n.kind = jobs.kind AND n.queued_at > jobs.queued_at \
+                       AND (n.kind = 'backup' OR n.state = 'succeeded')))";
         self.execute("forgot old jobs", delete, [before(REMEMBERED).into()]).await.map(drop)
     }
 

@@ -104,11 +104,16 @@ pub async fn drill(
     for check in options.checks {
         let database = check.database.as_deref();
         let found = source.ask(cx, &replacement, database, &check.query).await;
+        // A wish to stop is no answer.
+        if cx.cancelled().is_some() {
+            break;
+        }
         answers.push(Answer { check, found: found.map_err(|error| error.to_string()) });
     }
     watch.lap("ask the checks");
     let Watch { steps, .. } = watch;
     source.swapper().discard(&cx.for_cleanup(), &replacement).await?;
+    cx.check()?;
     Ok(Drilled { report, steps, answers })
 }
 

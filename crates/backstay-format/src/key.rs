@@ -163,9 +163,14 @@ impl Keyring {
         Self { entries: Vec::new(), recovery: Some(recovery) }
     }
 
+    /// Makes a keyring that opens nothing but what is not sealed.
+    pub fn empty() -> Self {
+        Self { entries: Vec::new(), recovery: None }
+    }
+
     /// Makes a keyring to lend to whoever is to make a backup: it seals with one key, opens what that sealed, and nothing else.
     pub fn lent(key: DataKey, created_at: Timestamp) -> Self {
-        let mut keyring = Self { entries: Vec::new(), recovery: None };
+        let mut keyring = Self::empty();
         keyring.add(key, created_at);
         keyring
     }

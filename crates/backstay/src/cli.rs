@@ -204,7 +204,7 @@ pub(crate) enum Command {
     /// Back up by the schedules of the sources, until told to end
     #[command(after_help = EXIT_CODES)]
     Serve(ServeArgs),
-    /// Make backups on this machine for a server elsewhere, until told to end
+    /// Make and try backups on this machine for a server elsewhere, until told to end
     #[command(after_help = EXIT_CODES)]
     Worker(WorkerArgs),
     /// Look after workers on other machines: invite, list, revoke

@@ -68,8 +68,16 @@ pub(crate) struct DrillOrder {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Access {
     storage: StorageOrder,
-    /// That seals the backup, or sealed it.
-    key: KeyOrder,
+    /// That seals the backup, or sealed it; none if it is not sealed.
+    #[serde(default)]
+    key: Option<KeyOrder>,
+}
+
+/// What a vault is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    Read,
+    Write,
 }
 
 /// Where the vault is, and who asks there.
@@ -147,7 +155,7 @@ impl Installation {
         let storage = self.storage(&source.storage)?;
         let vault = self.vault_for_writing(storage).await?;
         vault.ensure_key_slot(&self.cx).await?;
-        let access = self.access(storage, &vault, vault.keyring().newest()?).await?;
+        let access = self.access(storage, &vault, Some(vault.keyring().newest()?)).await?;
         Ok(BackupOrder { spec: spec.clone(), waits, access })
     }
 
@@ -160,9 +168,8 @@ impl Installation {
         let vault = self.vault(storage).await?;
         let place = self.place(&source.name, backup.clone());
         let key = match vault.manifest(&self.cx, &place).await?.encryption {
-            Encryption::Sealed { key } => vault.keyring().entry(&key)?,
-            // It opens nothing that this backup has.
-            Encryption::None => vault.keyring().newest()?,
+            Encryption::Sealed { key } => Some(vault.keyring().entry(&key)?),
+            Encryption::None => None,
         };
         let access = self.access(storage, &vault, key).await?;
         Ok(DrillOrder { backup: backup.clone(), access })
@@ -172,7 +179,7 @@ impl Installation {
         &self,
         storage: &StorageConfig,
         vault: &Vault,
-        key: &KeyringEntry,
+        key: Option<&KeyringEntry>,
     ) -> anyhow::Result<Access> {
         let spec_of_store = self.store_spec(storage).await?;
         let StoreSpec::S3(s3) = spec_of_store else {
@@ -198,7 +205,10 @@ impl Installation {
                 profile: serde_json::to_value(tested)?,
                 vault: vault.id().clone(),
             },
-            key: KeyOrder { created_at: key.created_at, key: hex::encode(key.key.expose_secret()) },
+            key: key.map(|key| KeyOrder {
+                created_at: key.created_at,
+                key: hex::encode(key.key.expose_secret()),
+            }),
         })
     }
 
@@ -215,7 +225,11 @@ impl Installation {
             Task::Test => None,
         };
         let storage = access.map(|access| access.storage.config(&home)).transpose()?;
-        let lent = access.map(|access| access.key.keyring()).transpose()?;
+        let lent = access.map(|access| match &access.key {
+            Some(key) => key.keyring(),
+            None => Ok(Keyring::empty()),
+        });
+        let lent = lent.transpose()?;
         let declared = (order.source.as_str(), order.declared.clone());
         let config = Config::for_job(order.organisation.clone(), declared, storage, env)?;
         Ok(Self {
@@ -229,7 +243,7 @@ impl Installation {
     }
 
     /// Opens the vault that an order names, and no other.
-    pub(crate) async fn vault_of(&self, access: &Access) -> anyhow::Result<Vault> {
+    pub(crate) async fn vault_of(&self, access: &Access, what_for: Use) -> anyhow::Result<Vault> {
         let StorageOrder { name, profile, vault: expected, .. } = &access.storage;
         let storage = self.storage(name)?;
         if let Ok(profile) = serde_json::from_value::<Profile>(profile.clone()) {
@@ -239,7 +253,10 @@ impl Installation {
             self.catalog.set_setting(&tested_name(name), &tested).await?;
         }
         self.expect_vault(storage, expected).await?;
-        let vault = self.vault_for_writing(storage).await?;
+        let vault = match what_for {
+            Use::Read => self.vault(storage).await?,
+            Use::Write => self.vault_for_writing(storage).await?,
+        };
         let found = vault.id();
         anyhow::ensure!(
             found == expected,

@@ -147,20 +147,18 @@ struct Bench<'a, E> {
 }
 
 impl<E: Engine> Bench<'_, E> {
-    /// Does what is done once, before the first backup or when the configuration was changed. It is not measured.
+    /// Does what a user does once, before the first backup. It is not measured.
     fn prepare(&self) -> anyhow::Result<()> {
-        let once = match self.way {
-            Some(way) => Vec::from_iter(way.prepare.map(|script| self.shell(script))),
+        let mut once = match self.way {
+            Some(Way { prepare: None, .. }) => return Ok(()),
+            Some(Way { prepare: Some(script), .. }) => self.shell(script),
             None => {
                 std::fs::write(self.scratch.join("backstay.toml"), self.config())?;
-                let words: [&[&str]; 2] = [&["storage", "test", "main"], &["catalog", "backup"]];
-                words.map(|words| self.backstay(words)).into()
+                self.backstay(&["storage", "test", "main"])
             }
         };
-        for mut command in once {
-            let output = command.output()?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
+        let output = once.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 

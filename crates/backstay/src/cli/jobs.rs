@@ -55,7 +55,7 @@ pub(crate) enum JobsCommand {
         #[arg(long, default_value = "cancelled by hand")]
         reason: String,
     },
-    /// Delete jobs that failed or were cancelled from the list; no backup is touched
+    /// Delete jobs that failed or were cancelled from the list, but for the newest run of a source; no backup is touched
     #[command(after_help = EXIT_CODES)]
     Delete {
         /// Their ids, or the beginnings of them

@@ -16,6 +16,9 @@ use crate::exit::Exit;
 use crate::installation::Installation;
 use crate::{plain, render};
 
+/// Of the warnings of a worker so many are told.
+const MOST_WARNINGS: usize = 100;
+
 /// What a drill showed, as a worker tells it and as the catalog keeps it for whoever waits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DrillReport {
@@ -44,7 +47,6 @@ struct CheckReport {
     #[serde(default)]
     error: Option<String>,
     /// Whether that is what was expected.
-    #[serde(default)]
     passed: bool,
 }
 
@@ -62,6 +64,7 @@ pub(super) async fn drill_source(
         Some(remote) => drill_elsewhere(app, (&source, remote), &backup).await?,
         None => {
             let drilling = Box::pin(async {
+                sweep(app, &source).await?;
                 let job = app.start_job(&source.name, JobKind::Drill).await?;
                 let report = drill_here(app, &source, &vault, &backup).await;
                 end_drill(app, &job, &backup, report.as_ref()).await;
@@ -78,14 +81,14 @@ pub(super) async fn drill_source(
     Ok(if report.failed_checks().is_none() { Exit::Done } else { Exit::Failed })
 }
 
-/// Restores a backup into a scratch place on this machine, under the lease on its source.
+/// Restores a backup into a scratch place on this machine, under the lease on its source. Sweeps nothing: what a worker knows
+/// nothing of may be another installation's, such as what a restore with `recover` keeps for `undo`.
 pub(super) async fn drill_here(
     app: &Installation,
     source: &SourceConfig,
     vault: &Vault,
     backup: &BackupId,
 ) -> anyhow::Result<DrillReport> {
-    sweep(app, source).await?;
     let options = DrillOptions {
         spool: app.home.spool(),
         tag: hex_tag(),
@@ -139,19 +142,26 @@ impl DrillReport {
         }
     }
 
-    /// Reads what a worker found. Whether that is right is judged here, before anything of it is cut.
-    pub(super) fn of_worker(report: Value) -> anyhow::Result<Self> {
-        let mut report: Self =
+    /// Reads what a worker found, which must have asked this many checks.
+    pub(super) fn of_worker(report: Value, checks: usize) -> anyhow::Result<Self> {
+        let report: Self =
             serde_json::from_value(report).context("its report of the drill cannot be read")?;
+        let found = report.checks.len();
+        anyhow::ensure!(found == checks, "it asked {found} checks, and the source has {checks}");
+        Ok(report.cut())
+    }
+
+    /// Makes its texts such as fit into a report and on a screen. What passed was judged before.
+    pub(super) fn cut(mut self) -> Self {
         let in_one_line = |text: &mut String| *text = plain::sentence(text);
-        report.warnings.iter_mut().for_each(in_one_line);
-        report.steps.iter_mut().map(|step| &mut step.step).for_each(in_one_line);
-        for check in &mut report.checks {
-            let CheckReport { name, expected, found, error, passed } = check;
-            *passed = found.as_ref() == Some(&*expected);
+        self.warnings.truncate(MOST_WARNINGS);
+        self.warnings.iter_mut().for_each(in_one_line);
+        self.steps.iter_mut().map(|step| &mut step.step).for_each(in_one_line);
+        for check in &mut self.checks {
+            let CheckReport { name, expected, found, error, passed: _ } = check;
             [name, expected].into_iter().chain(found).chain(error).for_each(in_one_line);
         }
-        Ok(report)
+        self
     }
 
     /// Returns it as workers and the catalog have it.

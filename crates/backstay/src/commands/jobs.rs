@@ -125,6 +125,7 @@ fn as_json(job: &Job) -> Value {
         "error": job.error,
         "progress": job.progress,
         "log": job.log,
+        "result": job.result.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
     })
 }
 
@@ -151,15 +152,26 @@ async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<E
 
 /// Deletes jobs from the list (V33), once all of them are known to be such as may be.
 async fn delete(app: &Installation, ids: &[String]) -> anyhow::Result<Exit> {
-    let mut jobs = Vec::new();
+    let mut jobs: Vec<Job> = Vec::new();
     for id in ids {
         let job = one(app, id).await?;
+        if jobs.iter().any(|chosen| chosen.id == job.id) {
+            continue;
+        }
         if !matches!(job.state, JobState::Failed | JobState::Cancelled) {
             let text = format!(
                 "the {} of {} is {}: only jobs that failed or were cancelled are deleted",
                 job.kind,
                 job.source,
                 job.state.as_str()
+            );
+            return Err(UsageError(text).into());
+        }
+        let newest = app.catalog.last_run(&job.source).await?;
+        if newest.is_some_and(|newest| newest.id == job.id) {
+            let text = format!(
+                "the newest run of {} is what `status` tells of it; it can be deleted when a later one has ended",
+                job.source
             );
             return Err(UsageError(text).into());
         }

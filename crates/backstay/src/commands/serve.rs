@@ -224,7 +224,12 @@ impl Server {
         let Some(source) = source.filter(|source| source.remote().is_none()).cloned() else {
             return Ok(None);
         };
-        let JobSpec::Backup(spec) = job.spec.clone() else { return Ok(None) };
+        let JobSpec::Backup(spec) = job.spec.clone() else {
+            // Whoever asked was told that a worker would do it.
+            let reason = "the source is not read by a worker any more; ask again";
+            self.app.catalog.cancel_job(&job.id, reason, now).await?;
+            return Ok(None);
+        };
         if may_not_begin(&source, &job, now) {
             return Ok(None);
         }

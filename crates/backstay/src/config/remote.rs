@@ -37,6 +37,13 @@ pub(crate) struct RemoteConfig {
     pub(crate) declared: Table,
 }
 
+impl RemoteConfig {
+    /// Returns how many checks its drills ask.
+    pub(crate) fn checks(&self) -> usize {
+        self.declared.get("checks").and_then(Value::as_array).map_or(0, Vec::len)
+    }
+}
+
 /// Which workers may take a source's jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WorkerChoice {

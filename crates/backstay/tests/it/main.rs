@@ -23,6 +23,7 @@ mod guard;
 mod health;
 mod imports;
 mod imports_engines;
+mod jobs;
 mod manual;
 mod mysql;
 mod mysql_faults;

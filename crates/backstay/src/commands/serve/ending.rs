@@ -158,7 +158,11 @@ pub(super) async fn end_failed(
         (None, Some(Again::Interrupted { .. })) => (JobState::Cancelled, error),
         (None, _) => (JobState::Failed, error),
     };
-    app.end_job(&job.id, state, Some(error), None).await;
+    let backup = match &job.spec {
+        JobSpec::Drill { backup } => Some(backup.to_string()),
+        JobSpec::Backup(_) | JobSpec::Test => None,
+    };
+    app.end_job(&job.id, state, Some(error), backup).await;
 }
 
 /// Says why a job is tried again that failed or was stopped here, if it is.

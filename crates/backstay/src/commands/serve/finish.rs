@@ -18,7 +18,7 @@ use super::ending::{Kept, again_after, end_failed, passing, why_again};
 use crate::commands::backup::{Made, end_made, settle};
 use crate::commands::drill::{DrillReport, end_drill};
 use crate::commands::watched::Watched;
-use crate::config::SourceConfig;
+use crate::config::{RemoteConfig, SourceConfig};
 use crate::installation::Installation;
 use crate::plain;
 
@@ -121,7 +121,8 @@ async fn judge(
             }
         }
         (Outcome::Drilled { report }, JobSpec::Drill { backup }) => {
-            match DrillReport::of_worker(report) {
+            let checks = source.remote().map_or(0, RemoteConfig::checks);
+            match DrillReport::of_worker(report, checks) {
                 Ok(report) => Ok(Ended::Drilled(backup.clone(), report)),
                 Err(error) => Err((None, error.context(worker.to_string()))),
             }

@@ -25,7 +25,7 @@ use crate::commands::watched::{Watched, hear_job};
 use crate::installation::Installation;
 use crate::lease::{Renew, Renewal, renew_until_lost};
 use crate::opening::environment;
-use crate::work_order::{Task, WorkOrder};
+use crate::work_order::{Task, Use, WorkOrder};
 
 /// The pause between two reports, each of which renews the leases and hears whether somebody cancelled the job.
 const REPORT: Duration = Duration::from_secs(2);
@@ -75,14 +75,15 @@ impl Job {
         match &order.task {
             Task::Backup(backup) => {
                 warn_of_little(&app, &source);
-                let vault = app.vault_of(&backup.access).await?;
+                let vault = app.vault_of(&backup.access, Use::Write).await?;
                 let tries = if backup.waits { Tries::Several } else { Tries::One };
                 let (entry, trouble) = write(&app, &source, (&backup.spec, tries), &vault).await?;
                 Ok(Done::Backup(Box::new(entry), trouble))
             }
             Task::Drill(drill) => {
-                let vault = app.vault_of(&drill.access).await?;
-                Ok(Done::Drill(drill_here(&app, &source, &vault, &drill.backup).await?))
+                let vault = app.vault_of(&drill.access, Use::Read).await?;
+                let report = drill_here(&app, &source, &vault, &drill.backup).await?;
+                Ok(Done::Drill(report.cut()))
             }
             Task::Test => Ok(Done::Look(self.cx.run(look_here(&app, &source)).await??)),
         }
