@@ -393,10 +393,8 @@ fn mistakes_are_told_where_they_can_be_mended() {
     assert!(error.contains("the environment variable DATA is not set"), "{error}");
     // What is done on the machine of the source is not done here.
     fleet.server.ends(0, &["backup", "db"]);
-    for words in [&["restore", "db", "--yes"][..], &["drill", "db"]] {
-        let error = fleet.server.complains(2, words);
-        assert!(error.contains("is on another machine"), "{error}");
-    }
+    let error = fleet.server.complains(2, &["restore", "db", "--yes"]);
+    assert!(error.contains("is on another machine"), "{error}");
 }
 
 #[test]
