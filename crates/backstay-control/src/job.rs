@@ -37,7 +37,8 @@ pub enum JobKind {
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum JobState {
     /// It waits.
     Queued,
@@ -151,6 +152,10 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// The name of the worker on another machine that it was given to, if it was.
     pub worker: Option<String>,
+    /// The member who asked for it by way of a server, if one did.
+    pub asked_by: Option<String>,
+    /// Whether it was put into the queue, for whoever takes it up; else a command does it.
+    pub is_queued_work: bool,
 }
 
 /// What is asked of a job that waits for somebody to do it.
@@ -336,7 +341,7 @@ impl Catalog {
     }
 }
 
-const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, result, progress, worker";
+const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, result, progress, worker, asked_by, spec";
 
 fn read(row: &QueryResult) -> Result<Job, CatalogError> {
     let text = |name| column::<String>(row, "jobs", name);
@@ -361,6 +366,8 @@ fn read(row: &QueryResult) -> Result<Job, CatalogError> {
         // What a newer program wrote there is no reason to show no job.
         progress: perhaps("progress")?.and_then(|text| serde_json::from_str(&text).ok()),
         worker: perhaps("worker")?,
+        asked_by: perhaps("asked_by")?,
+        is_queued_work: time("slot")?.is_some() || perhaps("spec")?.is_some(),
     })
 }
 

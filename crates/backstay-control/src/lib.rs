@@ -4,6 +4,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on should stop"))]
 
+mod audit;
 mod catalog;
 mod export;
 mod health;
@@ -12,15 +13,18 @@ mod index;
 mod job;
 mod lease;
 mod master_key;
+mod member;
 mod migrations;
 mod orphans;
 mod policy;
 mod queue;
 mod schedule;
 mod swap;
+mod token;
 mod upload;
 mod worker;
 
+pub use audit::{AuditEntry, Change};
 pub use catalog::{Catalog, CatalogError};
 pub use export::Imported;
 pub use health::{Alarm, Facts, Health, Objectives, Span};
@@ -28,10 +32,12 @@ pub use home::{Home, HomeError};
 pub use job::{BackupSpec, Job, JobId, JobKind, JobSpec, JobState, PastRestore, Progress};
 pub use lease::{Holder, Lease, LeaseError};
 pub use master_key::{MasterKey, MasterKeyError};
+pub use member::{Member, Role};
 pub use orphans::Orphans;
 pub use policy::{Blackout, BlackoutError, DueSlot, Policy};
 pub use queue::{Again, LostJob, WaitingJob};
 pub use schedule::{Schedule, ScheduleError, Seen, Since};
 pub use swap::{SwapRecord, SwapState};
+pub use token::{NoToken, Token, TokenKind};
 pub use upload::UploadRecord;
-pub use worker::{Allowance, EnrolError, Enrolment, NoToken, Token, TokenKind, Worker};
+pub use worker::{Allowance, EnrolError, Enrolment, Worker};

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 /// The steps; the version of a catalog is how many of them were taken. Never changed, only added to.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     // Also where a program without steps made them.
     "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
      CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -56,6 +56,16 @@ const STEPS: [&str; 6] = [
      ALTER TABLE jobs ADD COLUMN worker TEXT;",
     // What a job found that a worker did for somebody who waits.
     "ALTER TABLE jobs ADD COLUMN result TEXT;",
+    // People who ask by way of a server, and what was changed by whom (ADR 21).
+    "CREATE TABLE members (
+         id TEXT PRIMARY KEY, secret TEXT NOT NULL, organisation TEXT NOT NULL, name TEXT NOT NULL, role TEXT NOT NULL,
+         created_at BIGINT NOT NULL, expires_at BIGINT, seen_at BIGINT, revoked_at BIGINT);
+     CREATE UNIQUE INDEX members_by_name ON members (organisation, name) WHERE revoked_at IS NULL;
+     CREATE TABLE audit (
+         id TEXT PRIMARY KEY, at BIGINT NOT NULL, organisation TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
+         subject TEXT NOT NULL, outcome TEXT NOT NULL);
+     CREATE INDEX audit_by_time ON audit (organisation, at);
+     ALTER TABLE jobs ADD COLUMN asked_by TEXT;",
 ];
 
 /// A number that nothing else of the database's locks by: it is the beginning of "backstay".

@@ -137,14 +137,15 @@ impl Catalog {
         Ok(inserted == 1)
     }
 
-    /// Enqueues what a person asks for.
+    /// Enqueues what a person asks for: a member by way of a server, or a command. The same id again changes nothing.
     pub async fn enqueue(
         &self,
         (id, source): (String, &str),
-        spec: &JobSpec,
+        (spec, asked_by): (&JobSpec, Option<&str>),
         now: Timestamp,
     ) -> Result<JobId, CatalogError> {
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, spec) VALUES ($1, $2, $3, $4, $5, '', $6)";
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, spec, asked_by) \
+                      VALUES ($1, $2, $3, $4, $5, '', $6, $7) ON CONFLICT (id) DO NOTHING";
         let values = [
             id.clone().into(),
             source.into(),
@@ -152,6 +153,7 @@ impl Catalog {
             JobState::Queued.as_str().into(),
             now.as_microsecond().into(),
             serde_json::to_string(spec).expect("a specification is plain values").into(),
+            asked_by.into(),
         ];
         self.execute("enqueued a job", insert, values).await?;
         Ok(JobId(id))

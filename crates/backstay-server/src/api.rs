@@ -1,4 +1,4 @@
-//! The server's side: who may ask what, and how it is answered.
+//! The server's side: how workers are answered, and what all answers have in common.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use backstay_control::{Token, TokenKind, Worker};
 use serde_json::json;
 use tokio::time::timeout;
 
+use crate::people::{self, Desk};
 use crate::wire::{
     EnrolRequest, Enrolled, Grant, JobEnd, JobReport, PROTOCOL, PROTOCOL_HEADER, ReportAnswer,
     TakeAnswer, TakeRequest,
@@ -45,8 +46,10 @@ pub trait Dispatcher: Send + Sync + 'static {
 /// Why something was not done for a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is nobody that is known here.
+    /// It is no worker that is known here.
     Unknown,
+    /// It is no member that is known here.
+    NoMember,
     /// It may not have this.
     NotAllowed(String),
     /// What it asked cannot be understood.
@@ -55,13 +58,25 @@ pub enum Refusal {
     Lost,
     /// Not now.
     Away(String),
+    /// It was tried, and failed.
+    Failed {
+        /// Why.
+        text: String,
+        /// The exit code of a command that would have tried it.
+        exit_code: u8,
+    },
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        let mut code = None;
         let (status, text) = match self {
             Self::Unknown => {
                 let text = "this worker is not known, or was revoked; `backstay workers invite` on the server makes a new token";
+                (StatusCode::UNAUTHORIZED, text.to_owned())
+            }
+            Self::NoMember => {
+                let text = "the token is not known, was revoked, or is too old; `backstay members add` on the server makes a new one";
                 (StatusCode::UNAUTHORIZED, text.to_owned())
             }
             Self::NotAllowed(text) => (StatusCode::FORBIDDEN, text),
@@ -72,13 +87,18 @@ impl IntoResponse for Refusal {
                 (StatusCode::CONFLICT, text.to_owned())
             }
             Self::Away(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
+            Self::Failed { text, exit_code } => {
+                code = Some(exit_code);
+                (StatusCode::INTERNAL_SERVER_ERROR, text)
+            }
         };
-        (status, Json(json!({ "error": text, "backstay": true }))).into_response()
+        let body = json!({ "error": text, "backstay": true, "exit_code": code });
+        (status, Json(body)).into_response()
     }
 }
 
 /// Returns all that a server answers.
-pub fn router(dispatcher: Arc<dyn Dispatcher>) -> Router {
+pub fn router(dispatcher: Arc<dyn Dispatcher>, desk: Arc<dyn Desk>) -> Router {
     let of_workers = Router::new()
         .route("/take", post(take))
         .route("/report", post(report))
@@ -87,12 +107,13 @@ pub fn router(dispatcher: Arc<dyn Dispatcher>) -> Router {
         .layer(middleware::from_fn_with_state(dispatcher.clone(), known_workers_only))
         .route("/enrol", post(enrol))
         .layer(middleware::from_fn(same_protocol_only))
+        .with_state(dispatcher.clone());
+    let api = Router::new()
+        .nest("/worker", of_workers)
+        .merge(people::router(desk))
         .layer(middleware::from_fn(in_time_only))
         .layer(DefaultBodyLimit::max(MAX_BODY));
-    Router::new()
-        .route("/healthz", get(health))
-        .nest("/api/v1/worker", of_workers)
-        .with_state(dispatcher)
+    Router::new().route("/healthz", get(health)).with_state(dispatcher).nest("/api/v1", api)
 }
 
 type Shared = State<Arc<dyn Dispatcher>>;
@@ -127,15 +148,16 @@ async fn known_workers_only(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    let token = bearer(request.headers()).ok_or(Refusal::Unknown)?;
+    let token = bearer(TokenKind::Worker, request.headers()).ok_or(Refusal::Unknown)?;
     let worker = dispatcher.worker_of(&token).await?.ok_or(Refusal::Unknown)?;
     request.extensions_mut().insert(worker);
     Ok(next.run(request).await)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<Token> {
+/// Returns the token of this kind that a request shows.
+pub(crate) fn bearer(kind: TokenKind, headers: &HeaderMap) -> Option<Token> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    Token::parse(TokenKind::Worker, text.strip_prefix("Bearer ")?).ok()
+    Token::parse(kind, text.strip_prefix("Bearer ")?).ok()
 }
 
 async fn enrol(

@@ -1,4 +1,4 @@
-//! The worker's side.
+//! The side of whoever asks: a worker, or a member.
 
 use std::error::Error as _;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backstay_control::Token;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Certificate, StatusCode};
+use reqwest::{Certificate, Method, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,14 @@ pub enum CallError {
     /// It cannot for now.
     #[error("the server cannot do it now: {0}")]
     Away(String),
+    /// It tried, and failed.
+    #[error("{text}")]
+    Failed {
+        /// Why.
+        text: String,
+        /// The exit code of a command that would have tried it where the server is.
+        exit_code: Option<u8>,
+    },
     /// It refuses, and asking again will not help.
     #[error("the server refuses ({status}): {text}")]
     Refused {
@@ -78,6 +86,8 @@ struct ErrorBody {
     /// That it is a server of ours that says so, and not a proxy in between.
     #[serde(default)]
     backstay: bool,
+    #[serde(default)]
+    exit_code: Option<u8>,
 }
 
 impl Client {
@@ -121,13 +131,13 @@ impl Client {
         }
         let http = builder.build().map_err(CallError::Certificates)?;
         let mut base = url;
-        base.set_path(&format!("{}/api/v1/worker/", base.path().trim_end_matches('/')));
+        base.set_path(&format!("{}/api/v1/", base.path().trim_end_matches('/')));
         Ok(Self { http, base })
     }
 
     /// Becomes a worker.
     pub async fn enrol(&self, request: &EnrolRequest) -> Result<Enrolled, CallError> {
-        self.call("enrol", None, request).await
+        self.call("worker/enrol", None, request).await
     }
 
     /// Says that the worker is there, and asks for work.
@@ -136,7 +146,7 @@ impl Client {
         token: &Token,
         request: &TakeRequest,
     ) -> Result<TakeAnswer, CallError> {
-        self.call("take", Some(token), request).await
+        self.call("worker/take", Some(token), request).await
     }
 
     /// Says how far a job is.
@@ -145,7 +155,7 @@ impl Client {
         token: &Token,
         report: &JobReport,
     ) -> Result<ReportAnswer, CallError> {
-        let call = self.call("report", Some(token), report);
+        let call = self.call("worker/report", Some(token), report);
         let answered = tokio::time::timeout(REPORT_ANSWER, call).await;
         answered.unwrap_or_else(|_| {
             let text = format!("no answer to a report in {} s", REPORT_ANSWER.as_secs());
@@ -155,7 +165,7 @@ impl Client {
 
     /// Gives a job back.
     pub async fn end(&self, token: &Token, end: &JobEnd) -> Result<(), CallError> {
-        let answer: Option<serde_json::Value> = self.call("end", Some(token), end).await?;
+        let answer: Option<serde_json::Value> = self.call("worker/end", Some(token), end).await?;
         drop(answer);
         Ok(())
     }
@@ -166,38 +176,69 @@ impl Client {
         token: Option<&Token>,
         body: &(impl Serialize + Sync),
     ) -> Result<T, CallError> {
-        let url = self.base.join(what).expect("a word is a path");
-        let body = serde_json::to_vec(body).expect("plain values serialise");
-        let mut request = self.http.post(url).header(PROTOCOL_HEADER, PROTOCOL);
-        if let Some(token) = token {
-            request = request.bearer_auth(token.to_text().expose_secret());
-        }
-        let request = request.header(CONTENT_TYPE, "application/json").body(body);
-        let answer = request.send().await.map_err(|error| unreachable(&error))?;
-        let status = answer.status();
-        let bytes = answer.bytes().await.map_err(|error| unreachable(&error))?;
-        if status.is_success() {
-            let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
-            return serde_json::from_slice(bytes).map_err(|error| {
-                let text = format!("found an answer that cannot be understood: {error}");
-                CallError::Refused { status: status.as_u16(), text }
-            });
-        }
-        // A proxy in between has words of its own, and those are not the server's.
-        let said = serde_json::from_slice(&bytes).ok().filter(|body: &ErrorBody| body.backstay);
-        let Some(ErrorBody { error: text, .. }) = said else {
-            return Err(CallError::Away(format!("HTTP status {status}, and not by a backstay")));
-        };
-        Err(match status {
-            StatusCode::UNAUTHORIZED => CallError::Unknown(text),
-            StatusCode::CONFLICT => CallError::Lost(text),
-            StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::GATEWAY_TIMEOUT
-            | StatusCode::TOO_MANY_REQUESTS => CallError::Away(text),
-            _ => CallError::Refused { status: status.as_u16(), text },
-        })
+        let url = self.base.join(what).expect("words are a path");
+        let request = self.http.post(url).header(PROTOCOL_HEADER, PROTOCOL);
+        send(with_body(request, token, Some(body))).await
     }
+
+    /// Asks for something as a member: where it is, word by word below the API, and what of it.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        (method, path): (Method, &[&str]),
+        query: &[(&str, &str)],
+        token: &Token,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, CallError> {
+        let mut url = self.base.clone();
+        // Names of people's are words of the path, and never more.
+        url.path_segments_mut().expect("an HTTP URL has a path").pop_if_empty().extend(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        send(with_body(self.http.request(method, url), Some(token), body)).await
+    }
+}
+
+fn with_body(
+    mut request: RequestBuilder,
+    token: Option<&Token>,
+    body: Option<&(impl Serialize + Sync)>,
+) -> RequestBuilder {
+    if let Some(token) = token {
+        request = request.bearer_auth(token.to_text().expose_secret());
+    }
+    let Some(body) = body else { return request };
+    let body = serde_json::to_vec(body).expect("plain values serialise");
+    request.header(CONTENT_TYPE, "application/json").body(body)
+}
+
+/// Sends a request, and reads its answer.
+async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, CallError> {
+    let answer = request.send().await.map_err(|error| unreachable(&error))?;
+    let status = answer.status();
+    let bytes = answer.bytes().await.map_err(|error| unreachable(&error))?;
+    if status.is_success() {
+        let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+        return serde_json::from_slice(bytes).map_err(|error| {
+            let text = format!("found an answer that cannot be understood: {error}");
+            CallError::Refused { status: status.as_u16(), text }
+        });
+    }
+    // A proxy in between has words of its own, and those are not the server's.
+    let said = serde_json::from_slice(&bytes).ok().filter(|body: &ErrorBody| body.backstay);
+    let Some(ErrorBody { error: text, exit_code, .. }) = said else {
+        return Err(CallError::Away(format!("HTTP status {status}, and not by a backstay")));
+    };
+    Err(match status {
+        StatusCode::UNAUTHORIZED => CallError::Unknown(text),
+        StatusCode::CONFLICT => CallError::Lost(text),
+        StatusCode::INTERNAL_SERVER_ERROR => CallError::Failed { text, exit_code },
+        StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::GATEWAY_TIMEOUT
+        | StatusCode::TOO_MANY_REQUESTS => CallError::Away(text),
+        _ => CallError::Refused { status: status.as_u16(), text },
+    })
 }
 
 impl CallError {

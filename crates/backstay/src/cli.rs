@@ -2,6 +2,7 @@
 
 mod archives;
 mod jobs;
+mod members;
 mod workers;
 
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::archives::{ArchiveRestoreArgs, ArchivesCommand};
 pub(crate) use self::jobs::{GuardArgs, JobsCommand, ServeArgs};
+pub(crate) use self::members::MembersCommand;
 pub(crate) use self::workers::{WorkerArgs, WorkersCommand};
 use crate::exit::{EXIT_CODES, GUARD_CODES};
 
@@ -32,9 +34,15 @@ pub(crate) struct Global {
     /// Where keys and the catalog are kept; by default ~/.local/share/backstay, for root /var/lib/backstay
     #[arg(long, global = true, env = "BACKSTAY_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// The server that `backstay worker` works for
+    /// A server to ask instead of working on this machine's home directory; for `backstay worker`, the one it works for
     #[arg(long, global = true, env = "BACKSTAY_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
+    /// The file with the token to show it, as `backstay members add` prints it (or BACKSTAY_TOKEN); a worker needs that of `backstay workers invite`, the first time
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificates to trust besides those of the system, in PEM
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Print JSON: one document, and one line for each event on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -210,6 +218,16 @@ pub(crate) enum Command {
     /// Look after workers on other machines: invite, list, revoke
     #[command(subcommand)]
     Workers(WorkersCommand),
+    /// Look after members, who ask this machine's server from elsewhere: add, list, revoke
+    #[command(subcommand)]
+    Members(MembersCommand),
+    /// Show who changed, restored or took something away, newest first
+    #[command(after_help = EXIT_CODES)]
+    Audit {
+        /// So many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
     /// Look at jobs: what waits, what is being done, what became of the rest
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -488,7 +506,4 @@ pub(crate) struct RecoverArgs {
     /// The settings of this catalog, by its id or the beginning of it, where those of several machines are there
     #[arg(long, value_name = "ID")]
     pub(crate) catalog: Option<String>,
-    /// A file with certificates to trust, in PEM
-    #[arg(long)]
-    pub(crate) ca_file: Option<PathBuf>,
 }

@@ -60,6 +60,22 @@ impl Exit {
         }
     }
 
+    /// Returns what a code means that another of our programs ended with.
+    pub(crate) fn of_code(code: u8) -> Self {
+        let all = [
+            Self::Done,
+            Self::Usage,
+            Self::Incomplete,
+            Self::NoVault,
+            Self::LeaseHeld,
+            Self::Key,
+            Self::Damaged,
+            Self::RightsOrSpace,
+            Self::Interrupted,
+        ];
+        all.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Failed)
+    }
+
     /// Finds the code in the first error of the chain that has one.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         error.chain().find_map(code).unwrap_or(Self::Failed)
@@ -108,7 +124,11 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             CallError::Address { .. } | CallError::Certificates(_) | CallError::NoCertificates => {
                 Some(Exit::Usage)
             }
-            CallError::Unknown(_) => Some(Exit::RightsOrSpace),
+            CallError::Unknown(_) | CallError::Refused { status: 403, .. } => {
+                Some(Exit::RightsOrSpace)
+            }
+            CallError::Refused { status: 400, .. } => Some(Exit::Usage),
+            CallError::Failed { exit_code, .. } => exit_code.map(Exit::of_code),
             _ => None,
         };
     }

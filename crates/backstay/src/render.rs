@@ -7,8 +7,10 @@ use std::time::Duration;
 use backstay_control::Span;
 use backstay_engine::event::{Event, Monitor};
 use backstay_format::{Encryption, IndexEntry, Trigger};
+use backstay_server::{BackupView, ItemErrorView};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::Global;
@@ -150,32 +152,40 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-pub(crate) fn print_json(value: &Value) -> anyhow::Result<()> {
-    print(&serde_json::to_string_pretty(value)?)
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    // By way of a value, so that the fields stand in the order of their names.
+    print(&serde_json::to_string_pretty(&serde_json::to_value(value)?)?)
 }
 
-/// A backup in JSON, with the fields that every command gives it.
-pub(crate) fn backup_json(backup: &IndexEntry, storage: &str, location: &str) -> Value {
-    json!({
-        "id": backup.id,
-        "source": backup.source,
-        "status": backup.status,
-        "trigger": backup.trigger,
-        "storage": storage,
-        "location": format!("{location}/{}", backup.id),
-        "started_at": backup.started_at,
-        "finished_at": backup.finished_at,
-        "plain_bytes": backup.plain_bytes,
-        "stored_bytes": backup.stored_bytes,
-        "parts": backup.parts,
-        "warnings": backup.warnings,
-        "item_errors": backup.item_errors,
-        "item_error_count": backup.item_error_count,
-        "encryption": backup.encryption,
-        "note": backup.note,
-        "hold": backup.hold,
-        "host": backup.host,
-    })
+/// A backup as people see it; `orphaned` if objects of it are gone.
+pub(crate) fn backup_view(
+    entry: &IndexEntry,
+    (storage, location): (&str, &str),
+    is_orphaned: bool,
+) -> BackupView {
+    let item_errors = entry.item_errors.iter();
+    BackupView {
+        id: entry.id.clone(),
+        source: entry.source.clone(),
+        status: if is_orphaned { "orphaned".to_owned() } else { word(entry.status) },
+        trigger: entry.trigger,
+        storage: storage.to_owned(),
+        location: format!("{location}/{}", entry.id),
+        started_at: entry.started_at,
+        finished_at: entry.finished_at,
+        plain_bytes: entry.plain_bytes,
+        stored_bytes: entry.stored_bytes,
+        parts: json!(entry.parts),
+        warnings: entry.warnings.clone(),
+        item_errors: item_errors
+            .map(|error| ItemErrorView { item: error.item.clone(), error: error.error.clone() })
+            .collect(),
+        item_error_count: entry.item_error_count,
+        encryption: entry.encryption.clone(),
+        note: entry.note.clone(),
+        hold: entry.hold.clone(),
+        host: entry.host.clone(),
+    }
 }
 
 /// A table that fits the terminal.
@@ -188,8 +198,8 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-/// A backup as a row; its status, unless another word says more.
-pub(crate) fn backup_row(backup: &IndexEntry, storage: &str, status: Option<&str>) -> Vec<String> {
+/// A backup as a row.
+pub(crate) fn backup_row(backup: &BackupView) -> Vec<String> {
     let sealed = if backup.encryption == Encryption::None { "no" } else { "yes" };
     let mut remarks = Vec::new();
     if backup.item_error_count > 0 {
@@ -200,9 +210,9 @@ pub(crate) fn backup_row(backup: &IndexEntry, storage: &str, status: Option<&str
     vec![
         backup.id.to_string(),
         backup.source.to_string(),
-        status.map_or_else(|| word(backup.status), str::to_owned),
+        backup.status.clone(),
         trigger(backup.trigger).to_owned(),
-        storage.to_owned(),
+        backup.storage.clone(),
         size(backup.plain_bytes),
         size(backup.stored_bytes),
         sealed.to_owned(),

@@ -54,6 +54,8 @@ fn run(state: JobState, at: &str) -> Job {
         result: None,
         progress: None,
         worker: None,
+        asked_by: None,
+        is_queued_work: true,
     }
 }
 

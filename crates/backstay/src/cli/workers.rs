@@ -1,7 +1,5 @@
 //! What `backstay worker` and `backstay workers` are told.
 
-use std::path::PathBuf;
-
 use backstay_format::Slug;
 use clap::{Args, Subcommand};
 use jiff::SignedDuration;
@@ -11,18 +9,12 @@ use crate::exit::EXIT_CODES;
 
 #[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
-    /// The file with the token that `backstay workers invite` printed on the server; needed the first time
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
     /// What the worker is to be called; the name of this machine if left out
     #[arg(long)]
     pub(crate) name: Option<Slug>,
     /// The labels that it is chosen by, of those that the token allows; all of them if left out
     #[arg(long, value_delimiter = ',', value_name = "LABEL,…")]
     pub(crate) labels: Vec<Slug>,
-    /// Certificates to trust besides those of the system, in PEM
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
     /// How many jobs are done at a time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: u16,

@@ -156,7 +156,7 @@ async fn list(app: &Installation, json: bool) -> anyhow::Result<Exit> {
         }));
     }
     if json {
-        render::print_json(&values.into())?;
+        render::print_json(&values)?;
     } else if rows.is_empty() {
         render::print("no rows are archived: the configuration has no archives")?;
     } else {
@@ -213,7 +213,7 @@ async fn list_segments(
         }));
     }
     if json {
-        render::print_json(&values.into())?;
+        render::print_json(&values)?;
     } else if !files {
         let head = [
             "SEGMENT",

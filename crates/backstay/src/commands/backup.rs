@@ -10,6 +10,7 @@ use backstay_engine::hook::run_hook;
 use backstay_engine::source::Source;
 use backstay_engine::vault::{Draft, Vault};
 use backstay_format::{BackupId, IndexEntry, Status, Trigger};
+use backstay_server::BackupView;
 
 use super::elsewhere::backup_elsewhere;
 use super::orphans::survey_if_due;
@@ -26,12 +27,7 @@ pub(super) async fn backup_all(
     args: BackupArgs,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let trigger = match args.trigger.as_str() {
-        "scheduled" => Trigger::Scheduled,
-        "pre-deploy" => Trigger::PreDeploy,
-        "post-deploy" => Trigger::PostDeploy,
-        _ => Trigger::Manual,
-    };
+    let trigger = trigger(&args.trigger);
     let spec = BackupSpec { trigger, note: args.note.clone(), hold: args.hold };
     let sources = chosen(app, &args.sources, args.all).await?;
     for warning in &app.config.warnings {
@@ -69,10 +65,21 @@ pub(super) async fn backup_all(
             break;
         }
     }
-    show_made(&made, is_single, json)?;
+    let views: Vec<BackupView> = made.iter().map(Made::view).collect();
+    show_made(&views, is_single, json)?;
     app.back_up_catalog_too(&made.iter().map(|one| one.storage.clone()).collect()).await;
     warn_without_kit(app).await?;
     only_error.map_or(Ok(exit), Err)
+}
+
+/// Returns what is meant by the word of `--trigger`.
+pub(super) fn trigger(word: &str) -> Trigger {
+    match word {
+        "scheduled" => Trigger::Scheduled,
+        "pre-deploy" => Trigger::PreDeploy,
+        "post-deploy" => Trigger::PostDeploy,
+        _ => Trigger::Manual,
+    }
 }
 
 /// Returns the sources of these names, or all of the configuration. A misspelt name must be told before an hour of work.
@@ -96,33 +103,29 @@ pub(super) async fn chosen(
     Ok(sources)
 }
 
-fn show_made(made: &[Made], is_single: bool, json: bool) -> anyhow::Result<()> {
+/// Shows backups that were made. Several sources make a list, however many of them could be backed up.
+pub(super) fn show_made(made: &[BackupView], is_single: bool, json: bool) -> anyhow::Result<()> {
     if json {
-        let all: Vec<_> = made
-            .iter()
-            .map(|one| render::backup_json(&one.entry, &one.storage, &one.location))
-            .collect();
-        // Several sources make a list, however many of them could be backed up.
-        return match all.as_slice() {
+        return match made {
             [] if is_single => Ok(()),
             [one] if is_single => render::print_json(one),
-            _ => render::print_json(&all.into()),
+            _ => render::print_json(&made),
         };
     }
-    for Made { entry, location, .. } in made {
+    for backup in made {
         render::print(&format!(
-            "{} {} {}: {} read, {} stored at {location}/{}",
-            entry.source,
-            entry.id,
-            render::word(entry.status),
-            render::size(entry.plain_bytes),
-            render::size(entry.stored_bytes),
-            entry.id,
+            "{} {} {}: {} read, {} stored at {}",
+            backup.source,
+            backup.id,
+            backup.status,
+            render::size(backup.plain_bytes),
+            render::size(backup.stored_bytes),
+            backup.location,
         ))?;
-        for error in &entry.item_errors {
+        for error in &backup.item_errors {
             render::print(&format!("  missing: {}: {}", error.item, error.error))?;
         }
-        for warning in &entry.warnings {
+        for warning in &backup.warnings {
             render::print(&format!("  warning: {warning}"))?;
         }
     }
@@ -161,6 +164,11 @@ impl Made {
         let context = format!("backup {} was made, and then", entry.id);
         let afterwards = afterwards.map(|error| error.context(context));
         Self { entry, storage: source.storage.clone(), location, afterwards }
+    }
+
+    /// Returns it as people see it.
+    fn view(&self) -> BackupView {
+        render::backup_view(&self.entry, (&self.storage, &self.location), false)
     }
 
     /// Says in a line what was made.

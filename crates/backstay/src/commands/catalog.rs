@@ -65,7 +65,7 @@ async fn list(app: &Installation, json: bool) -> anyhow::Result<Exit> {
                 "backups": one.backups.iter().map(|backup| &backup.id).collect::<Vec<_>>(),
             })
         };
-        render::print_json(&found.iter().map(as_json).collect::<Vec<_>>().into())?;
+        render::print_json(&found.iter().map(as_json).collect::<Vec<_>>())?;
     } else if found.is_empty() {
         render::print(
             "no catalog was backed up yet: the next backup does, or `backstay catalog backup`",
@@ -118,7 +118,7 @@ async fn back_up(app: &Installation, json: bool) -> anyhow::Result<Exit> {
         }
     }
     if json {
-        render::print_json(&results.into())?;
+        render::print_json(&results)?;
     }
     Ok(exit)
 }
@@ -140,7 +140,7 @@ async fn rebuild(app: &Installation, json: bool) -> anyhow::Result<Exit> {
         }
     }
     if json {
-        render::print_json(&results.into())?;
+        render::print_json(&results)?;
     }
     Ok(exit)
 }

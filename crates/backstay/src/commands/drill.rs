@@ -50,7 +50,7 @@ struct CheckReport {
     passed: bool,
 }
 
-/// Restores a backup into a scratch place and says what came of it. A check that fails fails the command.
+/// Restores a backup into a scratch place and says what came of it.
 pub(super) async fn drill_source(
     app: &Installation,
     name: &str,
@@ -73,10 +73,19 @@ pub(super) async fn drill_source(
             app.under_lease(source.name.as_str(), drilling).await?
         }
     };
+    show(&report, (&source.name, &backup), json)
+}
+
+/// Shows what a drill showed. A check that failed fails the command.
+pub(super) fn show(
+    report: &DrillReport,
+    (source, backup): (&Slug, &BackupId),
+    json: bool,
+) -> anyhow::Result<Exit> {
     if json {
-        render::print_json(&report.as_json(&source.name, &backup))?;
+        render::print_json(&report.as_json(source, backup))?;
     } else {
-        render::print(&report.as_text(&source.name, &backup))?;
+        render::print(&report.as_text(source, backup))?;
     }
     Ok(if report.failed_checks().is_none() { Exit::Done } else { Exit::Failed })
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use backstay_control::{
     BackupSpec, CatalogError, Holder, Job, JobId, JobSpec, JobState, Progress, Worker,
 };
+use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::source::Probe;
 use backstay_format::{BackupId, IndexEntry};
@@ -53,6 +54,15 @@ pub(super) struct Look {
     pub(super) warnings: Vec<String>,
 }
 
+impl Look {
+    /// Reads it from the log of a job.
+    pub(super) fn of_log(log: &str) -> Self {
+        let mut lines = log.lines().map(str::to_owned);
+        let summary = lines.next().unwrap_or_default();
+        Self { summary, warnings: lines.collect() }
+    }
+}
+
 /// Looks at a source as a backup would, here.
 pub(super) async fn look_here(app: &Installation, source: &SourceConfig) -> anyhow::Result<Look> {
     let Probe { engine, size_bytes, warnings, .. } =
@@ -69,10 +79,7 @@ pub(super) async fn look(app: &Installation, source: &SourceConfig) -> anyhow::R
     if let Some(error) = job.error {
         anyhow::bail!(error);
     }
-    let log = job.log.unwrap_or_default();
-    let mut lines = log.lines().map(str::to_owned);
-    let summary = lines.next().unwrap_or_default();
-    Ok(Look { summary, warnings: lines.collect() })
+    Ok(Look::of_log(&job.log.unwrap_or_default()))
 }
 
 /// Returns what is wrong with the workers of all sources.
@@ -100,7 +107,7 @@ async fn ask(
     if let Some(held) = app.catalog.held(source.name.as_str(), &me, now).await? {
         return Err(held.into());
     }
-    let job = app.catalog.enqueue((new_job_id(), source.name.as_str()), spec, now).await?;
+    let job = app.catalog.enqueue((new_job_id(), source.name.as_str()), (spec, None), now).await?;
     app.cx.event(Event::Step { what: format!("waiting for {}", remote.worker) });
     let (ended, reason) = match app.cx.run(wait(app, remote, &job)).await {
         Ok(ended) => (ended, "it was given up"),
@@ -157,7 +164,7 @@ async fn wait(app: &Installation, remote: &RemoteConfig, id: &JobId) -> anyhow::
     loop {
         let job = app.catalog.job(id).await?.context("the job is gone from the catalog")?;
         if let Some(progress) = &job.progress {
-            tell(app, &mut told, progress);
+            tell(&app.cx, &mut told, progress);
         }
         match job.state {
             // Nobody waits for ever for a worker that went away.
@@ -180,13 +187,14 @@ async fn wait(app: &Installation, remote: &RemoteConfig, id: &JobId) -> anyhow::
     }
 }
 
-fn tell(app: &Installation, told: &mut Progress, progress: &Progress) {
+/// Tells how far a job is that somebody else does, beside what was told before.
+pub(super) fn tell(cx: &Cx, told: &mut Progress, progress: &Progress) {
     if told.part != progress.part {
         let (part, estimate_bytes) = (progress.part.clone(), progress.estimate_bytes);
-        app.cx.event(Event::PartStarted { part, estimate_bytes });
+        cx.event(Event::PartStarted { part, estimate_bytes });
         told.plain_bytes = 0;
     }
     let plain_bytes = progress.plain_bytes.saturating_sub(told.plain_bytes);
-    app.cx.event(Event::Progress { plain_bytes });
+    cx.event(Event::Progress { plain_bytes });
     *told = progress.clone();
 }

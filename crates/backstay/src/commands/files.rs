@@ -27,33 +27,30 @@ pub(super) async fn verify(
     all: bool,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let (listed, mut exit) = match what {
+    let list::All { listed, errors, mut exit } = match what {
         None if !all => {
             return Err(UsageError("name a source or a backup, or give --all".to_owned()).into());
         }
         None => list::all(app, None).await?,
         Some(name) if app.config.sources.contains_key(name) => {
-            let (mut listed, exit) = list::all(app, Some(name)).await?;
-            listed.truncate(1);
+            let mut all = list::all(app, Some(name)).await?;
+            all.listed.truncate(1);
             anyhow::ensure!(
-                !listed.is_empty() || exit != Exit::Done,
+                !all.listed.is_empty() || all.exit != Exit::Done,
                 "source {name} has no backup yet"
             );
-            (listed, exit)
+            all
         }
         Some(id) => {
             let (entry, storage) = find_backup(app, id).await?;
-            (
-                vec![list::Listed {
-                    entry,
-                    storage: storage.name.clone(),
-                    location: String::new(),
-                    is_orphaned: false,
-                }],
-                Exit::Done,
-            )
+            let storage = storage.name.clone();
+            let one = list::Listed { entry, storage, location: String::new(), is_orphaned: false };
+            list::All { listed: vec![one], errors: Vec::new(), exit: Exit::Done }
         }
     };
+    for error in errors {
+        render::say(&format!("error: {error}"));
+    }
     let mut results = Vec::new();
     for one in &listed {
         let vault = app.vault(app.storage(&one.storage)?).await?;
@@ -97,7 +94,7 @@ pub(super) async fn verify(
         }
     }
     if json {
-        render::print_json(&results.into())?;
+        render::print_json(&results)?;
     }
     Ok(exit)
 }

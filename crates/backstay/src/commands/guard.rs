@@ -1,13 +1,12 @@
 //! `backstay guard`: a command that changes sources, such as a deploy, between checks and backups (T24 to T32, ADR 16).
 
-use std::collections::BTreeMap;
+mod ground;
+
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::time::Duration;
 
-use backstay_control::{BackupSpec, JobKind, JobState};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
 use backstay_format::Trigger;
@@ -16,134 +15,81 @@ use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use rustix::termios::tcgetpgrp;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::SignalKind;
-use tokio::time::Instant;
 
-use super::backup::{Made, backup_one, chosen, warn_without_kit};
-use super::elsewhere::look;
+use self::ground::{Asked, Ground, Guarded, Here};
+use super::asking::Asking;
+use super::backup::chosen;
 use crate::cli::GuardArgs;
-use crate::config::SourceConfig;
 use crate::exit::Exit;
 use crate::installation::Installation;
-use crate::lease::is_held;
 use crate::render;
 
-/// The pause between two looks at whether a source is free.
-const LOOK: Duration = Duration::from_secs(2);
 /// What shells answer of a command that is not there, or cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_RUNNABLE: u8 = 126;
 
-/// Everything but the command itself speaks on standard error: standard output is the command's.
+/// Guards a command with checks and backups of this machine's own.
 pub(super) async fn guard(app: &Installation, args: &GuardArgs) -> anyhow::Result<Exit> {
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let sources = chosen(app, &args.sources, args.all).await?;
-    let ready = signals.stop(&app.cx, Box::pin(before(app, &sources, args))).await?;
+    guarded(&Here { app, sources }, &app.cx, (args, signals)).await
+}
+
+/// Guards a command here with checks and backups by a server.
+pub(super) async fn guard_asking(asking: &Asking, args: &GuardArgs) -> anyhow::Result<Exit> {
+    let signals = Signals::new()?;
+    let sources = asking.chosen(&args.sources, args.all).await;
+    let sources = sources.map_err(|error| error.context("the command was not run"))?;
+    guarded(&Asked { asking, sources }, &asking.cx, (args, signals)).await
+}
+
+/// Everything but the command itself speaks on standard error: standard output is the command's.
+async fn guarded(
+    ground: &impl Ground,
+    cx: &Cx,
+    (args, mut signals): (&GuardArgs, Signals),
+) -> anyhow::Result<Exit> {
+    let ready = signals.stop(cx, Box::pin(before(ground, cx, args))).await?;
     if ready == Exit::Incomplete {
         return Ok(ready);
     }
-    let code = run(app, &mut signals, &args.command).await?;
+    let code = run(cx, &mut signals, &args.command).await?;
     if code == 0 {
-        signals.stop(&app.cx, Box::pin(after(app, &sources, args.wait))).await;
+        signals.stop(cx, Box::pin(after(ground, cx, args.wait))).await;
     } else {
         let text = format!("the command ended with {code}: no backup is made after it");
-        app.cx.event(Event::Warning { text });
+        cx.event(Event::Warning { text });
     }
     Ok(Exit::Command(code))
 }
 
 /// Finds out whether the command may be run: all that a backup needs is well, and one is made if that is asked for.
-async fn before(
-    app: &Installation,
-    sources: &[SourceConfig],
-    args: &GuardArgs,
-) -> anyhow::Result<Exit> {
-    for warning in &app.config.warnings {
-        app.cx.event(Event::Warning { text: warning.clone() });
-    }
-    check(app, sources).await.map_err(|error| error.context("the command was not run"))?;
-    for source in sources.iter().filter(|_| args.before) {
+async fn before(ground: &impl Ground, cx: &Cx, args: &GuardArgs) -> anyhow::Result<Exit> {
+    let faults = ground.check(args.wait).await;
+    cx.check()?;
+    all_well(faults?).map_err(|error| error.context("the command was not run"))?;
+    for source in ground.sources().iter().filter(|_| args.before) {
         let refused = |error: anyhow::Error| {
-            error.context(format!("source {}: the command was not run", source.name))
+            error.context(format!("source {source}: the command was not run"))
         };
-        let made = back_up(app, source, (Trigger::PreDeploy, args.wait)).await.map_err(refused)?;
-        let gap = made.gap();
+        let made = ground.back_up(source, (Trigger::PreDeploy, args.wait)).await;
+        let Guarded { summary, gap, afterwards } = made.map_err(refused)?;
+        cx.event(Event::Step { what: format!("{source}: {summary}") });
         // The app may stand still that a hook stopped.
-        if let Some(error) = made.afterwards {
+        if let Some(error) = afterwards {
             return Err(refused(error));
         }
         if let Some(gap) = gap {
-            let name = &source.name;
-            render::say(&format!("error: source {name}: the command was not run: {gap}"));
+            render::say(&format!("error: source {source}: the command was not run: {gap}"));
             return Ok(Exit::Incomplete);
         }
     }
-    app.cx.check()?;
+    cx.check()?;
     Ok(Exit::Done)
 }
 
-/// Backs up what the command changed. What it did is done: that no backup was made of it must be told, and changes nothing.
-async fn after(app: &Installation, sources: &[SourceConfig], wait: SignedDuration) {
-    for source in sources {
-        if let Some(text) = back_up_after(app, source, wait).await {
-            render::say(&format!("error: source {}: {text}", source.name));
-        }
-    }
-    app.back_up_catalog_too(&sources.iter().map(|source| source.storage.clone()).collect()).await;
-    if let Err(error) = warn_without_kit(app).await {
-        render::say(&format!("error: {error:#}"));
-    }
-}
-
-/// Backs up a source after the command. Returns what is wrong with that.
-async fn back_up_after(
-    app: &Installation,
-    source: &SourceConfig,
-    wait: SignedDuration,
-) -> Option<String> {
-    match back_up(app, source, (Trigger::PostDeploy, wait)).await {
-        Ok(made) => {
-            let gap = made.gap();
-            made.afterwards.map(|error| format!("{error:#}")).or(gap)
-        }
-        Err(error) => {
-            if is_held(&error) {
-                // No other job says so.
-                if let Ok(job) = app.start_job(&source.name, JobKind::Backup).await {
-                    app.end_job(&job, JobState::Failed, Some(&error), None).await;
-                }
-            }
-            Some(format!("the command went well, but its backup did not: {error:#}"))
-        }
-    }
-}
-
-/// Checks all that a backup needs, and tells all that is wrong. The only fault keeps its exit code.
-async fn check(app: &Installation, sources: &[SourceConfig]) -> anyhow::Result<()> {
-    let mut faults = Vec::new();
-    let mut storages = BTreeMap::new();
-    for source in sources {
-        match look(app, source).await {
-            Ok(look) => {
-                for text in look.warnings {
-                    let text = format!("source {}: {text}", source.name);
-                    app.cx.event(Event::Warning { text });
-                }
-            }
-            Err(error) => faults.push(error.context(format!("source {}", source.name))),
-        }
-        storages.insert(source.storage.as_str(), app.storage(&source.storage)?);
-    }
-    for (name, storage) in storages {
-        let tested = async {
-            app.test_storage(storage).await?;
-            // The first backup makes one where there never was any.
-            app.vault_if_any(storage).await.map(drop)
-        };
-        if let Err(error) = tested.await {
-            faults.push(error.context(format!("storage {name}")));
-        }
-    }
-    app.cx.check()?;
+/// Says that all checks went well, or tells all that did not. The only fault keeps its exit code.
+fn all_well(mut faults: Vec<anyhow::Error>) -> anyhow::Result<()> {
     match (faults.pop(), faults.is_empty()) {
         (None, _) => Ok(()),
         (Some(only), true) => Err(only),
@@ -157,43 +103,32 @@ async fn check(app: &Installation, sources: &[SourceConfig]) -> anyhow::Result<(
     }
 }
 
-/// Backs up a source, waiting for whoever works on it.
-async fn back_up(
-    app: &Installation,
-    source: &SourceConfig,
-    (trigger, wait): (Trigger, SignedDuration),
-) -> anyhow::Result<Made> {
-    let spec = BackupSpec { trigger, note: None, hold: false };
-    // Longer than anybody waits, where it cannot be counted.
-    let patience = Instant::now().checked_add(wait.unsigned_abs());
-    let mut is_told = false;
-    loop {
-        let made = match backup_one(app, source, &spec).await {
-            Ok(made) => made,
-            Err(error) if is_held(&error) && patience.is_none_or(|end| Instant::now() < end) => {
-                if !is_told {
-                    let what = format!("waiting, since {error:#}");
-                    app.cx.event(Event::Step { what });
-                    is_told = true;
-                }
-                app.cx.run(tokio::time::sleep(LOOK)).await?;
-                continue;
+/// Backs up what the command changed. What it did is done: that no backup was made of it must be told, and changes nothing.
+async fn after(ground: &impl Ground, cx: &Cx, wait: SignedDuration) {
+    for source in &ground.sources() {
+        let wrong = match ground.back_up(source, (Trigger::PostDeploy, wait)).await {
+            Ok(Guarded { summary, gap, afterwards }) => {
+                cx.event(Event::Step { what: format!("{source}: {summary}") });
+                afterwards.map(|error| format!("{error:#}")).or(gap)
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                ground.not_made(source, &error).await;
+                Some(format!("the command went well, but its backup did not: {error:#}"))
+            }
         };
-        app.cx.event(Event::Step { what: format!("{}: {}", source.name, made.summary()) });
-        return Ok(made);
+        if let Some(text) = wrong {
+            render::say(&format!("error: source {source}: {text}"));
+        }
+    }
+    if let Err(error) = ground.settle().await {
+        render::say(&format!("error: {error:#}"));
     }
 }
 
 /// Runs the command with our own input, output and environment. Returns its exit code, as a shell would.
-async fn run(
-    app: &Installation,
-    signals: &mut Signals,
-    command: &[OsString],
-) -> anyhow::Result<u8> {
+async fn run(cx: &Cx, signals: &mut Signals, command: &[OsString]) -> anyhow::Result<u8> {
     let Some((program, arguments)) = command.split_first() else { return Ok(NOT_FOUND) };
-    app.cx.event(Event::Step { what: format!("running {}", program.display()) });
+    cx.event(Event::Step { what: format!("running {}", program.display()) });
     let mut child = match Command::new(program).args(arguments).spawn() {
         Ok(child) => child,
         Err(error) => {

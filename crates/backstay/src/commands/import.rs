@@ -282,7 +282,7 @@ fn show_plan(dumps: &[Dump], known: &BTreeMap<Sha256, BackupId>, json: bool) -> 
             value["imported_before"] = json!(known.get(&dump.sha256));
             value
         });
-        return render::print_json(&all.collect::<Vec<_>>().into());
+        return render::print_json(&all.collect::<Vec<_>>());
     }
     for dump in dumps {
         let before = known.get(&dump.sha256).map(|id| format!("; imported before, as {id}"));
@@ -305,11 +305,12 @@ fn show_made(
 ) -> anyhow::Result<()> {
     if json {
         let all = made.iter().map(|(dump, entry)| {
-            let mut value = render::backup_json(entry, storage, location);
+            let backup = render::backup_view(entry, (storage, location), false);
+            let mut value = json!(backup);
             value["imported"] = dump_json(dump);
             value
         });
-        return render::print_json(&all.collect::<Vec<_>>().into());
+        return render::print_json(&all.collect::<Vec<_>>());
     }
     for (dump, entry) in made {
         render::print(&format!(

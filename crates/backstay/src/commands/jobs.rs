@@ -1,8 +1,8 @@
 //! `backstay jobs`: what waits, what is being done, what became of the rest.
 
 use backstay_control::{Job, JobState, Progress};
+use backstay_server::JobView;
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use crate::cli::JobsCommand;
 use crate::exit::{Exit, UsageError};
@@ -15,33 +15,47 @@ pub(super) async fn jobs(
     json: bool,
 ) -> anyhow::Result<Exit> {
     match command {
-        JobsCommand::List { source, limit } => list(app, source.as_deref(), limit, json).await,
-        JobsCommand::Show { id } => show(&one(app, &id).await?, json),
-        JobsCommand::Cancel { id, reason } => cancel(app, &one(app, &id).await?, &reason).await,
-        JobsCommand::Delete { ids } => delete(app, &ids).await,
+        JobsCommand::List { source, limit } => {
+            show_list(&newest(app, source.as_deref(), limit).await?, json)
+        }
+        JobsCommand::Show { id } => show(&view(&one(app, &id).await?), json),
+        JobsCommand::Cancel { id, reason } => {
+            render::print(&cancel(app, &id, &reason).await?)?;
+            Ok(Exit::Done)
+        }
+        JobsCommand::Delete { ids } => {
+            for said in delete(app, &ids).await? {
+                render::print(&said)?;
+            }
+            Ok(Exit::Done)
+        }
     }
 }
 
-async fn one(app: &Installation, id: &str) -> anyhow::Result<Job> {
+/// Finds the one job whose id begins so.
+pub(super) async fn one(app: &Installation, id: &str) -> anyhow::Result<Job> {
     let found = app.catalog.jobs_by_id(id).await?;
     super::the_one(found, id, ("job", "backstay jobs list"))
 }
 
-async fn list(
+/// Returns the newest jobs as people see them.
+pub(super) async fn newest(
     app: &Installation,
     source: Option<&str>,
     limit: u32,
-    json: bool,
-) -> anyhow::Result<Exit> {
-    let jobs = app.catalog.jobs(source, limit).await?;
+) -> anyhow::Result<Vec<JobView>> {
+    Ok(app.catalog.jobs(source, limit).await?.iter().map(view).collect())
+}
+
+pub(super) fn show_list(jobs: &[JobView], json: bool) -> anyhow::Result<Exit> {
     if json {
-        render::print_json(&jobs.iter().map(as_json).collect::<Vec<_>>().into())?;
+        render::print_json(&jobs)?;
     } else if jobs.is_empty() {
         render::print("there are no jobs yet")?;
     } else {
-        let row = |job: &Job| {
+        let row = |job: &JobView| {
             vec![
-                job.id.as_str().to_owned(),
+                job.id.clone(),
                 job.source.clone(),
                 job.kind.clone(),
                 job.state.as_str().to_owned(),
@@ -57,17 +71,17 @@ async fn list(
     Ok(Exit::Done)
 }
 
-/// What a job is for: a slot of the schedule, and which try; nothing where a person asked for it.
-fn cause(job: &Job) -> String {
+/// What a job is for: a slot of the schedule, and which try, or the member who asked; nothing where a command did.
+fn cause(job: &JobView) -> String {
     match (job.slot, job.attempt) {
-        (None, _) => String::new(),
+        (None, _) => job.asked_by.clone().unwrap_or_default(),
         (Some(slot), 1) => render::time(Some(slot)),
         (Some(slot), attempt) => format!("{}, try {attempt}", render::time(Some(slot))),
     }
 }
 
 /// What came of a job, or how far it is.
-fn result(job: &Job) -> String {
+fn result(job: &JobView) -> String {
     let ended = job.error.clone().or_else(|| job.backup.clone());
     ended.or_else(|| job.progress.as_ref().map(how_far)).unwrap_or_default()
 }
@@ -80,13 +94,13 @@ fn how_far(progress: &Progress) -> String {
     }
 }
 
-fn show(job: &Job, json: bool) -> anyhow::Result<Exit> {
+pub(super) fn show(job: &JobView, json: bool) -> anyhow::Result<Exit> {
     if json {
-        render::print_json(&as_json(job))?;
+        render::print_json(job)?;
         return Ok(Exit::Done);
     }
     let rows = [
-        ("job", job.id.as_str().to_owned()),
+        ("job", job.id.clone()),
         ("source", job.source.clone()),
         ("kind", job.kind.clone()),
         ("state", job.state.as_str().to_owned()),
@@ -108,34 +122,36 @@ fn show(job: &Job, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn as_json(job: &Job) -> Value {
-    json!({
-        "id": job.id.as_str(),
-        "source": job.source,
-        "kind": job.kind,
-        "state": job.state.as_str(),
-        "worker": job.worker,
-        "slot": job.slot,
-        "attempt": job.attempt,
-        "queued_at": job.queued_at,
-        "not_before": Some(job.not_before).filter(|time| *time > Timestamp::UNIX_EPOCH),
-        "started_at": job.started_at,
-        "finished_at": job.finished_at,
-        "backup": job.backup,
-        "error": job.error,
-        "progress": job.progress,
-        "log": job.log,
-        "result": job.result.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok()),
-    })
+/// Returns a job as people see it.
+pub(super) fn view(job: &Job) -> JobView {
+    JobView {
+        id: job.id.as_str().to_owned(),
+        source: job.source.clone(),
+        kind: job.kind.clone(),
+        state: job.state,
+        worker: job.worker.clone(),
+        asked_by: job.asked_by.clone(),
+        slot: job.slot,
+        attempt: job.attempt,
+        queued_at: job.queued_at,
+        not_before: Some(job.not_before).filter(|time| *time > Timestamp::UNIX_EPOCH),
+        started_at: job.started_at,
+        finished_at: job.finished_at,
+        backup: job.backup.clone(),
+        error: job.error.clone(),
+        progress: job.progress.clone(),
+        log: job.log.clone(),
+        result: job.result.as_ref().and_then(|text| serde_json::from_str(text).ok()),
+    }
 }
 
-async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<Exit> {
+/// Cancels a job; says what that comes to.
+pub(super) async fn cancel(app: &Installation, id: &str, reason: &str) -> anyhow::Result<String> {
+    let job = one(app, id).await?;
     let what = format!("the {} of {}", job.kind, job.source);
     let done = match job.state {
         JobState::Queued => "is cancelled",
-        JobState::Leased | JobState::Running if job.slot.is_some() || job.worker.is_some() => {
-            "is told to stop"
-        }
+        JobState::Leased | JobState::Running if job.is_queued_work => "is told to stop",
         JobState::Leased | JobState::Running => {
             let text = format!("{what} is done by a command; interrupt it where it was started");
             return Err(UsageError(text).into());
@@ -146,12 +162,11 @@ async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<E
         }
     };
     app.catalog.cancel_job(&job.id, reason, app.cx.now()).await?;
-    render::print(&format!("{what} {done}"))?;
-    Ok(Exit::Done)
+    Ok(format!("{what} {done}"))
 }
 
-/// Deletes jobs from the list (V33), once all of them are known to be such as may be.
-async fn delete(app: &Installation, ids: &[String]) -> anyhow::Result<Exit> {
+/// Deletes jobs from the list (V33), once all of them are known to be such as may be; says so of each.
+pub(super) async fn delete(app: &Installation, ids: &[String]) -> anyhow::Result<Vec<String>> {
     let mut jobs: Vec<Job> = Vec::new();
     for id in ids {
         let job = one(app, id).await?;
@@ -177,14 +192,10 @@ async fn delete(app: &Installation, ids: &[String]) -> anyhow::Result<Exit> {
         }
         jobs.push(job);
     }
+    let mut said = Vec::new();
     for job in &jobs {
         app.catalog.delete_job(&job.id).await?;
-        render::print(&format!(
-            "the {} {} of {} is deleted",
-            job.state.as_str(),
-            job.kind,
-            job.source
-        ))?;
+        said.push(format!("the {} {} of {} is deleted", job.state.as_str(), job.kind, job.source));
     }
-    Ok(Exit::Done)
+    Ok(said)
 }

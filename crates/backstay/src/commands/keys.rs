@@ -57,7 +57,7 @@ async fn list(app: &Installation, json: bool) -> anyhow::Result<Exit> {
         let keys = keyring.entries().iter().rev().map(|entry| {
             json!({"id": entry.id, "created_at": entry.created_at, "seals": Some(&entry.id) == newest.as_ref()})
         });
-        render::print_json(&keys.collect::<Vec<_>>().into())?;
+        render::print_json(&keys.collect::<Vec<_>>())?;
     } else if newest.is_none() {
         render::print("there are no keys yet; the first backup makes one")?;
     } else {

@@ -1,7 +1,8 @@
 //! Listing backups, and what is done to one of them.
 
 use backstay_format::{Content, IndexEntry};
-use serde_json::json;
+use backstay_server::BackupsView;
+use serde_json::{Value, json};
 
 use super::{find_backup, orphans};
 use crate::config::{SourceConfig, StorageConfig};
@@ -18,21 +19,34 @@ pub(super) struct Listed {
     pub(super) is_orphaned: bool,
 }
 
-/// Lists the backups of one source or of all, newest first. Trouble with single ones goes to standard error.
-pub(super) async fn all(
-    app: &Installation,
-    source: Option<&str>,
-) -> anyhow::Result<(Vec<Listed>, Exit)> {
-    let (mut listed, mut exit) = (Vec::new(), Exit::Done);
+/// Backups, and what is wrong with single ones.
+pub(super) struct All {
+    pub(super) listed: Vec<Listed>,
+    /// Which cannot be used, and why.
+    pub(super) errors: Vec<String>,
+    /// How a command ends that shows them.
+    pub(super) exit: Exit,
+}
+
+impl All {
+    fn none() -> Self {
+        Self { listed: Vec::new(), errors: Vec::new(), exit: Exit::Done }
+    }
+}
+
+/// Lists the backups of one source or of all, newest first.
+pub(super) async fn all(app: &Installation, source: Option<&str>) -> anyhow::Result<All> {
+    let mut all = All::none();
     for storage in app.config.storages.values() {
-        let (found, of_storage) = on_storage(app, storage, source).await?;
-        listed.extend(found);
-        if of_storage != Exit::Done {
-            exit = of_storage;
+        let All { listed, errors, exit } = on_storage(app, storage, source).await?;
+        all.listed.extend(listed);
+        all.errors.extend(errors);
+        if exit != Exit::Done {
+            all.exit = exit;
         }
     }
-    sort(&mut listed);
-    Ok((listed, exit))
+    sort(&mut all.listed);
+    Ok(all)
 }
 
 fn sort(listed: &mut [Listed]) {
@@ -44,9 +58,9 @@ async fn on_storage(
     app: &Installation,
     storage: &StorageConfig,
     source: Option<&str>,
-) -> anyhow::Result<(Vec<Listed>, Exit)> {
-    let (mut listed, mut exit) = (Vec::new(), Exit::Done);
-    let Some(vault) = app.vault_if_any(storage).await? else { return Ok((listed, exit)) };
+) -> anyhow::Result<All> {
+    let mut all = All::none();
+    let Some(vault) = app.vault_if_any(storage).await? else { return Ok(all) };
     let sources = match source {
         Some(name) => [app.source(name).await?.name].into(),
         None => orphans::sources(app, &vault).await?,
@@ -59,7 +73,7 @@ async fn on_storage(
             (entry, is_orphaned)
         });
         let lost = orphans.lost.iter().map(|entry| (entry.clone(), true));
-        listed.extend(there.chain(lost).map(|(entry, is_orphaned)| Listed {
+        all.listed.extend(there.chain(lost).map(|(entry, is_orphaned)| Listed {
             entry,
             storage: storage.name.clone(),
             location: location.clone(),
@@ -67,14 +81,12 @@ async fn on_storage(
         }));
         for unusable in listing.unusable {
             let error = anyhow::Error::new(unusable.error);
-            exit = Exit::of(&error);
-            render::say(&format!(
-                "error: backup {} of {source} cannot be used: {error:#}",
-                unusable.id
-            ));
+            all.exit = Exit::of(&error);
+            let text = format!("backup {} of {source} cannot be used: {error:#}", unusable.id);
+            all.errors.push(text);
         }
     }
-    Ok((listed, exit))
+    Ok(all)
 }
 
 /// What is known of the backups of a source.
@@ -94,11 +106,11 @@ pub(super) async fn known(app: &Installation, source: &SourceConfig) -> anyhow::
     let (mut listed, mut orphaned, mut trouble) = (Vec::new(), 0, None);
     for storage in app.config.storages.values() {
         match on_storage(app, storage, Some(name)).await {
-            Ok((found, exit)) => {
-                listed.extend(found);
+            Ok(found) => {
+                listed.extend(found.listed);
                 let unusable =
                     || anyhow::anyhow!("a backup cannot be used: `backstay check` says why");
-                trouble = trouble.or((exit != Exit::Done).then(unusable));
+                trouble = trouble.or((found.exit != Exit::Done).then(unusable));
             }
             Err(error) if storage.name == source.storage => {
                 trouble = Some(error);
@@ -125,41 +137,50 @@ pub(super) async fn known(app: &Installation, source: &SourceConfig) -> anyhow::
     })
 }
 
+/// Returns the backups of a source or of all as people see them.
+pub(super) async fn backups_view(
+    app: &Installation,
+    source: Option<&str>,
+) -> anyhow::Result<BackupsView> {
+    let All { listed, errors, exit } = all(app, source).await?;
+    let view = |one: &Listed| {
+        render::backup_view(&one.entry, (&one.storage, &one.location), one.is_orphaned)
+    };
+    Ok(BackupsView { backups: listed.iter().map(view).collect(), errors, exit_code: exit.code() })
+}
+
 pub(super) async fn backups(
     app: &Installation,
     source: Option<&str>,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let (listed, exit) = all(app, source).await?;
-    if json {
-        let all = listed.iter().map(|l| {
-            let mut value = render::backup_json(&l.entry, &l.storage, &l.location);
-            if l.is_orphaned {
-                value["status"] = json!("orphaned");
-            }
-            value
-        });
-        render::print_json(&all.collect::<Vec<_>>().into())?;
-    } else if listed.is_empty() {
-        render::print("there are no backups yet; make one with `backstay backup SOURCE`")?;
-    } else {
-        let row = |l: &Listed| {
-            let status = l.is_orphaned.then_some("orphaned");
-            render::backup_row(&l.entry, &l.storage, status)
-        };
-        let rows = listed.iter().map(row).collect();
-        render::print(&render::table(&render::BACKUP_HEAD, rows))?;
-    }
-    Ok(exit)
+    show_backups(&backups_view(app, source).await?, json)
 }
 
-pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Result<Exit> {
+/// Shows backups. Trouble with single ones goes to standard error.
+pub(super) fn show_backups(view: &BackupsView, json: bool) -> anyhow::Result<Exit> {
+    for error in &view.errors {
+        render::say(&format!("error: {error}"));
+    }
+    if json {
+        render::print_json(&view.backups)?;
+    } else if view.backups.is_empty() {
+        render::print("there are no backups yet; make one with `backstay backup SOURCE`")?;
+    } else {
+        let rows = view.backups.iter().map(render::backup_row).collect();
+        render::print(&render::table(&render::BACKUP_HEAD, rows))?;
+    }
+    Ok(Exit::of_code(view.exit_code))
+}
+
+/// Returns all that is known of a backup, as people see it.
+pub(super) async fn backup_value(app: &Installation, id: &str) -> anyhow::Result<Value> {
     let (entry, storage) = find_backup(app, id).await?;
     let vault = app.vault(storage).await?;
     let manifest = vault.manifest(&app.cx, &app.place(&entry.source, entry.id.clone())).await?;
     let details = vault.details(&manifest)?;
     let location = format!("{}/{}/{}", vault.location(), app.config.organisation, entry.source);
-    let mut value = render::backup_json(&entry, &storage.name, &location);
+    let mut value = json!(render::backup_view(&entry, (&storage.name, &location), false));
     value["item_errors"] = json!(details.item_errors);
     value["content"] = json!(details.content.map(Content::without_secrets));
     value["origin"] = json!(details.origin);
@@ -168,8 +189,16 @@ pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Re
     value["consistency_point"] = json!(manifest.consistency_point);
     value["tool"] = json!(manifest.tool);
     value["stored"] = json!(manifest.parts);
+    Ok(value)
+}
+
+pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Result<Exit> {
+    show_backup(&backup_value(app, id).await?, json)
+}
+
+pub(super) fn show_backup(value: &Value, json: bool) -> anyhow::Result<Exit> {
     if json {
-        render::print_json(&value)?;
+        render::print_json(value)?;
         return Ok(Exit::Done);
     }
     for (name, value) in value.as_object().into_iter().flatten() {
@@ -179,29 +208,33 @@ pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Re
     Ok(Exit::Done)
 }
 
-pub(super) async fn hold(app: &Installation, id: &str, reason: &str) -> anyhow::Result<Exit> {
+/// Holds a backup; says so.
+pub(super) async fn hold(app: &Installation, id: &str, reason: &str) -> anyhow::Result<String> {
     let (entry, storage) = find_backup(app, id).await?;
     let vault = app.vault_for_writing(storage).await?;
     vault.hold(&app.cx, &app.place(&entry.source, entry.id.clone()), reason).await?;
-    render::print(&format!("{} is held: {reason}", entry.id))?;
-    Ok(Exit::Done)
+    Ok(format!("{} is held: {reason}", entry.id))
 }
 
-pub(super) async fn release(app: &Installation, id: &str) -> anyhow::Result<Exit> {
+/// Releases a backup; says so.
+pub(super) async fn release(app: &Installation, id: &str) -> anyhow::Result<String> {
     let (entry, storage) = find_backup(app, id).await?;
     let vault = app.vault_for_writing(storage).await?;
     vault.release(&app.cx, &app.place(&entry.source, entry.id.clone())).await?;
-    render::print(&format!("{} is no longer held", entry.id))?;
-    Ok(Exit::Done)
+    Ok(format!("{} is no longer held", entry.id))
 }
 
-pub(super) async fn delete(app: &Installation, id: &str, yes: bool) -> anyhow::Result<Exit> {
+/// Deletes a backup, once whoever asks has said yes to it; says so.
+pub(super) async fn delete(
+    app: &Installation,
+    id: &str,
+    confirm: impl FnOnce(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
     let (entry, storage) = match orphan(app, id).await? {
         Some(orphan) => orphan,
         None => find_backup(app, id).await?,
     };
-    let what = format!("This deletes backup {} of {}, for good.", entry.id, entry.source);
-    super::restore::ask(&what, "DELETE", yes)?;
+    confirm(&format!("This deletes backup {} of {}, for good.", entry.id, entry.source))?;
     let removal = Box::pin(async {
         let vault = app.vault_for_writing(storage).await?;
         let place = app.place(&entry.source, entry.id.clone());
@@ -218,8 +251,7 @@ pub(super) async fn delete(app: &Installation, id: &str, yes: bool) -> anyhow::R
         Ok(removed?)
     });
     app.under_lease(entry.source.as_str(), removal).await?;
-    render::print(&format!("{} is deleted", entry.id))?;
-    Ok(Exit::Done)
+    Ok(format!("{} is deleted", entry.id))
 }
 
 /// Finds an orphaned backup by the beginning of its id: of some nothing is left but what is remembered here.
@@ -230,8 +262,8 @@ async fn orphan<'a>(
     let mut found = Vec::new();
     for storage in app.config.storages.values() {
         // One that does not answer is no reason to delete nothing on another.
-        let Ok((listed, _)) = on_storage(app, storage, None).await else { continue };
-        let meant = listed.into_iter().filter(|one| one.entry.id.as_str().starts_with(id));
+        let Ok(all) = on_storage(app, storage, None).await else { continue };
+        let meant = all.listed.into_iter().filter(|one| one.entry.id.as_str().starts_with(id));
         found.extend(meant.map(|one| (one, storage)));
     }
     Ok(match (found.pop(), found.is_empty()) {

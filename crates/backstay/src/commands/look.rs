@@ -4,9 +4,11 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
+use backstay_engine::store::Finding;
+use backstay_server::{FindingView, SourceView, StorageTest, StorageView};
 use serde_json::json;
 
-use super::elsewhere::look;
+use super::elsewhere::{Look, look};
 use crate::cli::{SourceCommand, StorageCommand};
 use crate::config::{SourceConfig, StorageKind, template};
 use crate::exit::{Exit, UsageError};
@@ -28,46 +30,54 @@ pub(super) async fn source(
     match command {
         // Done by `add`.
         SourceCommand::Add(_) | SourceCommand::Remove { .. } => {}
-        SourceCommand::List => {
-            let values = app.config.sources.values().map(|source| {
-                json!({
-                    "name": source.name,
-                    "kind": source.kind.as_str(),
-                    "location": source.kind.location(),
-                    "storage": source.storage,
-                    "schedule": source.schedule(),
-                    "declared": !app.additions.sources.contains_key(source.name.as_str()),
-                })
-            });
-            if json {
-                render::print_json(&values.collect::<Vec<_>>().into())?;
-            } else {
-                let row = |source: &SourceConfig| {
-                    vec![
-                        source.name.to_string(),
-                        source.kind.as_str().to_owned(),
-                        source.kind.location(),
-                        source.storage.clone(),
-                        source.schedule().unwrap_or_default(),
-                    ]
-                };
-                let rows = app.config.sources.values().map(row).collect();
-                render::print(&render::table(
-                    &["SOURCE", "KIND", "LOCATION", "STORAGE", "SCHEDULE"],
-                    rows,
-                ))?;
-            }
-        }
+        SourceCommand::List => return show_sources(&sources(app), json),
         SourceCommand::Test { name } => {
             let source = app.source(&name).await?;
-            let look = look(app, &source).await?;
-            render::print(&format!("{name}: {}", look.summary))?;
-            for warning in look.warnings {
-                render::say(&format!("warning: {warning}"));
-            }
+            show_look(&name, &look(app, &source).await?)?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// Returns the sources as people see them.
+pub(super) fn sources(app: &Installation) -> Vec<SourceView> {
+    let view = |source: &SourceConfig| SourceView {
+        name: source.name.clone(),
+        kind: source.kind.as_str().to_owned(),
+        location: source.kind.location(),
+        storage: source.storage.clone(),
+        schedule: source.schedule(),
+        declared: !app.additions.sources.contains_key(source.name.as_str()),
+    };
+    app.config.sources.values().map(view).collect()
+}
+
+pub(super) fn show_sources(sources: &[SourceView], json: bool) -> anyhow::Result<Exit> {
+    if json {
+        render::print_json(&sources)?;
+        return Ok(Exit::Done);
+    }
+    let row = |source: &SourceView| {
+        vec![
+            source.name.to_string(),
+            source.kind.clone(),
+            source.location.clone(),
+            source.storage.clone(),
+            source.schedule.clone().unwrap_or_default(),
+        ]
+    };
+    let head = ["SOURCE", "KIND", "LOCATION", "STORAGE", "SCHEDULE"];
+    render::print(&render::table(&head, sources.iter().map(row).collect()))?;
+    Ok(Exit::Done)
+}
+
+/// Shows what a look at a source found.
+pub(super) fn show_look(name: &str, look: &Look) -> anyhow::Result<()> {
+    render::print(&format!("{name}: {}", look.summary))?;
+    for warning in &look.warnings {
+        render::say(&format!("warning: {warning}"));
+    }
+    Ok(())
 }
 
 pub(super) async fn storage(
@@ -78,28 +88,8 @@ pub(super) async fn storage(
     match command {
         // Done by `add`.
         StorageCommand::Add(_) | StorageCommand::Remove { .. } => {}
-        StorageCommand::List => list_storages(app, json).await?,
-        StorageCommand::Test { name } => {
-            let report = app.test_storage(app.storage(&name)?).await?;
-            if app.forget_lost_vault(app.storage(&name)?).await? {
-                render::say(&format!(
-                    "warning: the vault that was on storage {name} is gone, with all backups in it; the next backup makes a new one"
-                ));
-            }
-            if json {
-                let findings =
-                    report.findings.iter().map(|f| json!({"what": f.what, "result": f.result}));
-                let findings: Vec<_> = findings.collect();
-                render::print_json(
-                    &json!({"storage": name, "status": "verified", "profile": report.profile, "findings": findings}),
-                )?;
-            } else {
-                for finding in &report.findings {
-                    render::print(&format!("{}: {}", finding.what, finding.result))?;
-                }
-                render::print(&format!("storage {name} is verified"))?;
-            }
-        }
+        StorageCommand::List => return show_storages(&storages(app).await?, json),
+        StorageCommand::Test { name } => return show_test(&test(app, &name).await?, json),
         StorageCommand::Credentials { name } => {
             let storage = app.storage(&name)?;
             if let StorageKind::Local { .. } = storage.kind {
@@ -123,9 +113,47 @@ pub(super) async fn storage(
     Ok(Exit::Done)
 }
 
-async fn list_storages(app: &Installation, json: bool) -> anyhow::Result<()> {
-    let mut values = Vec::new();
-    let mut rows = Vec::new();
+/// Tests a storage; returns what was found, as people see it.
+pub(super) async fn test(app: &Installation, name: &str) -> anyhow::Result<StorageTest> {
+    let storage = app.storage(name)?;
+    let report = app.test_storage(storage).await?;
+    let is_lost = app.forget_lost_vault(storage).await?;
+    let lost = || {
+        format!(
+            "the vault that was on storage {name} is gone, with all backups in it; the next backup makes a new one"
+        )
+    };
+    let finding = |finding: &Finding| FindingView {
+        what: finding.what.to_owned(),
+        result: finding.result.clone(),
+    };
+    Ok(StorageTest {
+        storage: name.to_owned(),
+        status: "verified".to_owned(),
+        profile: json!(report.profile),
+        findings: report.findings.iter().map(finding).collect(),
+        warnings: is_lost.then(lost).into_iter().collect(),
+    })
+}
+
+pub(super) fn show_test(test: &StorageTest, json: bool) -> anyhow::Result<Exit> {
+    for warning in &test.warnings {
+        render::say(&format!("warning: {warning}"));
+    }
+    if json {
+        render::print_json(test)?;
+        return Ok(Exit::Done);
+    }
+    for finding in &test.findings {
+        render::print(&format!("{}: {}", finding.what, finding.result))?;
+    }
+    render::print(&format!("storage {} is {}", test.storage, test.status))?;
+    Ok(Exit::Done)
+}
+
+/// Returns the storages as people see them.
+pub(super) async fn storages(app: &Installation) -> anyhow::Result<Vec<StorageView>> {
+    let mut views = Vec::new();
     for storage in app.config.storages.values() {
         let tested = app.tested(storage).await?;
         let status = match &tested {
@@ -137,20 +165,33 @@ async fn list_storages(app: &Installation, json: bool) -> anyhow::Result<()> {
             StorageKind::S3 { bucket, prefix, .. } => format!("s3://{bucket}/{prefix}"),
             StorageKind::Local { path, prefix } => path.join(prefix).display().to_string(),
         };
-        let at = tested.as_ref().map(|tested| tested.at);
-        let error = tested.and_then(|tested| tested.error);
-        values.push(json!({"name": storage.name, "location": location, "status": status, "tested_at": at, "error": error}));
-        rows.push(vec![
-            storage.name.clone(),
+        views.push(StorageView {
+            name: storage.name.clone(),
             location,
-            status.to_owned(),
-            error.unwrap_or_default(),
-        ]);
+            status: status.to_owned(),
+            tested_at: tested.as_ref().map(|tested| tested.at),
+            error: tested.and_then(|tested| tested.error),
+        });
     }
+    Ok(views)
+}
+
+pub(super) fn show_storages(storages: &[StorageView], json: bool) -> anyhow::Result<Exit> {
     if json {
-        return render::print_json(&values.into());
+        render::print_json(&storages)?;
+        return Ok(Exit::Done);
     }
-    render::print(&render::table(&["STORAGE", "LOCATION", "STATUS", "ERROR"], rows))
+    let row = |storage: &StorageView| {
+        vec![
+            storage.name.clone(),
+            storage.location.clone(),
+            storage.status.clone(),
+            storage.error.clone().unwrap_or_default(),
+        ]
+    };
+    let rows = storages.iter().map(row).collect();
+    render::print(&render::table(&["STORAGE", "LOCATION", "STATUS", "ERROR"], rows))?;
+    Ok(Exit::Done)
 }
 
 /// Never from the command line: other users can read that.

@@ -2,6 +2,8 @@
 
 mod add;
 mod archives;
+mod asking;
+mod audit;
 mod backup;
 mod catalog;
 mod config;
@@ -16,6 +18,7 @@ mod jobs;
 mod keys;
 mod list;
 mod look;
+mod members;
 mod orphans;
 mod preview;
 mod quickstart;
@@ -37,7 +40,7 @@ use backstay_engine::cx::Cx;
 use backstay_format::IndexEntry;
 use clap::CommandFactory as _;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Global};
 use crate::config::StorageConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
@@ -45,41 +48,66 @@ use crate::render;
 
 pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
     let global = cli.global;
-    if global.server.is_some() && !matches!(cli.command, Command::Worker(_)) {
-        let text = "only `backstay worker` speaks to a server in this version: leave out --server and BACKSTAY_SERVER to work on this machine's home directory";
-        return Err(UsageError(text.to_owned()).into());
-    }
     match cli.command {
         Command::Quickstart => return quickstart::quickstart(&cx).await,
         Command::Init { file } => return look::init(&file),
-        Command::Config(command) => return config::config(&global, cx, command).await,
         Command::Completions { shell } => return completions(shell),
         Command::Man { directory } => return man(&directory),
-        Command::Recover(args) => return recover::recover(&global, cx, args).await,
         Command::Worker(args) => return Box::pin(worker::worker(&global, cx, &args)).await,
         Command::Decrypt { file, output, kit } => {
             return files::decrypt(&global, &file, &output, kit).await;
         }
         _ => {}
     }
-    let json = global.json;
-    let mut installation = match &cli.command {
-        Command::Source(_) | Command::Storage(_) => {
-            Installation::open_even_empty(&global, cx).await?
+    if global.server.is_some() {
+        return Box::pin(asking::ask(&global, cx, cli.command)).await;
+    }
+    if global.token_file.is_some() {
+        let text = "--token-file is shown to a server: name that with --server URL";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    match cli.command {
+        Command::Config(command) => config::config(&global, cx, command).await,
+        Command::Recover(args) => recover::recover(&global, cx, args).await,
+        Command::Serve(args) => {
+            let installation = Installation::open_patiently(&global, cx).await?;
+            Box::pin(serve::serve(installation, &global, &args)).await
         }
-        Command::Serve(_) => Installation::open_patiently(&global, cx).await?,
-        _ => Installation::open(&global, cx).await?,
-    };
-    let changed = match &cli.command {
-        Command::Source(command) => add::source(&mut installation, &global, command).await?,
-        Command::Storage(command) => add::storage(&mut installation, &global, command).await?,
+        command => {
+            let mut app = match &command {
+                Command::Source(_) | Command::Storage(_) => {
+                    Installation::open_even_empty(&global, cx).await?
+                }
+                _ => Installation::open(&global, cx).await?,
+            };
+            let change = audit::change_of(&command);
+            let done = Box::pin(run_here(&mut app, &global, command)).await;
+            if let Some(change) = change {
+                let done = done.as_ref().map(|exit| *exit);
+                app.write_audit(audit::user(), change, done).await;
+            }
+            done
+        }
+    }
+}
+
+/// Runs a command on this machine's installation.
+async fn run_here(
+    app: &mut Installation,
+    global: &Global,
+    command: Command,
+) -> anyhow::Result<Exit> {
+    let json = global.json;
+    let changed = match &command {
+        Command::Source(command) => add::source(app, global, command).await?,
+        Command::Storage(command) => add::storage(app, global, command).await?,
         _ => None,
     };
     if let Some(exit) = changed {
         return Ok(exit);
     }
-    let app = &installation;
-    match cli.command {
+    let app = &*app;
+    match command {
         Command::Doctor => doctor::doctor(app, json).await,
         Command::Status { check } => status::status(app, check, json).await,
         Command::Source(command) => look::source(app, command, json).await,
@@ -88,9 +116,12 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Import(args) => Box::pin(import::import_all(app, &args, json)).await,
         Command::Backups { source } => list::backups(app, source.as_deref(), json).await,
         Command::Show { id } => list::show(app, &id, json).await,
-        Command::Hold { id, reason } => list::hold(app, &id, &reason).await,
-        Command::Release { id } => list::release(app, &id).await,
-        Command::Delete { id, yes } => list::delete(app, &id, yes).await,
+        Command::Hold { id, reason } => said(list::hold(app, &id, &reason).await),
+        Command::Release { id } => said(list::release(app, &id).await),
+        Command::Delete { id, yes } => {
+            let confirm = |what: &str| restore::ask(what, "DELETE", yes);
+            said(list::delete(app, &id, confirm).await)
+        }
         Command::Restore(args) => restore::restore(app, args, json).await,
         Command::Drill { source, id } => {
             drill::drill_source(app, &source, id.as_deref(), json).await
@@ -109,19 +140,27 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
         Command::Archives(command) => archives::archives(app, command, json).await,
         Command::Catalog(command) => catalog::catalog(app, command, json).await,
         Command::Keys(command) => keys::keys(app, command, json).await,
-        Command::Serve(args) => Box::pin(serve::serve(installation, &global, &args)).await,
         Command::Guard(args) => Box::pin(guard::guard(app, &args)).await,
         Command::Jobs(command) => jobs::jobs(app, command, json).await,
         Command::Workers(command) => workers::workers(app, command, json).await,
+        Command::Members(command) => members::members(app, command, json).await,
+        Command::Audit { limit } => members::show_audit(&members::entries(app, limit).await?, json),
         Command::Quickstart
         | Command::Init { .. }
         | Command::Config(_)
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Recover(_)
+        | Command::Serve(_)
         | Command::Worker(_)
         | Command::Decrypt { .. } => Ok(Exit::Done),
     }
+}
+
+/// Tells what was done.
+fn said(done: anyhow::Result<String>) -> anyhow::Result<Exit> {
+    render::print(&done?)?;
+    Ok(Exit::Done)
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {

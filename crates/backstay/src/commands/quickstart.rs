@@ -73,6 +73,8 @@ async fn run(cx: &Cx, root: &Path, config: &Path, words: &[&str]) -> anyhow::Res
         config: Some(config.to_owned()),
         home: Some(root.join("home")),
         server: None,
+        token_file: None,
+        ca_file: None,
         json: false,
         quiet: true,
     };

@@ -25,7 +25,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
     let mut storage =
         parse_location(&args.storage, args.endpoint.as_deref(), &args.region).map_err(wrong)?;
     if let StorageKind::S3 { ca_file, .. } = &mut storage {
-        ca_file.clone_from(&args.ca_file);
+        ca_file.clone_from(&global.ca_file);
     }
     let organisation: Slug = args
         .organisation

@@ -60,7 +60,7 @@ pub(super) async fn forget(
         app.source(name).await?;
     }
     if json {
-        render::print_json(&shown.into())?;
+        render::print_json(&shown)?;
     }
     Ok(Exit::Done)
 }
@@ -107,7 +107,7 @@ pub(super) async fn prune(app: &Installation, dry_run: bool, json: bool) -> anyh
         }));
     }
     if json {
-        render::print_json(&shown.into())?;
+        render::print_json(&shown)?;
     }
     Ok(Exit::Done)
 }

@@ -1,5 +1,6 @@
 //! `backstay serve`: enqueues what is due, and does what waits (ADR 15). All that it knows lies in the catalog.
 
+mod desk;
 mod dispatch;
 mod ending;
 mod finish;
@@ -12,13 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use backstay_control::{Holder, JobSpec, Since, WaitingJob};
+use backstay_control::{Holder, Since, WaitingJob};
 use backstay_engine::event::Event;
-use backstay_server::{Listening, Tls, listen, router};
+use backstay_server::{Listening, Router, Tls, listen, router};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::desk::FrontDesk;
 use self::dispatch::Dispatch;
 pub(super) use self::ending::passing;
 use self::ending::{Taken, begin};
@@ -60,7 +62,8 @@ pub(super) async fn serve(
     let (seen, tidied) = (Timestamp::MIN, Timestamp::MIN);
     let shown = watch::Sender::new(app.clone());
     let dispatch = Arc::new(Dispatch::new(shown.subscribe()));
-    let listening = listen_for_workers(args, &dispatch).await?;
+    let desk = Arc::new(FrontDesk::new(shown.subscribe()));
+    let listening = listen_to_others(args, router(dispatch.clone(), desk.clone())).await?;
     let mut server = Server { app, shown, file, stamp, seen, tidied, told: BTreeMap::new() };
     // One that panics leaves its job to the next turn, which finds it lost.
     let mut working = JoinSet::new();
@@ -73,6 +76,7 @@ pub(super) async fn serve(
         tokio::select! {
             _ = stop.until_cancelled() => {}
             Some(_) = working.join_next() => {}
+            () = desk.was_asked() => {}
             () = tokio::time::sleep(TURN) => {}
         }
     }
@@ -81,14 +85,12 @@ pub(super) async fn serve(
     }
     while working.join_next().await.is_some() {}
     dispatch.finish().await;
+    desk.finish().await;
     Ok(Exit::Done)
 }
 
-/// Listens for workers, if that is wanted.
-async fn listen_for_workers(
-    args: &ServeArgs,
-    dispatch: &Arc<Dispatch>,
-) -> anyhow::Result<Option<Listening>> {
+/// Listens for workers and members, if that is wanted.
+async fn listen_to_others(args: &ServeArgs, router: Router) -> anyhow::Result<Option<Listening>> {
     let Some(address) = args.listen else { return Ok(None) };
     let tls = match (&args.tls_certificate, &args.tls_key) {
         (Some(certificate), Some(key)) => {
@@ -97,12 +99,15 @@ async fn listen_for_workers(
         _ => None,
     };
     if tls.is_none() && !address.ip().is_loopback() && !args.behind_proxy {
-        let text = "secrets go to workers: give --tls-certificate and --tls-key, or --behind-proxy if a proxy in front of it speaks TLS";
+        let text = "secrets go to workers, and members show their tokens: give --tls-certificate and --tls-key, or --behind-proxy if a proxy in front of it speaks TLS";
         return Err(UsageError(text.to_owned()).into());
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let listening = listen(address, tls, router(dispatch.clone())).await?;
-    render::print(&format!("workers are answered at {scheme}://{}", listening.address))?;
+    let listening = listen(address, tls, router).await?;
+    render::print(&format!(
+        "workers and members are answered at {scheme}://{}",
+        listening.address
+    ))?;
     Ok(Some(listening))
 }
 
@@ -181,6 +186,7 @@ impl Server {
         }
         if now.duration_since(self.tidied).abs() >= TIDY_EVERY {
             catalog.tidy_jobs(now).await?;
+            catalog.tidy_audit(now).await?;
             self.tidied = now;
         }
         let me = Holder::this_process(&host());
@@ -224,12 +230,6 @@ impl Server {
         let Some(source) = source.filter(|source| source.remote().is_none()).cloned() else {
             return Ok(None);
         };
-        let JobSpec::Backup(spec) = job.spec.clone() else {
-            // Whoever asked was told that a worker would do it.
-            let reason = "the source is not read by a worker any more; ask again";
-            self.app.catalog.cancel_job(&job.id, reason, now).await?;
-            return Ok(None);
-        };
         if may_not_begin(&source, &job, now) {
             return Ok(None);
         }
@@ -242,7 +242,7 @@ impl Server {
         match begin(&app, &source, (&job, kept.source(), None), now).await {
             Ok(true) => {
                 let whole = self.app.cx.clone();
-                Ok(Some(Begun { app, source, job, spec, kept, watched, whole }))
+                Ok(Some(Begun { app, source, job, kept, watched, whole }))
             }
             begun => {
                 kept.give_back().await;

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use backstay_control::{Facts, Health, Job, JobState, Objectives, Seen, Since, Span};
 use backstay_format::IndexEntry;
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use backstay_server::{SourceStatus, StatusView};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::config::SourceConfig;
 use crate::exit::Exit;
@@ -25,6 +25,11 @@ struct Status<'a> {
 }
 
 pub(super) async fn status(app: &Installation, check: bool, json: bool) -> anyhow::Result<Exit> {
+    show(&view(app).await?, check, json)
+}
+
+/// Returns how well all sources are protected, as people see it.
+pub(super) async fn view(app: &Installation) -> anyhow::Result<StatusView> {
     let slots = app.catalog.slots().await?;
     let at_work = app.catalog.sources_at_work(app.cx.now()).await?;
     let mut all = Vec::new();
@@ -36,23 +41,56 @@ pub(super) async fn status(app: &Installation, check: bool, json: bool) -> anyho
         unprotected.filter_map(|status| super::archives::no_backup(app, status.source)).collect();
     warnings.extend(super::serve::nobody_serves(app).await?);
     warnings.extend(super::elsewhere::without_worker(app).await?);
-    for warning in &warnings {
+    let sources = all.iter().map(|status| status.view(app.cx.now())).collect();
+    Ok(StatusView { sources, warnings })
+}
+
+/// Shows it; if somebody checks, the exit code says whether all is good.
+pub(super) fn show(status: &StatusView, check: bool, json: bool) -> anyhow::Result<Exit> {
+    let StatusView { sources, warnings } = status;
+    for warning in warnings {
         render::say(&format!("warning: {warning}"));
     }
     if json {
-        render::print_json(&all.iter().map(|status| status.to_json(app.cx.now())).collect())?;
-    } else if all.is_empty() {
+        render::print_json(sources)?;
+    } else if sources.is_empty() {
         render::print("nothing is backed up: the configuration has no sources")?;
     } else {
         let head =
             ["SOURCE", "HEALTH", "NEWEST GOOD BACKUP", "RPO", "RTO", "LAST JOB", "NEXT", "TROUBLE"];
-        let rows = all.iter().map(|status| status.to_row(app.cx.now())).collect();
-        render::print(&render::table(&head, rows))?;
+        render::print(&render::table(&head, sources.iter().map(row).collect()))?;
     }
     // Where nothing is backed up, nothing is good.
-    let is_good =
-        warnings.is_empty() && !all.is_empty() && all.iter().all(|status| status.word() == "good");
+    let is_good = warnings.is_empty()
+        && !sources.is_empty()
+        && sources.iter().all(|status| status.health == "good");
     Ok(if check && !is_good { Exit::Failed } else { Exit::Done })
+}
+
+fn row(status: &SourceStatus) -> Vec<String> {
+    let span = |seconds| Span(SignedDuration::from_secs(seconds));
+    let newest = match (&status.newest_good, status.age_seconds, status.newest_good_bytes) {
+        (Some(id), Some(age), Some(bytes)) => {
+            format!("{id} ({} ago, {})", span(age), render::size(bytes))
+        }
+        _ => "NONE".to_owned(),
+    };
+    let beside = |seen: Option<String>, expected| match seen {
+        Some(seen) => format!("{seen} of {}", span(expected)),
+        None => format!("? of {}", span(expected)),
+    };
+    let rto_seen =
+        status.rto_seen_seconds.and_then(|seen| SignedDuration::try_from_secs_f64(seen).ok());
+    vec![
+        status.source.to_string(),
+        status.health.clone(),
+        newest,
+        beside(status.rpo_seen_seconds.map(|seen| span(seen).to_string()), status.rpo_seconds),
+        beside(rto_seen.map(render::seconds), status.rto_seconds),
+        status.last_job.map_or("", JobState::as_str).to_owned(),
+        render::time(status.next_at),
+        status.troubles.join("; "),
+    ]
 }
 
 async fn look_at<'a>(
@@ -116,48 +154,24 @@ impl Status<'_> {
         }
     }
 
-    fn to_json(&self, now: Timestamp) -> Value {
+    fn view(&self, now: Timestamp) -> SourceStatus {
         let (health, newest) = (&self.health, self.newest_good.as_ref());
-        json!({
-            "source": self.source.name,
-            "health": self.word(),
-            "newest_good": newest.map(|newest| &newest.id),
-            "newest_good_at": newest.map(|newest| newest.started_at),
-            "newest_good_bytes": newest.map(|newest| newest.stored_bytes),
-            "age_seconds": newest.map(|newest| now.duration_since(newest.started_at).as_secs()),
-            "rpo_seconds": self.objectives.rpo.as_secs(),
-            "rpo_seen_seconds": health.rpo_seen.map(|seen| seen.as_secs()),
-            "rto_seconds": self.objectives.rto.as_secs(),
-            "rto_seen_seconds": health.rto_seen.map(|seen| seen.as_secs_f64()),
-            "missed_runs": health.missed,
-            "last_job": self.last_job.as_ref().map(|job| job.state.as_str()),
-            "last_job_at": self.last_job.as_ref().map(|job| job.queued_at),
-            "next_at": self.next,
-            "troubles": self.troubles,
-        })
-    }
-
-    fn to_row(&self, now: Timestamp) -> Vec<String> {
-        let newest = self.newest_good.as_ref().map_or_else(
-            || "NONE".to_owned(),
-            |newest| {
-                let age = render::age(newest.started_at, now);
-                format!("{} ({age} ago, {})", newest.id, render::size(newest.stored_bytes))
-            },
-        );
-        let beside = |seen: Option<String>, expected| match seen {
-            Some(seen) => format!("{seen} of {}", Span(expected)),
-            None => format!("? of {}", Span(expected)),
-        };
-        vec![
-            self.source.name.to_string(),
-            self.word().to_owned(),
-            newest,
-            beside(self.health.rpo_seen.map(|seen| Span(seen).to_string()), self.objectives.rpo),
-            beside(self.health.rto_seen.map(render::seconds), self.objectives.rto),
-            self.last_job.as_ref().map_or("", |job| job.state.as_str()).to_owned(),
-            render::time(self.next),
-            self.troubles.join("; "),
-        ]
+        SourceStatus {
+            source: self.source.name.clone(),
+            health: self.word().to_owned(),
+            newest_good: newest.map(|newest| newest.id.clone()),
+            newest_good_at: newest.map(|newest| newest.started_at),
+            newest_good_bytes: newest.map(|newest| newest.stored_bytes),
+            age_seconds: newest.map(|newest| now.duration_since(newest.started_at).as_secs()),
+            rpo_seconds: self.objectives.rpo.as_secs(),
+            rpo_seen_seconds: health.rpo_seen.map(|seen| seen.as_secs()),
+            rto_seconds: self.objectives.rto.as_secs(),
+            rto_seen_seconds: health.rto_seen.map(|seen| seen.as_secs_f64()),
+            missed_runs: health.missed,
+            last_job: self.last_job.as_ref().map(|job| job.state),
+            last_job_at: self.last_job.as_ref().map(|job| job.queued_at),
+            next_at: self.next,
+            troubles: self.troubles.clone(),
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 mod job;
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,6 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::asking::{client_of, read_token};
 use crate::cli::{Global, WorkerArgs};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{host, new_job_id};
@@ -44,19 +44,7 @@ struct Worker {
 }
 
 pub(super) async fn worker(global: &Global, cx: Cx, args: &WorkerArgs) -> anyhow::Result<Exit> {
-    let server = global.server.as_deref().ok_or_else(|| {
-        UsageError(
-            "which server? --server https://backup.example.com, or BACKSTAY_SERVER".to_owned(),
-        )
-    })?;
-    let ca = match &args.ca_file {
-        None => None,
-        Some(file) => {
-            let read = std::fs::read(file);
-            Some(read.with_context(|| format!("cannot read {}", file.display()))?)
-        }
-    };
-    let client = Client::new(server, ca.as_deref())?;
+    let (server, client) = client_of(global)?;
     let (home, catalog) = open_home_alone(global).await?;
     backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
     let process = Process { instance: new_job_id(), pid: std::process::id() };
@@ -65,14 +53,14 @@ pub(super) async fn worker(global: &Global, cx: Cx, args: &WorkerArgs) -> anyhow
     let name = format!("worker of {server}");
     match worker.kept(&name).await? {
         Some(kept) => worker.token = kept,
-        None => worker.enrol(args, &name).await?,
+        None => worker.enrol((args, global), &name).await?,
     }
     let is_unknown =
         |error: &anyhow::Error| matches!(error.downcast_ref(), Some(CallError::Unknown(_)));
     match Box::pin(worker.run(args)).await {
         // A new invitation makes it another worker.
-        Err(error) if is_unknown(&error) && args.token_file.is_some() => {
-            worker.enrol(args, &name).await.context(error)?;
+        Err(error) if is_unknown(&error) && global.token_file.is_some() => {
+            worker.enrol((args, global), &name).await.context(error)?;
             Box::pin(worker.run(args)).await
         }
         ended => ended,
@@ -95,12 +83,12 @@ impl Worker {
 
     /// Becomes a worker. Its new secret is kept before the server hears of it, so that an answer that is lost can be asked for
     /// again, and beside the one before, which may still be good.
-    async fn enrol(&mut self, args: &WorkerArgs, name: &str) -> anyhow::Result<()> {
+    async fn enrol(&mut self, told: (&WorkerArgs, &Global), name: &str) -> anyhow::Result<()> {
         let pending = format!("{name}, enrolling");
         let token = self.kept(&pending).await?;
         self.token = token.unwrap_or_else(|| Token::new(TokenKind::Worker));
         self.keep(&pending).await?;
-        match self.ask_to_enrol(args).await {
+        match self.ask_to_enrol(told).await {
             Ok(enrolled) => {
                 self.keep(name).await?;
                 self.catalog.forget(&pending).await?;
@@ -118,12 +106,15 @@ impl Worker {
         }
     }
 
-    async fn ask_to_enrol(&self, args: &WorkerArgs) -> anyhow::Result<Enrolled> {
-        let file = args.token_file.as_deref().ok_or_else(|| {
+    async fn ask_to_enrol(
+        &self,
+        (args, global): (&WorkerArgs, &Global),
+    ) -> anyhow::Result<Enrolled> {
+        let file = global.token_file.as_deref().ok_or_else(|| {
             let text = "this machine is no worker of that server yet: --token-file names the file with the token that `backstay workers invite` printed there";
             UsageError(text.to_owned())
         })?;
-        let invitation = read_token(file)?;
+        let invitation = read_token(TokenKind::Invitation, file)?;
         let wanted = match &args.name {
             Some(name) => name.clone(),
             None => name_of_host()?,
@@ -208,13 +199,6 @@ impl Worker {
         while working.join_next().await.is_some() {}
         Ok(ended?)
     }
-}
-
-fn read_token(file: &Path) -> anyhow::Result<Token> {
-    let text = std::fs::read_to_string(file);
-    let text = text.with_context(|| format!("cannot read {}", file.display()))?;
-    let token = Token::parse(TokenKind::Invitation, &text);
-    Ok(token.map_err(|error| UsageError(format!("{}: {error}", file.display())))?)
 }
 
 fn name_of_host() -> anyhow::Result<Slug> {

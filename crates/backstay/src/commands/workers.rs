@@ -25,7 +25,7 @@ pub(super) async fn workers(
             if json {
                 let all = there.iter().map(|worker| as_json(worker, true));
                 let all = all.chain(gone.iter().map(|worker| as_json(worker, false)));
-                render::print_json(&all.collect::<Vec<_>>().into())?;
+                render::print_json(&all.collect::<Vec<_>>())?;
             } else if workers.is_empty() {
                 render::print(
                     "there are no workers; `backstay workers invite` makes a token for one",

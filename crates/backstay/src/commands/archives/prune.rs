@@ -93,7 +93,7 @@ pub(super) async fn prune(
         }));
     }
     if json {
-        render::print_json(&values.into())?;
+        render::print_json(&values)?;
     }
     Ok(Exit::Done)
 }

@@ -43,7 +43,7 @@ pub(super) async fn verify(
         }
     }
     if json {
-        render::print_json(&values.into())?;
+        render::print_json(&values)?;
     }
     Ok(exit)
 }

@@ -48,7 +48,7 @@ pub(super) async fn run_all(
         }
     }
     if json {
-        render::print_json(&values.into())?;
+        render::print_json(&values)?;
     }
     for warning in backups_off(app).await? {
         render::say(&format!("warning: {warning}"));

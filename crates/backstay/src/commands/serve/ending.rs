@@ -1,4 +1,4 @@
-//! What a job holds while it is done, and how it ends that failed.
+//! What a job holds while it is done, and how it ends.
 
 use backstay_control::{Again, Holder, JobSpec, JobState, Lease, WaitingJob, Worker};
 use backstay_engine::cx::{CancelReason, Cx};
@@ -6,9 +6,13 @@ use backstay_engine::error::{EngineError, Passing};
 use backstay_engine::event::Event;
 use backstay_engine::source::SourceError;
 use backstay_engine::store::StoreError;
+use backstay_format::BackupId;
 use jiff::{SignedDuration, Timestamp};
 
 use super::CLOCK_TOLERANCE;
+use crate::commands::backup::{Made, end_made};
+use crate::commands::drill::{DrillReport, end_drill};
+use crate::commands::watched::Watched;
 use crate::config::SourceConfig;
 use crate::installation::{Installation, host, new_job_id};
 use crate::lease::LeaseGuard;
@@ -128,6 +132,79 @@ async fn take_place(
         }
     }
     Ok(None)
+}
+
+/// What became of a job that went well.
+pub(super) enum Ended {
+    Made(Box<Made>),
+    /// Of which backup, and what that showed.
+    Drilled(BackupId, DrillReport),
+    /// Line by line.
+    Tested(Vec<String>),
+}
+
+/// What went wrong with a job, and how it is tried again.
+pub(super) type Wrong = (Option<Again>, anyhow::Error);
+
+/// Tells and writes down what became of a job, for whoever waits for it, and gives its leases back.
+pub(super) async fn close(
+    app: &Installation,
+    source: &SourceConfig,
+    (job, kept): (&WaitingJob, Kept),
+    (theirs, watched): (&str, &Watched),
+    ended: Result<Ended, Wrong>,
+) {
+    tell(app, &ended);
+    let mut log = [theirs.to_owned(), watched.log()].join("\n");
+    match &ended {
+        Ok(Ended::Drilled(backup, report)) => {
+            log = [log, report.as_text(&source.name, backup)].join("\n");
+        }
+        Ok(Ended::Tested(lines)) => log = lines.join("\n"),
+        Ok(Ended::Made(_)) | Err(_) => {}
+    }
+    if let Err(error) = app.catalog.keep_log(&job.id, log.trim()).await {
+        app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
+    }
+    match &ended {
+        Ok(Ended::Made(made)) => end_made(app, &job.id, made).await,
+        Ok(Ended::Drilled(backup, report)) => end_drilled(app, job, backup, report).await,
+        Ok(Ended::Tested(_)) => app.end_job(&job.id, JobState::Succeeded, None, None).await,
+        Err((again, error)) => end_failed(app, job, *again, error).await,
+    }
+    kept.give_back().await;
+    if let Ok(Ended::Made(_)) = ended {
+        app.back_up_catalog_too(&[source.storage.clone()].into()).await;
+    }
+}
+
+fn tell(app: &Installation, ended: &Result<Ended, Wrong>) {
+    let event = match ended {
+        Ok(Ended::Made(made)) => {
+            let what = made.summary();
+            match &made.afterwards {
+                None => Event::Step { what },
+                Some(error) => Event::Warning { text: format!("{what}; {error:#}") },
+            }
+        }
+        Ok(Ended::Drilled(..) | Ended::Tested(_)) => return,
+        Err((_, error)) => Event::Warning { text: format!("it was not done: {error:#}") },
+    };
+    app.cx.event(event);
+}
+
+/// Writes down what a drill showed, for whoever waits for it.
+async fn end_drilled(
+    app: &Installation,
+    job: &WaitingJob,
+    backup: &BackupId,
+    report: &DrillReport,
+) {
+    let result = report.to_json().to_string();
+    if let Err(error) = app.catalog.keep_result(&job.id, &result).await {
+        app.cx.event(Event::Warning { text: format!("the result could not be kept: {error}") });
+    }
+    end_drill(app, &job.id, backup, Ok(report)).await;
 }
 
 /// Writes down that a job failed or was stopped, and enqueues it again where another try may go better. One that somebody

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use backstay_control::{Again, BackupSpec, JobSpec, JobState, WaitingJob, Worker};
+use backstay_control::{Again, BackupSpec, JobSpec, WaitingJob, Worker};
 use backstay_engine::cx::Cx;
 use backstay_engine::error::Passing;
 use backstay_engine::event::Event;
@@ -14,9 +14,9 @@ use backstay_server::{JobEnd, Outcome, Stop};
 use jiff::SignedDuration;
 use tokio::time::{Instant, sleep};
 
-use super::ending::{Kept, again_after, end_failed, passing, why_again};
-use crate::commands::backup::{Made, end_made, settle};
-use crate::commands::drill::{DrillReport, end_drill};
+use super::ending::{Ended, Kept, Wrong, again_after, close, end_failed, passing, why_again};
+use crate::commands::backup::{Made, settle};
+use crate::commands::drill::DrillReport;
 use crate::commands::watched::Watched;
 use crate::config::{RemoteConfig, SourceConfig};
 use crate::installation::Installation;
@@ -40,15 +40,6 @@ pub(super) struct Ending {
     pub(super) watched: Arc<Watched>,
 }
 
-/// What became of a job that went well.
-enum Ended {
-    Made(Box<Made>),
-    /// Of which backup, and what that showed.
-    Drilled(BackupId, DrillReport),
-    /// Line by line.
-    Tested(Vec<String>),
-}
-
 /// Looks at what came of a job, does what is to be done after it, and writes it down.
 pub(super) async fn finish(ending: Ending) {
     let Ending { app, whole, job, worker, kept, end, watched } = ending;
@@ -58,43 +49,8 @@ pub(super) async fn finish(ending: Ending) {
         return kept.give_back().await;
     };
     let ended = judge((&app, &whole), source, (&job, &worker), end.outcome).await;
-    // Theirs, and what was said here.
-    let mut log = [plain::lines(&end.log), watched.log()].join("\n");
-    match &ended {
-        Ok(Ended::Made(made)) => app.cx.event(Event::Step { what: made.summary() }),
-        Ok(Ended::Drilled(backup, report)) => {
-            log = [log, report.as_text(&source.name, backup)].join("\n");
-        }
-        Ok(Ended::Tested(lines)) => log = lines.join("\n"),
-        Err((_, error)) => app.cx.event(Event::Warning { text: format!("{error:#}") }),
-    }
-    if let Err(error) = app.catalog.keep_log(&job.id, log.trim()).await {
-        app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
-    }
-    match &ended {
-        Ok(Ended::Made(made)) => end_made(&app, &job.id, made).await,
-        Ok(Ended::Drilled(backup, report)) => end_drilled(&app, &job, backup, report).await,
-        Ok(Ended::Tested(_)) => app.end_job(&job.id, JobState::Succeeded, None, None).await,
-        Err((again, error)) => end_failed(&app, &job, *again, error).await,
-    }
-    kept.give_back().await;
-    if let Ok(Ended::Made(_)) = ended {
-        app.back_up_catalog_too(&[source.storage.clone()].into()).await;
-    }
-}
-
-/// Writes down what a drill showed, for whoever waits for it.
-async fn end_drilled(
-    app: &Installation,
-    job: &WaitingJob,
-    backup: &BackupId,
-    report: &DrillReport,
-) {
-    let result = report.to_json().to_string();
-    if let Err(error) = app.catalog.keep_result(&job.id, &result).await {
-        app.cx.event(Event::Warning { text: format!("the result could not be kept: {error}") });
-    }
-    end_drill(app, &job.id, backup, Ok(report)).await;
+    let theirs = plain::lines(&end.log);
+    Box::pin(close(&app, source, (&job, kept), (&theirs, &watched), ended)).await;
 }
 
 /// Says what became of a job: what went well, or what went wrong and how it is tried again.
@@ -103,7 +59,7 @@ async fn judge(
     source: &SourceConfig,
     (job, worker): (&WaitingJob, &Worker),
     outcome: Outcome,
-) -> Result<Ended, (Option<Again>, anyhow::Error)> {
+) -> Result<Ended, Wrong> {
     let theirs = |error: &str| anyhow::anyhow!(plain::sentence(error)).context(worker.to_string());
     match (outcome, &job.spec) {
         (Outcome::Tested { summary, warnings }, JobSpec::Test) => {

@@ -4,12 +4,15 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstay_control::{BackupSpec, Progress, WaitingJob};
+use backstay_control::{JobSpec, Progress, WaitingJob};
 use backstay_engine::cx::{CancelReason, Cx};
 use backstay_engine::event::Event;
 
-use super::ending::{Kept, end_failed, why_again};
-use crate::commands::backup::{Made, Tries, end_made, make};
+use super::ending::{Ended, Kept, close, why_again};
+use crate::commands::backup::{Tries, make};
+use crate::commands::drill::drill_here;
+use crate::commands::elsewhere::{Look, look_here};
+use crate::commands::undo::sweep;
 use crate::commands::watched::Watched;
 use crate::config::SourceConfig;
 use crate::installation::Installation;
@@ -22,7 +25,6 @@ pub(super) struct Begun {
     pub(super) app: Installation,
     pub(super) source: SourceConfig,
     pub(super) job: WaitingJob,
-    pub(super) spec: BackupSpec,
     pub(super) kept: Kept,
     pub(super) watched: Arc<Watched>,
     /// The server's own, which says whether all of it ends.
@@ -31,41 +33,38 @@ pub(super) struct Begun {
 
 /// Does a job, and writes down what became of it.
 pub(super) async fn work(begun: Begun) {
-    let Begun { app, source, job, spec, kept, watched, whole } = begun;
-    app.cx.event(Event::Step { what: "the scheduled backup begins".to_owned() });
-    let made = tokio::select! {
-        made = Box::pin(make(&app, &source, &spec, Tries::One)) => made,
+    let Begun { app, source, job, kept, watched, whole } = begun;
+    let done = tokio::select! {
+        done = Box::pin(act(&app, &source, &job)) => done,
         never = watch(&app, &job, &watched) => match never {},
     };
-    say_end(&app, &made);
-    if let Err(error) = app.catalog.keep_log(&job.id, &watched.log()).await {
-        app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
-    }
-    match &made {
-        Ok(made) => end_made(&app, &job.id, made).await,
-        Err(error) => {
-            let again = why_again(&app, &source, error, &whole);
-            end_failed(&app, &job, again, error).await;
-        }
-    }
-    kept.give_back().await;
-    if made.is_ok() {
-        app.back_up_catalog_too(&[source.storage].into()).await;
-    }
+    let ended = done.map_err(|error| (why_again(&app, &source, &error, &whole), error));
+    Box::pin(close(&app, &source, (&job, kept), ("", &watched), ended)).await;
 }
 
-fn say_end(app: &Installation, made: &anyhow::Result<Made>) {
-    let event = match made {
-        Ok(made) => {
-            let what = made.summary();
-            match &made.afterwards {
-                None => Event::Step { what },
-                Some(error) => Event::Warning { text: format!("{what}; {error:#}") },
-            }
+/// Does what is asked of a job, under the lease on its source.
+async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> anyhow::Result<Ended> {
+    let begins = |what: &str| app.cx.event(Event::Step { what: format!("the {what} begins") });
+    match &job.spec {
+        JobSpec::Backup(spec) => {
+            begins(if job.is_asked_for { "backup" } else { "scheduled backup" });
+            // Whoever asks does not ask again by himself.
+            let tries = if job.is_asked_for { Tries::Several } else { Tries::One };
+            let made = Box::pin(make(app, source, spec, tries)).await?;
+            Ok(Ended::Made(Box::new(made)))
         }
-        Err(error) => Event::Warning { text: format!("no backup was made: {error:#}") },
-    };
-    app.cx.event(event);
+        JobSpec::Drill { backup } => {
+            begins("drill");
+            sweep(app, source).await?;
+            let vault = app.vault(app.storage(&source.storage)?).await?;
+            let report = Box::pin(drill_here(app, source, &vault, backup)).await?;
+            Ok(Ended::Drilled(backup.clone(), report))
+        }
+        JobSpec::Test => {
+            let Look { summary, warnings } = look_here(app, source).await?;
+            Ok(Ended::Tested(std::iter::once(summary).chain(warnings).collect()))
+        }
+    }
 }
 
 /// Writes down how far a job is, and stops it if somebody cancels it. Never ends.

@@ -1,0 +1,325 @@
+//! Asking a server for something instead of doing it here (`--server`, ADR 21).
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backstay_control::{JobState, Progress, Token, TokenKind};
+use backstay_engine::cx::Cx;
+use backstay_engine::event::Event;
+use backstay_format::Trigger;
+use backstay_server::{BackupView, CallError, Client, JobRequest, JobView, MemberClient, Work};
+use tokio::time::{Instant, sleep};
+
+use super::elsewhere::{Look, tell};
+use super::guard::guard_asking;
+use super::{backup, drill, jobs, list, look, members, restore, said, status};
+use crate::cli::{BackupArgs, Command, Global, JobsCommand, SourceCommand, StorageCommand};
+use crate::exit::{Exit, UsageError};
+use crate::installation::new_job_id;
+use crate::render;
+
+/// The pause between two looks at a job that a server does.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a server may be away while somebody waits for a job: it may be started anew, or its catalog.
+const LONGEST_AWAY: Duration = Duration::from_mins(5);
+
+/// What is said to whoever wants more.
+const NOT_ASKED: &str = "a server is asked for status, source list and test, storage list and test, backup, backups, show, hold, release, delete, drill, jobs, audit and \
+                         guard; for all else run the command on the server's machine, without --server and BACKSTAY_SERVER";
+
+/// A member, who asks a server.
+pub(super) struct Asking {
+    pub(super) client: MemberClient,
+    pub(super) cx: Cx,
+}
+
+/// Returns which server is meant, and what speaks to it.
+pub(super) fn client_of(global: &Global) -> anyhow::Result<(&str, Client)> {
+    let server = global.server.as_deref().ok_or_else(|| {
+        let text = "which server? --server https://backup.example.com, or BACKSTAY_SERVER";
+        UsageError(text.to_owned())
+    })?;
+    let ca = match &global.ca_file {
+        None => None,
+        Some(file) => {
+            let read = std::fs::read(file);
+            Some(read.with_context(|| format!("cannot read {}", file.display()))?)
+        }
+    };
+    Ok((server, Client::new(server, ca.as_deref())?))
+}
+
+/// Reads a token of this kind from a file.
+pub(super) fn read_token(kind: TokenKind, file: &Path) -> anyhow::Result<Token> {
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+    let token = Token::parse(kind, &text);
+    Ok(token.map_err(|error| UsageError(format!("{}: {error}", file.display())))?)
+}
+
+/// Has a command done by a server.
+pub(super) async fn ask(global: &Global, cx: Cx, command: Command) -> anyhow::Result<Exit> {
+    let asking = Asking::new(global, cx)?;
+    let (client, json) = (&asking.client, global.json);
+    match command {
+        Command::Status { check } => status::show(&client.status().await?, check, json),
+        Command::Source(SourceCommand::Test { name }) => asking.test_source(&name).await,
+        Command::Source(SourceCommand::List) => look::show_sources(&client.sources().await?, json),
+        Command::Storage(StorageCommand::Test { name }) => {
+            look::show_test(&client.test_storage(&name).await?, json)
+        }
+        Command::Storage(StorageCommand::List) => {
+            look::show_storages(&client.storages().await?, json)
+        }
+        Command::Backup(args) => asking.backup_all(args, json).await,
+        Command::Backups { source } => {
+            list::show_backups(&client.backups(source.as_deref()).await?, json)
+        }
+        Command::Show { id } => list::show_backup(&client.backup(&id).await?, json),
+        Command::Hold { id, reason } => said(done(client.hold(&id, &reason).await)),
+        Command::Release { id } => said(done(client.release(&id).await)),
+        Command::Delete { id, yes } => {
+            let backup = asking.backup(&id).await?;
+            let what = format!("This deletes backup {} of {}, for good.", backup.id, backup.source);
+            restore::ask(&what, "DELETE", yes)?;
+            said(done(client.delete(backup.id.as_str()).await))
+        }
+        Command::Drill { source, id } => asking.drill(&source, id, json).await,
+        Command::Jobs(command) => asking.jobs(command, json).await,
+        Command::Audit { limit } => members::show_audit(&client.audit(limit).await?, json),
+        Command::Guard(args) => guard_asking(&asking, &args).await,
+        _ => Err(UsageError(NOT_ASKED.to_owned()).into()),
+    }
+}
+
+fn done(done: Result<backstay_server::Done, CallError>) -> anyhow::Result<String> {
+    Ok(done?.said)
+}
+
+impl Asking {
+    fn new(global: &Global, cx: Cx) -> anyhow::Result<Self> {
+        let (_, client) = client_of(global)?;
+        let token = match &global.token_file {
+            Some(file) => read_token(TokenKind::Member, file)?,
+            None => {
+                let given = std::env::var("BACKSTAY_TOKEN").map_err(|_| {
+                    let text = "who asks? --token-file FILE, or BACKSTAY_TOKEN, with what `backstay members add` printed on the server";
+                    UsageError(text.to_owned())
+                })?;
+                let token = Token::parse(TokenKind::Member, &given);
+                token.map_err(|error| UsageError(format!("BACKSTAY_TOKEN: {error}")))?
+            }
+        };
+        Ok(Self { client: MemberClient::new(client, token), cx })
+    }
+
+    /// Has something done, and waits for its end; for its beginning no longer than `patience`, if that is given. Whoever stops
+    /// waiting cancels it.
+    pub(super) async fn have_done(
+        &self,
+        (source, work): (&str, Work),
+        patience: Option<Duration>,
+    ) -> anyhow::Result<JobView> {
+        let request = JobRequest { id: Some(new_job_id()), source: source.to_owned(), work };
+        let id = request.id.clone().unwrap_or_default();
+        let waited = self.cx.run(self.wait(&request, patience)).await;
+        let (ended, reason) = match waited {
+            Ok(Ok(job)) => return Ok(job),
+            Ok(Err(error)) => (error, "it did not begin in time"),
+            Err(cancelled) => (cancelled.into(), "whoever asked for it was interrupted"),
+        };
+        let is_over = matches!(
+            ended.downcast_ref(),
+            Some(CallError::Refused { .. } | CallError::Unknown(_) | CallError::Failed { .. })
+        );
+        if !is_over && let Err(error) = self.client.cancel(&id, reason).await {
+            let text = format!("job {id} could not be cancelled, and may go on: {error}");
+            self.cx.event(Event::Warning { text });
+        }
+        Err(ended)
+    }
+
+    async fn wait(
+        &self,
+        request: &JobRequest,
+        patience: Option<Duration>,
+    ) -> anyhow::Result<JobView> {
+        let began = Instant::now();
+        let mut job = self.patiently(async || self.client.ask_for(request).await).await?;
+        let what = format!("the server has job {}: {} of {}", job.id, job.kind, job.source);
+        self.cx.event(Event::Step { what });
+        let mut told = Progress::default();
+        loop {
+            if let Some(progress) = &job.progress {
+                tell(&self.cx, &mut told, progress);
+            }
+            match job.state {
+                JobState::Queued => {
+                    let is_late = patience.is_some_and(|patience| began.elapsed() >= patience);
+                    anyhow::ensure!(
+                        !is_late,
+                        "it did not begin in {} s: somebody else works on {}, or the server has no room",
+                        began.elapsed().as_secs(),
+                        request.source
+                    );
+                }
+                JobState::Leased | JobState::Running => {}
+                _ => return Ok(job),
+            }
+            sleep(LOOK).await;
+            let id = job.id.clone();
+            job = self.patiently(async || self.client.job(&id).await).await?;
+        }
+    }
+
+    /// Asks again while the server is away for a while.
+    async fn patiently<T>(&self, ask: impl AsyncFn() -> Result<T, CallError>) -> anyhow::Result<T> {
+        let until = Instant::now() + LONGEST_AWAY;
+        let mut is_told = false;
+        loop {
+            match ask().await {
+                Err(error) if error.is_passing() && Instant::now() < until => {
+                    if !is_told {
+                        let what = "asking the server".to_owned();
+                        let after = LOOK;
+                        self.cx.event(Event::Retrying { what, error: error.to_string(), after });
+                        is_told = true;
+                    }
+                    sleep(LOOK).await;
+                }
+                answered => return Ok(answered?),
+            }
+        }
+    }
+
+    async fn backup(&self, id: &str) -> anyhow::Result<BackupView> {
+        let value = self.client.backup(id).await?;
+        serde_json::from_value(value).context("the server's answer cannot be understood")
+    }
+
+    /// Returns the sources of these names, or all; a misspelt name must be told before an hour of work.
+    pub(super) async fn chosen(&self, names: &[String], all: bool) -> anyhow::Result<Vec<String>> {
+        let known = self.client.sources().await?;
+        let known: Vec<String> = known.iter().map(|source| source.name.to_string()).collect();
+        let chosen = if all { known.clone() } else { names.to_vec() };
+        if let Some(name) = chosen.iter().find(|name| !known.contains(name)) {
+            let text = format!("the server has no source {name:?}; known: {}", known.join(", "));
+            return Err(UsageError(text).into());
+        }
+        if chosen.is_empty() {
+            let text = "the server has no sources: there is nothing to back up";
+            return Err(UsageError(text.to_owned()).into());
+        }
+        let mut seen = std::collections::HashSet::new();
+        Ok(chosen.into_iter().filter(|name| seen.insert(name.clone())).collect())
+    }
+
+    async fn backup_all(&self, args: BackupArgs, json: bool) -> anyhow::Result<Exit> {
+        let sources = self.chosen(&args.sources, args.all).await?;
+        let is_single = sources.len() == 1;
+        let (mut exit, mut made) = (Exit::Done, Vec::new());
+        for source in &sources {
+            let work = Work::Backup {
+                trigger: backup::trigger(&args.trigger),
+                note: args.note.clone(),
+                hold: args.hold,
+            };
+            let error = match self.backed_up(source, work).await {
+                Ok((backup, afterwards)) => {
+                    if backup.status == "incomplete" {
+                        exit = exit.and(Exit::Incomplete);
+                    }
+                    made.push(backup);
+                    afterwards
+                }
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error {
+                exit = exit.and(Exit::of(&error));
+                render::say(&format!("error: source {source}: {error:#}"));
+            }
+            if self.cx.cancelled().is_some() {
+                exit = exit.and(Exit::Interrupted);
+                break;
+            }
+        }
+        backup::show_made(&made, is_single, json)?;
+        Ok(exit)
+    }
+
+    /// Has a source backed up. Returns what failed after that, too.
+    async fn backed_up(
+        &self,
+        source: &str,
+        work: Work,
+    ) -> anyhow::Result<(BackupView, Option<anyhow::Error>)> {
+        let job = self.have_done((source, work), None).await?;
+        let error = job.error.map(|error| anyhow::anyhow!(error));
+        let Some(id) = job.backup else {
+            return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));
+        };
+        let context = || format!("backup {id} was made, and the server cannot show it");
+        Ok((self.backup(&id).await.with_context(context)?, error))
+    }
+
+    /// Has a look taken at a source. Returns what was seen.
+    pub(super) async fn look_at(
+        &self,
+        source: &str,
+        patience: Option<Duration>,
+    ) -> anyhow::Result<Look> {
+        let job = self.have_done((source, Work::Test), patience).await?;
+        match job.error {
+            Some(error) => Err(anyhow::anyhow!(error)),
+            None => Ok(Look::of_log(&job.log.unwrap_or_default())),
+        }
+    }
+
+    async fn test_source(&self, name: &str) -> anyhow::Result<Exit> {
+        look::show_look(name, &self.look_at(name, None).await?)?;
+        Ok(Exit::Done)
+    }
+
+    async fn drill(
+        &self,
+        source: &str,
+        backup: Option<String>,
+        json: bool,
+    ) -> anyhow::Result<Exit> {
+        let job = self.have_done((source, Work::Drill { backup }), None).await?;
+        match (job.result, job.backup, job.error) {
+            // One whose checks failed shows what they found.
+            (Some(result), Some(backup), _) => {
+                let report: drill::DrillReport = serde_json::from_value(result)
+                    .context("the server's report of the drill cannot be understood")?;
+                drill::show(&report, (&source.parse()?, &backup.parse()?), json)
+            }
+            (_, _, Some(error)) => Err(anyhow::anyhow!(error)),
+            (_, _, None) => Err(anyhow::anyhow!("it ended without a result")),
+        }
+    }
+
+    async fn jobs(&self, command: JobsCommand, json: bool) -> anyhow::Result<Exit> {
+        match command {
+            JobsCommand::List { source, limit } => {
+                jobs::show_list(&self.client.jobs(source.as_deref(), limit).await?, json)
+            }
+            JobsCommand::Show { id } => jobs::show(&self.client.job(&id).await?, json),
+            JobsCommand::Cancel { id, reason } => {
+                said(done(self.client.cancel(&id, &reason).await))
+            }
+            JobsCommand::Delete { ids } => {
+                for id in &ids {
+                    said(done(self.client.delete_job(id).await))?;
+                }
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+/// The trigger of a guard's backup, as a server is asked for it.
+pub(super) fn backup_for(trigger: Trigger) -> Work {
+    Work::Backup { trigger, note: None, hold: false }
+}

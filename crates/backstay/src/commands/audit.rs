@@ -1,0 +1,85 @@
+//! Which commands change something, restore it or take it away: these are written down (ADR 21). What makes a backup is a job.
+
+use backstay_control::Change;
+
+use crate::cli::{
+    ArchivesCommand, Command, JobsCommand, KeysCommand, MembersCommand, SourceCommand,
+    StorageCommand, WorkersCommand,
+};
+use crate::exit::{Exit, UsageError};
+use crate::installation::{Installation, host, new_job_id};
+
+/// What a command changes: its own words, and of what.
+pub(super) type Changed = (&'static str, String);
+
+/// Says what a command changes; nothing if it only looks.
+pub(super) fn change_of(command: &Command) -> Option<Changed> {
+    let all = String::new;
+    Some(match command {
+        Command::Source(SourceCommand::Add(args)) => ("source add", args.name.clone()),
+        Command::Source(SourceCommand::Remove { name }) => ("source remove", name.clone()),
+        Command::Storage(StorageCommand::Add(args)) => ("storage add", args.name.clone()),
+        Command::Storage(StorageCommand::Remove { name }) => ("storage remove", name.clone()),
+        Command::Storage(StorageCommand::Credentials { name }) => {
+            ("storage credentials", name.clone())
+        }
+        Command::Hold { id, .. } => ("hold", id.clone()),
+        Command::Release { id } => ("release", id.clone()),
+        Command::Delete { id, .. } => ("delete", id.clone()),
+        Command::Restore(args) if !args.dry_run => ("restore", args.source.clone()),
+        Command::Undo { source } => ("undo", source.clone().unwrap_or_default()),
+        Command::Confirm { source } => ("confirm", source.clone().unwrap_or_default()),
+        Command::Download { id, .. } => ("download", id.clone()),
+        Command::Forget { source, dry_run: false } => {
+            ("forget", source.clone().unwrap_or_default())
+        }
+        Command::Prune { dry_run: false } => ("prune", all()),
+        Command::Archives(ArchivesCommand::Restore(args)) => {
+            ("archives restore", args.name.clone())
+        }
+        Command::Archives(ArchivesCommand::Prune { names, dry_run: false }) => {
+            ("archives prune", names.join(" "))
+        }
+        Command::Keys(KeysCommand::Rotate) => ("keys rotate", all()),
+        Command::Keys(KeysCommand::Kit { .. }) => ("keys kit", all()),
+        Command::Keys(KeysCommand::Export { .. }) => ("keys export", all()),
+        Command::Keys(KeysCommand::Import { .. }) => ("keys import", all()),
+        Command::Workers(WorkersCommand::Invite { name, .. }) => {
+            ("workers invite", name.as_ref().map(ToString::to_string).unwrap_or_default())
+        }
+        Command::Workers(WorkersCommand::Revoke { name }) => ("workers revoke", name.to_string()),
+        Command::Members(MembersCommand::Add { name, .. }) => ("members add", name.to_string()),
+        Command::Members(MembersCommand::Revoke { name }) => ("members revoke", name.to_string()),
+        Command::Jobs(JobsCommand::Cancel { id, .. }) => ("jobs cancel", id.clone()),
+        Command::Jobs(JobsCommand::Delete { ids }) => ("jobs delete", ids.join(" ")),
+        _ => return None,
+    })
+}
+
+/// Returns who runs a command.
+pub(super) fn user() -> String {
+    format!("uid {} on {}", rustix::process::getuid().as_raw(), host())
+}
+
+impl Installation {
+    /// Writes down what somebody changed, or did not; a wrong call is no change. That it cannot be written down is warned of.
+    pub(crate) async fn write_audit(
+        &self,
+        actor: String,
+        (action, subject): Changed,
+        done: Result<Exit, &anyhow::Error>,
+    ) {
+        let outcome = match done {
+            Ok(Exit::Done) => "done".to_owned(),
+            Ok(exit) => format!("ended with {}", exit.code()),
+            Err(error) if error.is::<UsageError>() => return,
+            Err(error) => format!("failed: {error:#}"),
+        };
+        let change = Change { actor, action: action.to_owned(), subject, outcome };
+        let named = (new_job_id(), &self.config.organisation);
+        if let Err(error) = self.catalog.audit(named, &change, self.cx.now()).await {
+            let text = format!("the audit could not be written: {error}");
+            self.cx.event(backstay_engine::event::Event::Warning { text });
+        }
+    }
+}

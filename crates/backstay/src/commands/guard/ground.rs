@@ -1,0 +1,216 @@
+//! Where a guard has its checks and backups made: on this machine, or by a server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use backstay_control::{BackupSpec, JobKind, JobState};
+use backstay_engine::cx::Cx;
+use backstay_engine::event::Event;
+use backstay_format::Trigger;
+use jiff::SignedDuration;
+use tokio::time::Instant;
+
+use crate::commands::asking::{Asking, backup_for};
+use crate::commands::backup::{Made, backup_one, warn_without_kit};
+use crate::commands::elsewhere::{Look, look};
+use crate::config::SourceConfig;
+use crate::installation::Installation;
+use crate::lease::is_held;
+
+/// The pause between two looks at whether a source is free.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A backup that was made for a guard.
+pub(super) struct Guarded {
+    /// What was made, in a line.
+    pub(super) summary: String,
+    /// What is missing from it.
+    pub(super) gap: Option<String>,
+    /// What failed after it was made.
+    pub(super) afterwards: Option<anyhow::Error>,
+}
+
+/// Where a guard has its checks and backups made.
+pub(super) trait Ground {
+    /// Returns the sources that the command may change.
+    fn sources(&self) -> Vec<String>;
+    /// Checks all that their backups need. Returns all that is wrong.
+    async fn check(&self, wait: SignedDuration) -> anyhow::Result<Vec<anyhow::Error>>;
+    /// Backs up a source, waiting so long for whoever works on it.
+    async fn back_up(
+        &self,
+        source: &str,
+        why: (Trigger, SignedDuration),
+    ) -> anyhow::Result<Guarded>;
+    /// Hears that no backup was made after the command.
+    async fn not_made(&self, source: &str, error: &anyhow::Error);
+    /// Does what is to be done after all backups.
+    async fn settle(&self) -> anyhow::Result<()>;
+}
+
+/// On this machine.
+pub(super) struct Here<'a> {
+    pub(super) app: &'a Installation,
+    pub(super) sources: Vec<SourceConfig>,
+}
+
+impl Here<'_> {
+    fn source(&self, name: &str) -> anyhow::Result<&SourceConfig> {
+        let source = self.sources.iter().find(|source| source.name.as_str() == name);
+        source.ok_or_else(|| anyhow::anyhow!("there is no source {name}"))
+    }
+}
+
+impl Ground for Here<'_> {
+    fn sources(&self) -> Vec<String> {
+        self.sources.iter().map(|source| source.name.to_string()).collect()
+    }
+
+    async fn check(&self, _wait: SignedDuration) -> anyhow::Result<Vec<anyhow::Error>> {
+        let app = self.app;
+        for warning in &app.config.warnings {
+            app.cx.event(Event::Warning { text: warning.clone() });
+        }
+        let mut faults = Vec::new();
+        let mut storages = BTreeMap::new();
+        for source in &self.sources {
+            match look(app, source).await {
+                Ok(look) => warn(&app.cx, source.name.as_str(), look),
+                Err(error) => faults.push(error.context(format!("source {}", source.name))),
+            }
+            storages.insert(source.storage.as_str(), app.storage(&source.storage)?);
+        }
+        for (name, storage) in storages {
+            let tested = async {
+                app.test_storage(storage).await?;
+                // The first backup makes one where there never was any.
+                app.vault_if_any(storage).await.map(drop)
+            };
+            if let Err(error) = tested.await {
+                faults.push(error.context(format!("storage {name}")));
+            }
+        }
+        Ok(faults)
+    }
+
+    async fn back_up(
+        &self,
+        source: &str,
+        (trigger, wait): (Trigger, SignedDuration),
+    ) -> anyhow::Result<Guarded> {
+        let (app, source) = (self.app, self.source(source)?);
+        let spec = BackupSpec { trigger, note: None, hold: false };
+        // Longer than anybody waits, where it cannot be counted.
+        let patience = Instant::now().checked_add(wait.unsigned_abs());
+        let mut is_told = false;
+        loop {
+            match backup_one(app, source, &spec).await {
+                Ok(made) => return Ok(made.into()),
+                Err(error)
+                    if is_held(&error) && patience.is_none_or(|end| Instant::now() < end) =>
+                {
+                    if !is_told {
+                        let what = format!("waiting, since {error:#}");
+                        app.cx.event(Event::Step { what });
+                        is_told = true;
+                    }
+                    app.cx.run(tokio::time::sleep(LOOK)).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn not_made(&self, source: &str, error: &anyhow::Error) {
+        // Where somebody else works on the source, no other job says so.
+        if is_held(error)
+            && let Ok(source) = self.source(source)
+            && let Ok(job) = self.app.start_job(&source.name, JobKind::Backup).await
+        {
+            self.app.end_job(&job, JobState::Failed, Some(error), None).await;
+        }
+    }
+
+    async fn settle(&self) -> anyhow::Result<()> {
+        let storages = self.sources.iter().map(|source| source.storage.clone()).collect();
+        self.app.back_up_catalog_too(&storages).await;
+        warn_without_kit(self.app).await
+    }
+}
+
+impl From<Made> for Guarded {
+    fn from(made: Made) -> Self {
+        Self { summary: made.summary(), gap: made.gap(), afterwards: made.afterwards }
+    }
+}
+
+/// By a server.
+pub(super) struct Asked<'a> {
+    pub(super) asking: &'a Asking,
+    pub(super) sources: Vec<String>,
+}
+
+impl Ground for Asked<'_> {
+    fn sources(&self) -> Vec<String> {
+        self.sources.clone()
+    }
+
+    async fn check(&self, wait: SignedDuration) -> anyhow::Result<Vec<anyhow::Error>> {
+        let (client, cx) = (&self.asking.client, &self.asking.cx);
+        let known = client.sources().await?;
+        let chosen =
+            known.iter().filter(|one| self.sources.iter().any(|name| *name == one.name.as_str()));
+        let storages: BTreeSet<&str> = chosen.map(|source| source.storage.as_str()).collect();
+        let mut faults = Vec::new();
+        for name in &self.sources {
+            match self.asking.look_at(name, Some(wait.unsigned_abs())).await {
+                Ok(look) => warn(cx, name, look),
+                Err(error) => faults.push(error.context(format!("source {name}"))),
+            }
+        }
+        for name in storages {
+            match cx.run(client.test_storage(name)).await? {
+                Ok(test) => {
+                    for text in test.warnings {
+                        cx.event(Event::Warning { text });
+                    }
+                }
+                Err(error) => {
+                    faults.push(anyhow::Error::new(error).context(format!("storage {name}")));
+                }
+            }
+        }
+        Ok(faults)
+    }
+
+    async fn back_up(
+        &self,
+        source: &str,
+        (trigger, wait): (Trigger, SignedDuration),
+    ) -> anyhow::Result<Guarded> {
+        let work = (source, backup_for(trigger));
+        let job = self.asking.have_done(work, Some(wait.unsigned_abs())).await?;
+        let error = job.error.map(|error| anyhow::anyhow!(error));
+        let Some(backup) = job.backup else {
+            return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));
+        };
+        let gap = (job.state == JobState::Incomplete).then(|| {
+            format!("backup {backup} is incomplete; `backstay show {backup}` says what is missing")
+        });
+        let summary = format!("backup {backup} was made by the server");
+        Ok(Guarded { summary, gap, afterwards: error })
+    }
+
+    /// The server's job says so, if there is one.
+    async fn not_made(&self, _source: &str, _error: &anyhow::Error) {}
+
+    async fn settle(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+fn warn(cx: &Cx, source: &str, look: Look) {
+    for text in look.warnings {
+        cx.event(Event::Warning { text: format!("source {source}: {text}") });
+    }
+}

@@ -1,0 +1,310 @@
+//! Answers members: what there is, and what they may have done (ADR 21).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use backstay_control::{BackupSpec, Job, JobSpec, Member, Token};
+use backstay_engine::event::{Event, Monitor};
+use backstay_format::Trigger;
+use backstay_server::{
+    AuditView, BackupsView, Desk, Done, JobRequest, JobView, Refusal, SourceView, StatusView,
+    StorageTest, StorageView, Work,
+};
+use jiff::SignedDuration;
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::commands::elsewhere::nobody_takes;
+use crate::commands::restore::{Wanted, choose};
+use crate::commands::{jobs, list, look, members, status};
+use crate::config::SourceConfig;
+use crate::exit::{Exit, UsageError};
+use crate::installation::{Installation, new_job_id};
+use crate::plain;
+
+/// How often it is written down that a member is there.
+const SEEN_EVERY: SignedDuration = SignedDuration::from_mins(1);
+
+/// Answers members on behalf of a server.
+#[derive(Clone)]
+pub(super) struct FrontDesk {
+    /// As the server's last turn left it.
+    app: watch::Receiver<Installation>,
+    /// What goes on though nobody waits for its answer any more.
+    tasks: TaskTracker,
+    /// Tells the server that somebody asked for a job.
+    asked: Arc<Notify>,
+}
+
+impl FrontDesk {
+    pub(super) fn new(app: watch::Receiver<Installation>) -> Self {
+        Self { app, tasks: TaskTracker::new(), asked: Arc::default() }
+    }
+
+    /// Waits until somebody asks for a job.
+    pub(super) async fn was_asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Waits for what is still being done.
+    pub(super) async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Returns the installation for one request: what stops that stops nothing else.
+    fn app(&self) -> Installation {
+        let app = self.app.borrow().clone();
+        let cx = app.cx.piece();
+        app.with_cx(cx)
+    }
+
+    /// Does something to its end, though whoever asked for it may be gone by then.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let done = self.tasks.spawn(work).await;
+        done.unwrap_or_else(|_| Err(Refusal::Away("the server ends".to_owned())))
+    }
+}
+
+#[async_trait]
+impl Desk for FrontDesk {
+    async fn member_of(&self, token: &Token) -> Result<Option<Member>, Refusal> {
+        let app = self.app();
+        let known = async {
+            let now = app.catalog.time(app.cx.now()).await?;
+            let Some(member) = app.catalog.member_of(token, now).await? else { return Ok(None) };
+            let is_seen =
+                member.seen_at.is_some_and(|at| now.duration_since(at).abs() < SEEN_EVERY);
+            if !is_seen {
+                app.catalog.see_member(&member, now).await?;
+            }
+            anyhow::Ok(Some(member))
+        };
+        let member = known.await.map_err(|error| refusal(&error))?;
+        let ours = &app.config.organisation;
+        match member {
+            Some(member) if member.organisation != *ours => Err(Refusal::NotAllowed(format!(
+                "{} is a member of {}, and this server's sources are of {ours}",
+                member.name, member.organisation
+            ))),
+            member => Ok(member),
+        }
+    }
+
+    async fn status(&self) -> Result<StatusView, Refusal> {
+        let app = self.app();
+        status::view(&app).await.map_err(|error| refusal(&error))
+    }
+
+    async fn sources(&self) -> Result<Vec<SourceView>, Refusal> {
+        Ok(look::sources(&self.app()))
+    }
+
+    async fn storages(&self) -> Result<Vec<StorageView>, Refusal> {
+        let app = self.app();
+        look::storages(&app).await.map_err(|error| refusal(&error))
+    }
+
+    async fn test_storage(&self, name: String) -> Result<StorageTest, Refusal> {
+        let heard = Arc::new(Warnings::default());
+        let app = self.app();
+        let app = app.with_cx(app.cx.heard_by(|_| heard.clone()));
+        self.to_the_end(async move {
+            let mut test = look::test(&app, &name).await.map_err(|error| refusal(&error))?;
+            test.warnings.extend(heard.take());
+            Ok(test)
+        })
+        .await
+    }
+
+    async fn backups(&self, source: Option<String>) -> Result<BackupsView, Refusal> {
+        let app = self.app();
+        list::backups_view(&app, source.as_deref()).await.map_err(|error| refusal(&error))
+    }
+
+    async fn backup(&self, id: String) -> Result<Value, Refusal> {
+        let app = self.app();
+        list::backup_value(&app, &id).await.map_err(|error| refusal(&error))
+    }
+
+    async fn hold(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
+        let app = self.app();
+        self.to_the_end(async move {
+            let done = list::hold(&app, &id, &plain::sentence(&reason)).await;
+            written(&app, (&member, "hold", &id), done).await
+        })
+        .await
+    }
+
+    async fn release(&self, member: Member, id: String) -> Result<Done, Refusal> {
+        let app = self.app();
+        self.to_the_end(async move {
+            let done = list::release(&app, &id).await;
+            written(&app, (&member, "release", &id), done).await
+        })
+        .await
+    }
+
+    async fn delete(&self, member: Member, id: String) -> Result<Done, Refusal> {
+        let app = self.app();
+        self.to_the_end(async move {
+            // Whoever asks has said yes to it where he is.
+            let done = Box::pin(list::delete(&app, &id, |_| Ok(()))).await;
+            written(&app, (&member, "delete", &id), done).await
+        })
+        .await
+    }
+
+    async fn jobs(&self, source: Option<String>, limit: u32) -> Result<Vec<JobView>, Refusal> {
+        let app = self.app();
+        jobs::newest(&app, source.as_deref(), limit).await.map_err(|error| refusal(&error))
+    }
+
+    async fn job(&self, id: String) -> Result<JobView, Refusal> {
+        let app = self.app();
+        let job = jobs::one(&app, &id).await.map_err(|error| refusal(&error))?;
+        Ok(jobs::view(&job))
+    }
+
+    async fn ask(&self, member: Member, request: JobRequest) -> Result<JobView, Refusal> {
+        let app = self.app();
+        let asked = self.asked.clone();
+        self.to_the_end(async move {
+            let job = enqueue(&app, &member, request).await.map_err(|error| refusal(&error))?;
+            asked.notify_one();
+            Ok(jobs::view(&job))
+        })
+        .await
+    }
+
+    async fn cancel(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
+        let app = self.app();
+        self.to_the_end(async move {
+            let reason = format!("{} by {}", plain::sentence(&reason), member.name);
+            let done = jobs::cancel(&app, &id, &reason).await;
+            written(&app, (&member, "jobs cancel", &id), done).await
+        })
+        .await
+    }
+
+    async fn delete_job(&self, member: Member, id: String) -> Result<Done, Refusal> {
+        let app = self.app();
+        self.to_the_end(async move {
+            let done = jobs::delete(&app, std::slice::from_ref(&id)).await;
+            let done = done.map(|said| said.join("\n"));
+            written(&app, (&member, "jobs delete", &id), done).await
+        })
+        .await
+    }
+
+    async fn audit(&self, limit: u32) -> Result<Vec<AuditView>, Refusal> {
+        let app = self.app();
+        members::entries(&app, limit).await.map_err(|error| refusal(&error))
+    }
+}
+
+/// Puts a job into the queue that a member asks for; the same one again is the same job.
+async fn enqueue(
+    app: &Installation,
+    member: &Member,
+    JobRequest { id, source, work }: JobRequest,
+) -> anyhow::Result<Job> {
+    let id = id.as_deref().map_or_else(|| Ok(new_job_id()), job_id)?;
+    let source = app.config.sources.get(&source).ok_or_else(|| {
+        let known: Vec<&str> = app.config.sources.keys().map(String::as_str).collect();
+        UsageError(format!("there is no source {source:?}; known: {}", known.join(", ")))
+    })?;
+    if let Some(job) = known(app, &id).await? {
+        let is_same = job.source == source.name.as_str()
+            && job.asked_by.as_deref() == Some(member.name.as_str());
+        return is_same.then_some(job).ok_or_else(|| {
+            UsageError(format!("there is another job {id}; ask with another id, or none")).into()
+        });
+    }
+    let spec = specify(app, source, work).await?;
+    if let Some(remote) = source.remote()
+        && let Some(nobody) = nobody_takes(app, remote).await?
+    {
+        anyhow::bail!(nobody);
+    }
+    let now = app.catalog.time(app.cx.now()).await?;
+    let named = (id.clone(), source.name.as_str());
+    let job = app.catalog.enqueue(named, (&spec, Some(member.name.as_str())), now).await?;
+    known(app, job.as_str()).await?.context("the job is gone from the catalog")
+}
+
+async fn known(app: &Installation, id: &str) -> anyhow::Result<Option<Job>> {
+    let found = app.catalog.jobs_by_id(id).await?;
+    Ok(found.into_iter().find(|job| job.id.as_str() == id))
+}
+
+fn job_id(text: &str) -> anyhow::Result<String> {
+    let number = text.parse::<u64>().ok().filter(|number| number.to_string() == text);
+    let wrong = || UsageError("expected a number below 2^64 as the id of a job".to_owned());
+    Ok(number.ok_or_else(wrong)?.to_string())
+}
+
+/// Says in full what is to be done.
+async fn specify(app: &Installation, source: &SourceConfig, work: Work) -> anyhow::Result<JobSpec> {
+    Ok(match work {
+        Work::Backup { trigger, note, hold } => {
+            let may_start =
+                [Trigger::Manual, Trigger::Scheduled, Trigger::PreDeploy, Trigger::PostDeploy];
+            if !may_start.contains(&trigger) {
+                let text = "expected manual, scheduled, pre-deploy or post-deploy as the trigger";
+                return Err(UsageError(text.to_owned()).into());
+            }
+            let note = note.as_deref().map(plain::sentence);
+            JobSpec::Backup(BackupSpec { trigger, note, hold })
+        }
+        Work::Drill { backup } => {
+            let vault = app.vault(app.storage(&source.storage)?).await?;
+            let wanted = Wanted { id: backup.as_deref(), at: None };
+            JobSpec::Drill { backup: choose(app, &vault, source, &wanted).await? }
+        }
+        Work::Test => JobSpec::Test,
+    })
+}
+
+/// Writes down what a member changed, or did not.
+async fn written(
+    app: &Installation,
+    (member, action, subject): (&Member, &'static str, &str),
+    done: anyhow::Result<String>,
+) -> Result<Done, Refusal> {
+    let outcome = done.as_ref().map(|_| Exit::Done);
+    app.write_audit(member.name.to_string(), (action, plain::name(subject)), outcome).await;
+    done.map(|said| Done { said }).map_err(|error| refusal(&error))
+}
+
+/// Says why something was not done, in the words that a command would have for it.
+fn refusal(error: &anyhow::Error) -> Refusal {
+    let text = format!("{error:#}");
+    if error.is::<UsageError>() {
+        return Refusal::Malformed(text);
+    }
+    Refusal::Failed { text, exit_code: Exit::of(error).code() }
+}
+
+/// Hears what whoever asked should know.
+#[derive(Default)]
+struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Monitor for Warnings {
+    fn event(&self, event: Event) {
+        if let Event::Warning { text } = event {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        }
+    }
+}
