@@ -111,7 +111,7 @@ async fn members_only(
     let member = gate.desk.member_of(&token).await?.ok_or(Refusal::NoMember)?;
     if member.role < gate.least {
         let text = format!(
-            "{} is {}, and this needs {}; an owner of the server can say `backstay members add`",
+            "{} is a member with the role {}, and this needs {}; `backstay members` on the server gives roles",
             member.name, member.role, gate.least
         );
         return Err(Refusal::NotAllowed(text));

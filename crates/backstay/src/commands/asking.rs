@@ -146,7 +146,10 @@ impl Asking {
         patience: Option<Duration>,
     ) -> anyhow::Result<JobView> {
         let began = Instant::now();
-        let mut job = self.patiently(async || self.client.ask_for(request).await).await?;
+        // Asked again under the same id it is the same job.
+        let ask = async || self.client.ask_for(request).await;
+        let away = patience.map_or(LONGEST_AWAY, |patience| patience.min(LONGEST_AWAY));
+        let mut job = self.patiently(away, ask).await?;
         let what = format!("the server has job {}: {} of {}", job.id, job.kind, job.source);
         self.cx.event(Event::Step { what });
         let mut told = Progress::default();
@@ -169,13 +172,17 @@ impl Asking {
             }
             sleep(LOOK).await;
             let id = job.id.clone();
-            job = self.patiently(async || self.client.job(&id).await).await?;
+            job = self.patiently(LONGEST_AWAY, async || self.client.job(&id).await).await?;
         }
     }
 
-    /// Asks again while the server is away for a while.
-    async fn patiently<T>(&self, ask: impl AsyncFn() -> Result<T, CallError>) -> anyhow::Result<T> {
-        let until = Instant::now() + LONGEST_AWAY;
+    /// Asks again while the server is away, for so long.
+    async fn patiently<T>(
+        &self,
+        longest: Duration,
+        ask: impl AsyncFn() -> Result<T, CallError>,
+    ) -> anyhow::Result<T> {
+        let until = Instant::now() + longest;
         let mut is_told = false;
         loop {
             match ask().await {

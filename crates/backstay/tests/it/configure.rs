@@ -128,7 +128,7 @@ fn unreadable_configuration_and_a_server_are_usage_errors() {
     let error = shell.complains(2, &["--config", "/does/not/exist", "backup", "--all"]);
     assert!(error.contains("/does/not/exist: cannot be read"), "{error}");
     let error = shell.complains(2, &["--server", "https://backups.example", "status"]);
-    assert!(error.contains("only `backstay worker` speaks to a server"), "{error}");
+    assert!(error.contains("who asks? --token-file FILE, or BACKSTAY_TOKEN"), "{error}");
     shell.ends(0, &["config", "schema"]);
 }
 

@@ -17,7 +17,7 @@ impl Serving {
         Self::start_with(shell, &[])
     }
 
-    fn start_with(shell: &Shell, options: &[&str]) -> Self {
+    pub(crate) fn start_with(shell: &Shell, options: &[&str]) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(shell.path("log"));
         let mut command = shell.command(&[&["serve"], options].concat());
         under_clock(shell, &mut command);
@@ -30,7 +30,7 @@ impl Serving {
     }
 
     /// Tells it to end, and waits until it did.
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         assert!(self.0.wait().unwrap().code().is_some(), "it ends by itself");

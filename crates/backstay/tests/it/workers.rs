@@ -131,7 +131,7 @@ impl Fleet {
 }
 
 /// A port that was free a moment ago: a server that is started anew must come back to the same one.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
