@@ -15,7 +15,7 @@ mod catalogs;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use backstay_control::{Catalog, Holder, Policy, Since};
+use backstay_control::{Catalog, Holder, Policy, Since, Whose};
 use backstay_format::{
     BackupId, Encryption, IndexEntry, IndexPart, PartName, Slug, Status, Trigger,
 };
@@ -129,13 +129,14 @@ async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
         (
             "newest jobs of a source",
             of.p95(async |source| {
-                assert_eq!(catalog.jobs(Some(&source), 20).await.unwrap().len(), 20);
+                assert_eq!(catalog.jobs(Whose::Source(&source), 20).await.unwrap().len(), 20);
             })
             .await,
         ),
         (
             "newest jobs of all",
-            of.p95(async |_| assert_eq!(catalog.jobs(None, 20).await.unwrap().len(), 20)).await,
+            of.p95(async |_| assert_eq!(catalog.jobs(Whose::All, 20).await.unwrap().len(), 20))
+                .await,
         ),
         (
             "a job by its id",

@@ -53,15 +53,19 @@ impl Catalog {
         self.execute("wrote the audit", insert, values).await.map(drop)
     }
 
-    /// Returns the newest changes in an organisation.
+    /// Returns the newest changes in an organisation, or in all.
     pub async fn audit_entries(
         &self,
-        organisation: &Slug,
+        organisation: Option<&Slug>,
         limit: u32,
     ) -> Result<Vec<AuditEntry>, CatalogError> {
-        let select = "SELECT at, actor, action, subject, outcome FROM audit WHERE organisation = $1 ORDER BY at DESC, id LIMIT $2";
-        let values = [organisation.to_string().into(), i64::from(limit).into()];
-        self.query_all("looked at the audit", select, values).await?.iter().map(read).collect()
+        let which = if organisation.is_some() { "organisation = $1" } else { "$1 = ''" };
+        let select = format!(
+            "SELECT at, actor, action, subject, outcome FROM audit WHERE {which} ORDER BY at DESC, id LIMIT $2"
+        );
+        let name = organisation.map(ToString::to_string).unwrap_or_default();
+        let values = [name.into(), i64::from(limit).into()];
+        self.query_all("looked at the audit", &select, values).await?.iter().map(read).collect()
     }
 
     /// Forgets what is too old to matter.

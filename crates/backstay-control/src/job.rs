@@ -21,6 +21,26 @@ impl JobId {
     }
 }
 
+/// Of what a job is: a source, and whose that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfSource<'a> {
+    /// The organisation's name.
+    pub organisation: &'a str,
+    /// The source's name, which no other source of the catalog has.
+    pub source: &'a str,
+}
+
+/// Whose jobs are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// All that there are.
+    All,
+    /// Those of an organisation.
+    Organisation(&'a str),
+    /// Those of a source.
+    Source(&'a str),
+}
+
 /// What a job is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobKind {
@@ -122,6 +142,8 @@ impl JobState {
 pub struct Job {
     /// Its id.
     pub id: JobId,
+    /// Of which organisation; empty of one that is older than organisations, until a server has seen it.
+    pub organisation: String,
     /// Of which source.
     pub source: String,
     /// The word for what it does.
@@ -225,19 +247,20 @@ impl Catalog {
     /// Takes up a job that this process does at once: queued, leased and running in one go.
     pub async fn start_job(
         &self,
-        (id, source): (String, &str),
+        (id, of): (String, OfSource<'_>),
         kind: JobKind,
         holder: &Holder,
         now: Timestamp,
     ) -> Result<JobId, CatalogError> {
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, started_at, holder) VALUES ($1, $2, $3, $4, $5, $5, $6)";
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, started_at, holder, organisation) VALUES ($1, $2, $3, $4, $5, $5, $6, $7)";
         let values = [
             id.clone().into(),
-            source.into(),
+            of.source.into(),
             kind.as_str().into(),
             JobState::Running.as_str().into(),
             now.as_microsecond().into(),
             holder.to_json().into(),
+            of.organisation.into(),
         ];
         // Written once: each write waits for the disk, and nobody sees the states in between.
         self.execute("began a job", insert, values).await?;
@@ -309,15 +332,25 @@ impl Catalog {
         rows.iter().map(|row| column(row, "jobs", "source")).collect()
     }
 
-    /// Returns the newest jobs, of one source or of all.
-    pub async fn jobs(&self, source: Option<&str>, limit: u32) -> Result<Vec<Job>, CatalogError> {
-        // Two questions: the database chooses the way to one that is two by what is worse.
-        let which = if source.is_some() { "source = $1" } else { "$1 = ''" };
+    /// Returns the newest jobs of somebody.
+    pub async fn jobs(&self, whose: Whose<'_>, limit: u32) -> Result<Vec<Job>, CatalogError> {
+        // Several questions: the database chooses the way to one that is two by what is worse.
+        let (which, name) = match whose {
+            Whose::All => ("$1 = ''", ""),
+            Whose::Organisation(name) => ("organisation = $1", name),
+            Whose::Source(name) => ("source = $1", name),
+        };
         let select = format!(
             "SELECT {COLUMNS} FROM jobs WHERE {which} ORDER BY queued_at DESC, attempt DESC, id LIMIT $2"
         );
-        let values = [source.unwrap_or_default().into(), i64::from(limit).into()];
+        let values = [name.into(), i64::from(limit).into()];
         self.query_all("looked for jobs", &select, values).await?.iter().map(read).collect()
+    }
+
+    /// Takes jobs that nobody's name is on for those of an organisation: there was only one when they were made.
+    pub async fn adopt_jobs(&self, organisation: &str) -> Result<(), CatalogError> {
+        let update = "UPDATE jobs SET organisation = $1 WHERE organisation = ''";
+        self.execute("adopted jobs", update, [organisation.into()]).await.map(drop)
     }
 
     /// Returns a job; none if it was forgotten.
@@ -341,7 +374,7 @@ impl Catalog {
     }
 }
 
-const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, result, progress, worker, asked_by, spec";
+const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, result, progress, worker, asked_by, spec, organisation";
 
 fn read(row: &QueryResult) -> Result<Job, CatalogError> {
     let text = |name| column::<String>(row, "jobs", name);
@@ -350,6 +383,7 @@ fn read(row: &QueryResult) -> Result<Job, CatalogError> {
     let attempt: i64 = column(row, "jobs", "attempt")?;
     Ok(Job {
         id: JobId(text("id")?),
+        organisation: text("organisation")?,
         source: text("source")?,
         kind: text("kind")?,
         state: JobState::parse(&text("state")?).ok_or_else(|| unreadable("jobs", "state"))?,
@@ -383,8 +417,9 @@ mod tests {
         let catalog =
             Catalog::open(&home, MasterKey::load(&home, None, None).unwrap()).await.unwrap();
         let (me, now) = (Holder::this_process("a"), "2026-01-01T00:00:00Z".parse().unwrap());
+        let shop = OfSource { organisation: "default", source: "shop" };
         let start = async |id: &str, holder: &Holder| {
-            let name = (id.to_owned(), "shop");
+            let name = (id.to_owned(), shop);
             catalog.start_job(name, JobKind::Backup, holder, now).await.unwrap()
         };
         let state = async || catalog.last_backup_job("shop").await.unwrap().unwrap().state;
@@ -396,7 +431,7 @@ mod tests {
 
         let later = now + jiff::SignedDuration::from_secs(1);
         let dead = Holder { started: me.started + 1, ..me.clone() };
-        let name = ("2".to_owned(), "shop");
+        let name = ("2".to_owned(), shop);
         catalog.start_job(name, JobKind::Backup, &dead, later).await.unwrap();
         catalog.end_lost_jobs(Some("shop"), &me, later, || "3".to_owned()).await.unwrap();
         let last = catalog.last_backup_job("shop").await.unwrap().unwrap();

@@ -29,7 +29,9 @@ pub use catalog::{Catalog, CatalogError};
 pub use export::Imported;
 pub use health::{Alarm, Facts, Health, Objectives, Span};
 pub use home::{Home, HomeError};
-pub use job::{BackupSpec, Job, JobId, JobKind, JobSpec, JobState, PastRestore, Progress};
+pub use job::{
+    BackupSpec, Job, JobId, JobKind, JobSpec, JobState, OfSource, PastRestore, Progress, Whose,
+};
 pub use lease::{Holder, Lease, LeaseError};
 pub use master_key::{MasterKey, MasterKeyError};
 pub use member::{Member, Role};

@@ -64,8 +64,11 @@ const STEPS: [&str; 7] = [
      CREATE TABLE audit (
          id TEXT PRIMARY KEY, at BIGINT NOT NULL, organisation TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
          subject TEXT NOT NULL, outcome TEXT NOT NULL);
-     CREATE INDEX audit_by_time ON audit (organisation, at);
-     ALTER TABLE jobs ADD COLUMN asked_by TEXT;",
+     CREATE INDEX audit_by_organisation ON audit (organisation, at);
+     CREATE INDEX audit_by_time ON audit (at);
+     ALTER TABLE jobs ADD COLUMN asked_by TEXT;
+     ALTER TABLE jobs ADD COLUMN organisation TEXT NOT NULL DEFAULT '';
+     CREATE INDEX jobs_by_organisation ON jobs (organisation, queued_at, attempt);",
 ];
 
 /// A number that nothing else of the database's locks by: it is the beginning of "backstay".

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
 use crate::catalog::{column, time_column, unreadable};
-use crate::job::{JobId, JobKind, JobSpec, JobState, Progress};
+use crate::job::{JobId, JobKind, JobSpec, JobState, OfSource, Progress};
 use crate::lease::RELEASED;
 use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Seen, Since, Worker};
 
@@ -108,12 +108,12 @@ impl Catalog {
     /// Enqueues the backup of a slot, once, whoever else does; returns whether it was this call.
     pub async fn enqueue_slot(
         &self,
-        (id, source): (String, &str),
+        (id, OfSource { organisation, source }): (String, OfSource<'_>),
         due: DueSlot,
         now: Timestamp,
     ) -> Result<bool, CatalogError> {
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot) \
-                      SELECT $1, $2, $3, $4, $5, '', $6 WHERE NOT EXISTS \
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, organisation) \
+                      SELECT $1, $2, $3, $4, $5, '', $6, $7 WHERE NOT EXISTS \
                       (SELECT 1 FROM jobs WHERE source = $2 AND state = $4 AND slot IS NOT NULL) \
                       ON CONFLICT (source, slot, attempt) DO NOTHING";
         let slot = due.slot.as_microsecond();
@@ -124,6 +124,7 @@ impl Catalog {
             JobState::Queued.as_str().into(),
             now.as_microsecond().into(),
             slot.into(),
+            organisation.into(),
         ];
         let inserted = self.execute("enqueued a slot", insert, values).await?;
         // A retry that pauses need not pause any longer: another run is due.
@@ -140,20 +141,21 @@ impl Catalog {
     /// Enqueues what a person asks for: a member by way of a server, or a command. The same id again changes nothing.
     pub async fn enqueue(
         &self,
-        (id, source): (String, &str),
+        (id, of): (String, OfSource<'_>),
         (spec, asked_by): (&JobSpec, Option<&str>),
         now: Timestamp,
     ) -> Result<JobId, CatalogError> {
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, spec, asked_by) \
-                      VALUES ($1, $2, $3, $4, $5, '', $6, $7) ON CONFLICT (id) DO NOTHING";
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, spec, asked_by, organisation) \
+                      VALUES ($1, $2, $3, $4, $5, '', $6, $7, $8) ON CONFLICT (id) DO NOTHING";
         let values = [
             id.clone().into(),
-            source.into(),
+            of.source.into(),
             spec.kind().as_str().into(),
             JobState::Queued.as_str().into(),
             now.as_microsecond().into(),
             serde_json::to_string(spec).expect("a specification is plain values").into(),
             asked_by.into(),
+            of.organisation.into(),
         ];
         self.execute("enqueued a job", insert, values).await?;
         Ok(JobId(id))
@@ -300,8 +302,8 @@ impl Catalog {
         let (lost, retries) = (column(&row, "jobs", "lost")?, column(&row, "jobs", "retries")?);
         let Some((lost, retries, pause)) = next_try(why, lost, retries) else { return Ok(None) };
         let start = now.checked_add(pause).unwrap_or(now);
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, lost, retries, not_before) \
-                      SELECT $1, source, kind, $2, $3, '', slot, attempt + 1, $4, $5, $6 FROM jobs \
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, lost, retries, not_before, organisation) \
+                      SELECT $1, source, kind, $2, $3, '', slot, attempt + 1, $4, $5, $6, organisation FROM jobs \
                       WHERE id = $7 AND state IN ('leased', 'running') ON CONFLICT (source, slot, attempt) DO NOTHING";
         let values = [
             id.into(),

@@ -29,17 +29,18 @@ pub trait Desk: Send + Sync + 'static {
     /// Returns the member that shows this token.
     async fn member_of(&self, token: &Token) -> Result<Option<Member>, Refusal>;
     /// Says how well all sources are protected.
-    async fn status(&self) -> Result<StatusView, Refusal>;
+    async fn status(&self, member: Member) -> Result<StatusView, Refusal>;
     /// Returns the sources.
-    async fn sources(&self) -> Result<Vec<SourceView>, Refusal>;
+    async fn sources(&self, member: Member) -> Result<Vec<SourceView>, Refusal>;
     /// Returns the storages.
-    async fn storages(&self) -> Result<Vec<StorageView>, Refusal>;
+    async fn storages(&self, member: Member) -> Result<Vec<StorageView>, Refusal>;
     /// Tries all that backups need of a storage.
-    async fn test_storage(&self, name: String) -> Result<StorageTest, Refusal>;
+    async fn test_storage(&self, member: Member, name: String) -> Result<StorageTest, Refusal>;
     /// Returns the backups of a source, or of all.
-    async fn backups(&self, source: Option<String>) -> Result<BackupsView, Refusal>;
+    async fn backups(&self, member: Member, source: Option<String>)
+    -> Result<BackupsView, Refusal>;
     /// Returns all that is known of a backup.
-    async fn backup(&self, id: String) -> Result<Value, Refusal>;
+    async fn backup(&self, member: Member, id: String) -> Result<Value, Refusal>;
     /// Keeps a backup from being forgotten.
     async fn hold(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal>;
     /// Lets it be forgotten again.
@@ -47,9 +48,14 @@ pub trait Desk: Send + Sync + 'static {
     /// Deletes a backup.
     async fn delete(&self, member: Member, id: String) -> Result<Done, Refusal>;
     /// Returns the newest jobs of a source, or of all.
-    async fn jobs(&self, source: Option<String>, limit: u32) -> Result<Vec<JobView>, Refusal>;
+    async fn jobs(
+        &self,
+        member: Member,
+        source: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<JobView>, Refusal>;
     /// Returns a job.
-    async fn job(&self, id: String) -> Result<JobView, Refusal>;
+    async fn job(&self, member: Member, id: String) -> Result<JobView, Refusal>;
     /// Puts a job into the queue.
     async fn ask(&self, member: Member, request: JobRequest) -> Result<JobView, Refusal>;
     /// Cancels a job.
@@ -57,7 +63,7 @@ pub trait Desk: Send + Sync + 'static {
     /// Deletes a job from the list.
     async fn delete_job(&self, member: Member, id: String) -> Result<Done, Refusal>;
     /// Returns the newest entries of the audit.
-    async fn audit(&self, limit: u32) -> Result<Vec<AuditView>, Refusal>;
+    async fn audit(&self, member: Member, limit: u32) -> Result<Vec<AuditView>, Refusal>;
 }
 
 type Asked = State<Arc<dyn Desk>>;
@@ -154,34 +160,49 @@ fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
     query.map(|Query(query)| query).map_err(|error| Refusal::Malformed(error.body_text()))
 }
 
-async fn status(State(desk): Asked) -> Result<Json<StatusView>, Refusal> {
-    desk.status().await.map(Json)
+async fn status(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+) -> Result<Json<StatusView>, Refusal> {
+    desk.status(member).await.map(Json)
 }
 
-async fn sources(State(desk): Asked) -> Result<Json<Vec<SourceView>>, Refusal> {
-    desk.sources().await.map(Json)
+async fn sources(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+) -> Result<Json<Vec<SourceView>>, Refusal> {
+    desk.sources(member).await.map(Json)
 }
 
-async fn storages(State(desk): Asked) -> Result<Json<Vec<StorageView>>, Refusal> {
-    desk.storages().await.map(Json)
+async fn storages(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+) -> Result<Json<Vec<StorageView>>, Refusal> {
+    desk.storages(member).await.map(Json)
 }
 
 async fn test_storage(
     State(desk): Asked,
+    Extension(member): Extension<Member>,
     Path(name): Path<String>,
 ) -> Result<Json<StorageTest>, Refusal> {
-    desk.test_storage(name).await.map(Json)
+    desk.test_storage(member, name).await.map(Json)
 }
 
 async fn backups(
     State(desk): Asked,
+    Extension(member): Extension<Member>,
     of: Result<Query<OfSource>, QueryRejection>,
 ) -> Result<Json<BackupsView>, Refusal> {
-    desk.backups(query(of)?.source).await.map(Json)
+    desk.backups(member, query(of)?.source).await.map(Json)
 }
 
-async fn backup(State(desk): Asked, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
-    desk.backup(id).await.map(Json)
+async fn backup(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    desk.backup(member, id).await.map(Json)
 }
 
 async fn delete_backup(
@@ -211,15 +232,20 @@ async fn release(
 
 async fn jobs(
     State(desk): Asked,
+    Extension(member): Extension<Member>,
     of: Result<Query<Newest>, QueryRejection>,
 ) -> Result<Json<Vec<JobView>>, Refusal> {
     let of = query(of)?;
     let limit = of.limit();
-    desk.jobs(of.source, limit).await.map(Json)
+    desk.jobs(member, of.source, limit).await.map(Json)
 }
 
-async fn job(State(desk): Asked, Path(id): Path<String>) -> Result<Json<JobView>, Refusal> {
-    desk.job(id).await.map(Json)
+async fn job(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, Refusal> {
+    desk.job(member, id).await.map(Json)
 }
 
 async fn ask(
@@ -249,7 +275,8 @@ async fn delete_job(
 
 async fn audit(
     State(desk): Asked,
+    Extension(member): Extension<Member>,
     of: Result<Query<Newest>, QueryRejection>,
 ) -> Result<Json<Vec<AuditView>>, Refusal> {
-    desk.audit(query(of)?.limit()).await.map(Json)
+    desk.audit(member, query(of)?.limit()).await.map(Json)
 }

@@ -58,6 +58,9 @@ pub struct SourceStatus {
 pub struct SourceView {
     /// Its name.
     pub name: Slug,
+    /// Whose it is.
+    #[serde(default)]
+    pub organisation: String,
     /// The word for its kind.
     pub kind: String,
     /// Where it is, without secrets.
@@ -76,6 +79,9 @@ pub struct SourceView {
 pub struct StorageView {
     /// Its name.
     pub name: String,
+    /// Whose it is.
+    #[serde(default)]
+    pub organisation: String,
     /// Where it is, without secrets.
     pub location: String,
     /// `unverified`, `verified` or `failed`.

@@ -2,6 +2,7 @@
 //! is expected; nothing is made before all of it is right.
 
 mod archive;
+mod checks;
 mod command;
 mod mysql;
 mod overrides;
@@ -58,6 +59,7 @@ pub(crate) struct Additions {
 /// A whole configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    /// Whose all is of which nothing else is said, and whose members are made where nothing else is said.
     pub(crate) organisation: Slug,
     /// Disks with less room are warned of, in bytes.
     pub(crate) disk_warn: u64,
@@ -163,6 +165,43 @@ impl Config {
         if faults.is_empty() { Ok(catalog) } else { Err(wrong(faults.into_list())) }
     }
 
+    /// Returns what of it belongs to an organisation.
+    pub(crate) fn of(&self, organisation: &Slug) -> Self {
+        fn its<T: Clone>(
+            all: &BTreeMap<String, T>,
+            is_its: impl Fn(&T) -> bool,
+        ) -> BTreeMap<String, T> {
+            let its = all.iter().filter(|(_, one)| is_its(one));
+            its.map(|(name, one)| (name.clone(), one.clone())).collect()
+        }
+        Self {
+            organisation: organisation.clone(),
+            disk_warn: self.disk_warn,
+            storages: its(&self.storages, |storage| storage.organisation == *organisation),
+            sources: its(&self.sources, |source| source.organisation == *organisation),
+            archives: its(&self.archives, |archive| archive.organisation == *organisation),
+            warnings: self.warnings.clone(),
+            file: self.file.clone(),
+        }
+    }
+
+    /// Makes all another organisation's of which nothing else was said.
+    pub(crate) fn give_to(&mut self, organisation: &Slug) {
+        let before = std::mem::replace(&mut self.organisation, organisation.clone());
+        let storages = self.storages.values_mut().map(|storage| &mut storage.organisation);
+        let sources = self.sources.values_mut().map(|source| &mut source.organisation);
+        let archives = self.archives.values_mut().map(|archive| &mut archive.organisation);
+        for whose in storages.chain(sources).chain(archives).filter(|whose| **whose == before) {
+            *whose = organisation.clone();
+        }
+    }
+
+    /// Says whether anything here is an organisation's.
+    pub(crate) fn knows(&self, organisation: &Slug) -> bool {
+        let mut all = self.storages.values().map(|storage| &storage.organisation);
+        self.organisation == *organisation || all.any(|one| one == organisation)
+    }
+
     /// Counts the sources that are backed up by themselves.
     pub(crate) fn scheduled(&self) -> usize {
         self.sources.values().filter(|source| source.policy.is_some()).count()
@@ -191,52 +230,43 @@ impl Config {
     }
 
     fn check(raw: &raw::RawConfig, env: Env<'_>, faults: &mut raw::Faults<'_>) -> Option<Self> {
-        let organisation = match &raw.organisation {
-            None => "default".parse().ok(),
-            Some(name) => {
-                name.get_ref().parse::<Slug>().ok().filter(Slug::is_free_for_organisations).or_else(
-                    || {
-                        faults.add(
-                            "organisation",
-                            name.span(),
-                            "expected a name of a-z, 0-9, '-', '_', '.', other than `keys`, `archives` and `catalogs`",
-                        );
-                        None
-                    },
-                )
-            }
-        };
+        let default: Slug = "default".parse().ok()?;
+        let organisation = storage::organisation(raw.organisation.as_ref(), &default, faults);
+        let whose = organisation.as_ref().unwrap_or(&default);
         let mut warnings = Vec::new();
         let mut storages = BTreeMap::new();
         for (name, raw) in &raw.storages {
             let field = format!("storages.{name}");
             storages.extend(
-                storage::check(name, raw, env, &mut faults.below(field)).map(|s| (name.clone(), s)),
+                storage::check(name, raw, (env, whose), &mut faults.below(field))
+                    .map(|s| (name.clone(), s)),
             );
         }
         let mut sources = BTreeMap::new();
         for (name, raw_source) in &raw.sources {
             let field = format!("sources.{name}");
             let known: Vec<&str> = raw.storages.keys().map(String::as_str).collect();
+            // What it is of is what its storage is of: nobody backs up to another's.
+            let storage = storages.get(raw_source.storage.get_ref());
+            let whose = storage.map_or(whose, |storage: &StorageConfig| &storage.organisation);
             let mut faults = faults.below(field);
             let declared = raw.declared.get(name).and_then(toml::Value::as_table);
             let none = toml::Table::new();
             let around = (env, known.as_slice(), declared.unwrap_or(&none));
-            let checked = source::check(name, raw_source, around, &mut faults);
+            let checked = source::check(name, raw_source, (around, whose), &mut faults);
             if checked.as_ref().is_some_and(|source| source.remote().is_some()) {
-                let storage = storages.get(raw_source.storage.get_ref());
                 remote::check_storage(raw_source, storage, &mut faults);
             }
             sources.extend(checked.map(|source| (name.clone(), source)));
         }
-        let known: Vec<&str> = raw.storages.keys().map(String::as_str).collect();
         let mut archives = BTreeMap::new();
         for (name, raw) in &raw.archives {
             let field = format!("archives.{name}");
             let checked =
-                archive::check(name, raw, (env, &known, &sources), &mut faults.below(field));
+                archive::check(name, raw, (env, &storages, &sources), &mut faults.below(field));
             archives.extend(checked.map(|archive| (name.clone(), archive)));
         }
+        check_apart(raw, &storages, faults);
         for storage in storages.values() {
             storage.warn(&mut warnings);
         }
@@ -254,6 +284,28 @@ impl Config {
             warnings,
             file: None,
         })
+    }
+}
+
+/// Two organisations share no vault: each would see what the other has.
+fn check_apart(
+    raw: &raw::RawConfig,
+    storages: &BTreeMap<String, StorageConfig>,
+    faults: &mut raw::Faults<'_>,
+) {
+    for (name, storage) in storages {
+        let shared = storages.values().find(|other| {
+            other.name < storage.name
+                && other.organisation != storage.organisation
+                && other.kind.is_same_place(&storage.kind)
+        });
+        if let (Some(other), Some(raw)) = (shared, raw.storages.get(name)) {
+            let problem = format!(
+                "is the place of storage {} of organisation {}; give each organisation a prefix of its own",
+                other.name, other.organisation
+            );
+            faults.below(format!("storages.{name}")).add("", raw.provider.span(), problem);
+        }
     }
 }
 

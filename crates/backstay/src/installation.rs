@@ -9,7 +9,7 @@ use backstay_control::{Catalog, CatalogError, Holder, Home, JobId, JobKind, JobS
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
-use backstay_engine::vault::{BackupPlace, Draft};
+use backstay_engine::vault::Draft;
 use backstay_format::{DataKey, Keyring, RecoveryKey, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
 use rand::RngCore as _;
@@ -60,6 +60,7 @@ impl Recovered {
     pub(crate) fn as_storage(&self) -> StorageConfig {
         StorageConfig {
             name: RECOVERED.to_owned(),
+            organisation: self.organisation.clone(),
             kind: self.storage.clone(),
             credentials: CredentialConfig::Elsewhere { profile: None },
             credentials_expire: None,
@@ -175,16 +176,16 @@ impl Installation {
         let Ok(slug) = name.parse::<Slug>() else { return Ok(None) };
         for storage in self.config.storages.values() {
             let Some(vault) = self.vault_if_any(storage).await? else { continue };
-            let listing = vault.list(&self.cx, &self.config.organisation, &slug).await?;
+            let listing = vault.list(&self.cx, &storage.organisation, &slug).await?;
             let Some(newest) = listing.backups.first() else { continue };
-            let place = self.place(&slug, newest.id.clone());
+            let place = storage.place(&slug, newest.id.clone());
             let manifest = vault.manifest(&self.cx, &place).await?;
             let origin = vault.details(&manifest)?.origin;
             let kind = origin.and_then(|origin| {
                 SourceKind::bare(&manifest.source_kind, &origin, &environment())
             });
             let Some(kind) = kind else { continue };
-            return Ok(Some(SourceConfig::bare(slug, kind, storage.name.clone())));
+            return Ok(Some(SourceConfig::bare(slug, kind, storage)));
         }
         Ok(None)
     }
@@ -197,7 +198,7 @@ impl Installation {
                 let Ok(vault) = self.vault(storage).await else { continue };
                 names.extend(
                     vault
-                        .sources(&self.cx, &self.config.organisation)
+                        .sources(&self.cx, &storage.organisation)
                         .await?
                         .iter()
                         .map(ToString::to_string),
@@ -329,7 +330,7 @@ impl Installation {
         note: Option<String>,
     ) -> Draft {
         Draft {
-            organisation: self.config.organisation.clone(),
+            organisation: source.organisation.clone(),
             source: source.name.clone(),
             source_kind: source.kind.as_str(),
             trigger,
@@ -344,17 +345,15 @@ impl Installation {
         }
     }
 
-    pub(crate) fn place(&self, source: &Slug, backup: backstay_format::BackupId) -> BackupPlace {
-        BackupPlace {
-            organisation: self.config.organisation.clone(),
-            source: source.clone(),
-            backup,
-        }
-    }
-
     /// Returns the same installation for a piece of the work.
     pub(crate) fn with_cx(&self, cx: Cx) -> Self {
         Self { cx, ..self.clone() }
+    }
+
+    /// Returns it as if there were nothing but what an organisation has.
+    pub(crate) fn of(&self, organisation: &Slug) -> Self {
+        let config = Arc::new(self.config.of(organisation));
+        Self { config, ..self.clone() }
     }
 
     /// Returns what commands have added by now.
@@ -398,9 +397,13 @@ impl Installation {
     }
 
     /// Writes down that something is done for a source.
-    pub(crate) async fn start_job(&self, source: &Slug, kind: JobKind) -> anyhow::Result<JobId> {
+    pub(crate) async fn start_job(
+        &self,
+        source: &SourceConfig,
+        kind: JobKind,
+    ) -> anyhow::Result<JobId> {
         let me = Holder::this_process(&host());
-        let named = (new_job_id(), source.as_str());
+        let named = (new_job_id(), source.as_job());
         Ok(self.catalog.start_job(named, kind, &me, self.cx.now()).await?)
     }
 

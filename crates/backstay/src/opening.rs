@@ -19,7 +19,7 @@ pub(crate) async fn configured(
     let mut config = Config::load(file, additions, &environment())?;
     if let Some(recovered) = catalog.setting::<Recovered>(RECOVERED).await? {
         if file.is_none() {
-            config.organisation = recovered.organisation.clone();
+            config.give_to(&recovered.organisation);
         }
         let is_same = |storage: &StorageConfig| storage.kind.is_same_place(&recovered.storage);
         if !config.storages.values().any(is_same) {

@@ -139,7 +139,7 @@ impl Installation {
             }
         };
         Ok(WorkOrder {
-            organisation: self.config.organisation.clone(),
+            organisation: source.organisation.clone(),
             source: source.name.clone(),
             declared: remote.declared.clone(),
             task,
@@ -166,7 +166,7 @@ impl Installation {
     ) -> anyhow::Result<DrillOrder> {
         let storage = self.storage(&source.storage)?;
         let vault = self.vault(storage).await?;
-        let place = self.place(&source.name, backup.clone());
+        let place = source.place(backup.clone());
         let key = match vault.manifest(&self.cx, &place).await?.encryption {
             Encryption::Sealed { key } => Some(vault.keyring().entry(&key)?),
             Encryption::None => None,
@@ -224,14 +224,15 @@ impl Installation {
             Task::Drill(drill) => Some(&drill.access),
             Task::Test => None,
         };
-        let storage = access.map(|access| access.storage.config(&home)).transpose()?;
+        let storage =
+            access.map(|access| access.storage.config(&order.organisation, &home)).transpose()?;
         let lent = access.map(|access| match &access.key {
             Some(key) => key.keyring(),
             None => Ok(Keyring::empty()),
         });
         let lent = lent.transpose()?;
         let declared = (order.source.as_str(), order.declared.clone());
-        let config = Config::for_job(order.organisation.clone(), declared, storage, env)?;
+        let config = Config::for_job(&order.organisation, declared, storage, env)?;
         Ok(Self {
             config: Arc::new(config),
             additions: Additions::default(),
@@ -268,7 +269,7 @@ impl Installation {
 }
 
 impl StorageOrder {
-    fn config(&self, home: &Home) -> anyhow::Result<StorageConfig> {
+    fn config(&self, organisation: &Slug, home: &Home) -> anyhow::Result<StorageConfig> {
         let mut kind = self.kind.clone();
         if let (StorageKind::S3 { ca_file, .. }, Some(pem)) = (&mut kind, &self.ca_pem) {
             // Under a name that says what is in it, and whole: another job may read it just now.
@@ -294,6 +295,7 @@ impl StorageOrder {
         };
         Ok(StorageConfig {
             name: self.name.clone(),
+            organisation: organisation.clone(),
             kind,
             credentials,
             credentials_expire: None,

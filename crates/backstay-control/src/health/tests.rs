@@ -39,6 +39,7 @@ fn backup(at: &str) -> IndexEntry {
 fn run(state: JobState, at: &str) -> Job {
     Job {
         id: JobId("1".to_owned()),
+        organisation: "default".to_owned(),
         source: "shop".to_owned(),
         kind: "backup".to_owned(),
         state,

@@ -1,6 +1,6 @@
 //! Who is a member, and what was changed by whom (ADR 21), in a catalog of either kind.
 
-use backstay_control::{Change, JobSpec, Role, Token, TokenKind};
+use backstay_control::{Change, JobSpec, OfSource, Role, Token, TokenKind, Whose};
 use backstay_format::Slug;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret as _;
@@ -30,7 +30,7 @@ async fn member_is_whoever_shows_its_token_until_it_is_revoked_or_too_old() {
         let theirs = catalog.add_member(namesake, Role::Viewer, None, now()).await.unwrap();
         let member = catalog.member_of(&token, now()).await.unwrap().unwrap();
         assert_eq!((member.role, &member.organisation), (Role::Operator, &acme));
-        assert_eq!(catalog.members(&acme).await.unwrap(), [member.clone()]);
+        assert_eq!(catalog.members().await.unwrap()[0], member);
         catalog.see_member(&member, now()).await.unwrap();
         let seen = catalog.member_of(&token, now()).await.unwrap().unwrap().seen_at;
         assert_eq!(seen, Some(now()));
@@ -70,10 +70,11 @@ async fn audit_is_of_an_organisation_newest_first_and_forgotten_when_it_is_old()
         }
         catalog.audit(("x".to_owned(), &other), &change("theirs"), now()).await.unwrap();
         let subjects = async |limit| {
-            let entries = catalog.audit_entries(&acme, limit).await.unwrap();
+            let entries = catalog.audit_entries(Some(&acme), limit).await.unwrap();
             entries.into_iter().map(|entry| entry.change.subject).collect::<Vec<_>>()
         };
         assert_eq!(subjects(2).await, ["third", "second"]);
+        assert_eq!(catalog.audit_entries(None, 10).await.unwrap().len(), 4);
         catalog.tidy_audit(now() + SignedDuration::from_hours(24 * 502)).await.unwrap();
         assert_eq!(subjects(10).await, ["third", "second"]);
     }
@@ -84,10 +85,13 @@ async fn job_asked_for_twice_under_one_id_is_one_job() {
     for place in Place::both() {
         let catalog = place.open().await.unwrap();
         for who in ["anna", "bert"] {
-            let named = ("7".to_owned(), "shop");
+            let of = OfSource { organisation: "acme", source: "shop" };
+            let named = ("7".to_owned(), of);
             catalog.enqueue(named, (&JobSpec::Test, Some(who)), now()).await.unwrap();
         }
-        let jobs = catalog.jobs(None, 10).await.unwrap();
+        let jobs = catalog.jobs(Whose::Organisation("acme"), 10).await.unwrap();
+        assert_eq!(catalog.jobs(Whose::All, 10).await.unwrap(), jobs);
+        assert_eq!(catalog.jobs(Whose::Organisation("other"), 10).await.unwrap(), []);
         assert_eq!((jobs.len(), jobs[0].asked_by.as_deref()), (1, Some("anna")));
         assert!(jobs[0].is_queued_work);
     }

@@ -2,10 +2,17 @@
 
 use std::collections::HashSet;
 
-use backstay_control::{Again, Catalog, DueSlot, Holder, JobState, Progress, Since, WaitingJob};
+use backstay_control::{
+    Again, Catalog, DueSlot, Holder, JobState, OfSource, Progress, Since, WaitingJob, Whose,
+};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::catalogs::Place;
+
+/// A source of the one organisation.
+fn of(source: &str) -> OfSource<'_> {
+    OfSource { organisation: "default", source }
+}
 
 fn id() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +34,7 @@ fn due(slot: Timestamp) -> DueSlot {
 }
 
 async fn states(catalog: &Catalog, source: &str) -> Vec<(JobState, u32)> {
-    let mut jobs = catalog.jobs(Some(source), 100).await.unwrap();
+    let mut jobs = catalog.jobs(Whose::Source(source), 100).await.unwrap();
     jobs.reverse();
     jobs.iter().map(|job| (job.state, job.attempt)).collect()
 }
@@ -35,7 +42,7 @@ async fn states(catalog: &Catalog, source: &str) -> Vec<(JobState, u32)> {
 /// Enqueues a slot of a source as a server does; returns whether it was enqueued.
 async fn enqueue(catalog: &Catalog, source: &str, slot: Timestamp) -> bool {
     catalog.see(source, slot, minutes(10)).await.unwrap();
-    catalog.enqueue_slot((id(), source), due(slot), slot).await.unwrap()
+    catalog.enqueue_slot((id(), of(source)), due(slot), slot).await.unwrap()
 }
 
 /// Takes up the only job that waits.
@@ -60,7 +67,7 @@ async fn slot_is_enqueued_once_however_many_servers_do() {
         let each = servers.iter().cycle().take(16).cloned().map(|catalog| {
             tokio::spawn(async move {
                 catalog.see("shop", at, minutes(10)).await.unwrap();
-                catalog.enqueue_slot((id(), "shop"), due(at), at).await.unwrap()
+                catalog.enqueue_slot((id(), of("shop")), due(at), at).await.unwrap()
             })
         });
         let enqueued = futures_util::future::join_all(each.collect::<Vec<_>>()).await;
@@ -70,10 +77,10 @@ async fn slot_is_enqueued_once_however_many_servers_do() {
         assert_eq!(servers[0].slots().await.unwrap()["shop"].since(), Since::Slot(at));
         // Its next slot waits until that one is being done: nobody needs two in a row.
         let later = at + minutes(60);
-        assert!(!servers[1].enqueue_slot((id(), "shop"), due(later), later).await.unwrap());
+        assert!(!servers[1].enqueue_slot((id(), of("shop")), due(later), later).await.unwrap());
         assert_eq!(servers[0].slots().await.unwrap()["shop"].since(), Since::Slot(at));
         begin(&servers[2], &Holder::this_process("a"), at).await;
-        assert!(servers[1].enqueue_slot((id(), "shop"), due(later), later).await.unwrap());
+        assert!(servers[1].enqueue_slot((id(), of("shop")), due(later), later).await.unwrap());
         assert_eq!(servers[0].slots().await.unwrap()["shop"].since(), Since::Slot(later));
     }
 }
@@ -183,7 +190,7 @@ async fn interrupted_job_is_enqueued_again_at_once_and_one_by_hand_is_not() {
         catalog.release(&lease).await.unwrap();
         assert_eq!(catalog.waiting_jobs(at).await.unwrap().len(), 1, "{}", place.name());
         let by_hand = catalog
-            .start_job((id(), "crm"), backstay_control::JobKind::Backup, &here, at)
+            .start_job((id(), of("crm")), backstay_control::JobKind::Backup, &here, at)
             .await
             .unwrap();
         let again = catalog.try_again((id(), &by_hand), Again::LeaseLost, at).await.unwrap();
@@ -244,7 +251,7 @@ async fn lost_job_that_was_cancelled_is_not_tried_again_and_one_whose_source_is_
             enqueue(&catalog, source, at).await;
             begin(&catalog, &dead, at).await;
         }
-        let job = catalog.jobs(Some("shop"), 1).await.unwrap().remove(0);
+        let job = catalog.jobs(Whose::Source("shop"), 1).await.unwrap().remove(0);
         catalog.cancel_job(&job.id, "not now", at).await.unwrap();
         // A command takes the lease before any server looks.
         let lease = catalog.lease("crm", &here, at).await.unwrap();
@@ -283,9 +290,9 @@ async fn source_whose_last_slot_is_in_the_future_is_seen_anew() {
         assert_eq!(catalog.see("shop", wrong, minutes(10)).await.unwrap(), Since::Slot(wrong));
         assert_eq!(catalog.see("shop", at, minutes(10)).await.unwrap(), Since::FirstSeen(at));
         // When that slot comes it is run, whatever was run for it by the wrong clock.
-        let job = catalog.jobs(Some("shop"), 1).await.unwrap().remove(0);
+        let job = catalog.jobs(Whose::Source("shop"), 1).await.unwrap().remove(0);
         catalog.cancel_job(&job.id, "ended", wrong).await.unwrap();
-        assert!(catalog.enqueue_slot((id(), "shop"), due(wrong), wrong).await.unwrap());
+        assert!(catalog.enqueue_slot((id(), of("shop")), due(wrong), wrong).await.unwrap());
         place.sql("UPDATE slots SET last_slot = NULL; DELETE FROM jobs");
         // Seen again, it is known.
         let later = at + minutes(5);
@@ -301,7 +308,7 @@ async fn waiting_job_is_cancelled_at_once_and_a_running_one_by_its_worker() {
         for source in ["shop", "crm"] {
             enqueue(&catalog, source, at).await;
         }
-        let waiting = catalog.jobs(Some("crm"), 1).await.unwrap().remove(0);
+        let waiting = catalog.jobs(Whose::Source("crm"), 1).await.unwrap().remove(0);
         catalog.cancel_job(&waiting.id, "not tonight", at).await.unwrap();
         assert_eq!(states(&catalog, "crm").await, [(JobState::Cancelled, 1)]);
         let (job, _) = begin(&catalog, &Holder::this_process("a"), at).await;
@@ -342,7 +349,7 @@ async fn job_that_nobody_took_up_fails_and_old_ones_are_forgotten_but_for_the_ne
         for (source, age) in [("crm", 200), ("crm", 100), ("crm", 95), ("old", 300)] {
             let then = at - days(age);
             let job = catalog
-                .start_job((id(), source), backstay_control::JobKind::Backup, &here, then)
+                .start_job((id(), of(source)), backstay_control::JobKind::Backup, &here, then)
                 .await
                 .unwrap();
             catalog.advance_job(&job, JobState::Succeeded, then, (None, None)).await.unwrap();
@@ -396,7 +403,7 @@ async fn progress_is_kept_and_read() {
         enqueue(&catalog, "shop", at).await;
         let (job, _lease) = begin(&catalog, &here, at).await;
         let progress =
-            || async { catalog.jobs(Some("shop"), 1).await.unwrap()[0].progress.clone() };
+            || async { catalog.jobs(Whose::Source("shop"), 1).await.unwrap()[0].progress.clone() };
         assert_eq!(progress().await, None);
         let half =
             Progress { part: "database.dump".to_owned(), plain_bytes: 5, estimate_bytes: None };

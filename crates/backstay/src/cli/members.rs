@@ -21,6 +21,9 @@ pub(crate) enum MembersCommand {
         /// What it may do, each all that those before may: viewer (look), operator (back up, drill, test, cancel, hold), admin (release, delete, audit), owner
         #[arg(long, default_value = "viewer")]
         role: Role,
+        /// Of which organisation it sees what there is; that of the configuration if left out
+        #[arg(long)]
+        organisation: Option<Slug>,
         /// How long the token can be used, for example 720h; for ever if left out
         #[arg(long, value_name = "TIME", value_parser = time)]
         valid: Option<SignedDuration>,
@@ -30,5 +33,8 @@ pub(crate) enum MembersCommand {
     Revoke {
         /// Its name
         name: Slug,
+        /// Of which organisation; that of the configuration if left out
+        #[arg(long)]
+        organisation: Option<Slug>,
     },
 }

@@ -84,7 +84,7 @@ fn last_run_name(archive: &ArchiveConfig) -> String {
 impl Installation {
     fn archive_spec(&self, archive: &ArchiveConfig, accept_unsealed: bool) -> ArchiveSpec {
         ArchiveSpec {
-            organisation: self.config.organisation.clone(),
+            organisation: archive.organisation.clone(),
             name: archive.name.clone(),
             table: archive.table.clone(),
             older_than: archive.older_than,
@@ -119,8 +119,7 @@ async fn segments_of(
     archive: &ArchiveConfig,
 ) -> anyhow::Result<(Option<Vault>, Vec<Segment>)> {
     let Some(vault) = app.archive_vault(archive).await? else { return Ok((None, Vec::new())) };
-    let segments =
-        archive::segments(&app.cx, &vault, &app.config.organisation, &archive.name).await?;
+    let segments = archive::segments(&app.cx, &vault, &archive.organisation, &archive.name).await?;
     Ok((Some(vault), segments))
 }
 

@@ -49,7 +49,9 @@ pub(super) fn change_of(command: &Command) -> Option<Changed> {
         }
         Command::Workers(WorkersCommand::Revoke { name }) => ("workers revoke", name.to_string()),
         Command::Members(MembersCommand::Add { name, .. }) => ("members add", name.to_string()),
-        Command::Members(MembersCommand::Revoke { name }) => ("members revoke", name.to_string()),
+        Command::Members(MembersCommand::Revoke { name, .. }) => {
+            ("members revoke", name.to_string())
+        }
         Command::Jobs(JobsCommand::Cancel { id, .. }) => ("jobs cancel", id.clone()),
         Command::Jobs(JobsCommand::Delete { ids }) => ("jobs delete", ids.join(" ")),
         _ => return None,

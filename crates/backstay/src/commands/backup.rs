@@ -155,12 +155,11 @@ pub(super) enum Tries {
 
 impl Made {
     pub(super) fn new(
-        app: &Installation,
         source: &SourceConfig,
         vault: &Vault,
         (entry, afterwards): (IndexEntry, Option<anyhow::Error>),
     ) -> Self {
-        let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
+        let location = format!("{}/{}/{}", vault.location(), source.organisation, source.name);
         let context = format!("backup {} was made, and then", entry.id);
         let afterwards = afterwards.map(|error| error.context(context));
         Self { entry, storage: source.storage.clone(), location, afterwards }
@@ -210,7 +209,7 @@ pub(super) async fn backup_one(
         return backup_elsewhere(app, (source, remote), spec).await;
     }
     let leased = async {
-        let job = app.start_job(&source.name, JobKind::Backup).await?;
+        let job = app.start_job(source, JobKind::Backup).await?;
         let made = Box::pin(make(app, source, spec, Tries::Several)).await;
         match &made {
             Ok(made) => end_made(app, &job, made).await,
@@ -234,7 +233,7 @@ pub(super) async fn make(
     let vault = app.vault_for_writing(storage).await?;
     let written = write(app, source, (spec, tries), &vault).await?;
     settle(app, source, &vault, &written.0).await;
-    Ok(Made::new(app, source, &vault, written))
+    Ok(Made::new(source, &vault, written))
 }
 
 /// Writes a backup into a vault. Returns what failed after it was made, too.
@@ -247,7 +246,7 @@ pub(super) async fn write(
     let_go_of_expired(app, source).await;
     let (mut entry, mut afterwards) = try_until_made(app, source, (spec, tries), vault).await?;
     if spec.hold {
-        afterwards = afterwards.or(hold_new(app, vault, &mut entry).await.err());
+        afterwards = afterwards.or(hold_new(app, source, vault, &mut entry).await.err());
     }
     Ok((entry, afterwards.map(anyhow::Error::new)))
 }
@@ -255,10 +254,11 @@ pub(super) async fn write(
 /// Holds a backup that was just made.
 pub(super) async fn hold_new(
     app: &Installation,
+    source: &SourceConfig,
     vault: &Vault,
     entry: &mut IndexEntry,
 ) -> Result<(), EngineError> {
-    let place = app.place(&entry.source, entry.id.clone());
+    let place = source.place(entry.id.clone());
     vault.hold(&app.cx, &place, HELD).await?;
     entry.hold = Some(HELD.to_owned());
     Ok(())
@@ -369,7 +369,7 @@ pub(super) async fn plan_to_forget(
     vault: &Vault,
 ) -> anyhow::Result<ForgetPlan> {
     let orphans = app.catalog.orphans(vault.id().as_str(), source.name.as_str()).await?;
-    let place = (&app.config.organisation, &source.name);
+    let place = (&source.organisation, &source.name);
     Ok(forget::plan_forget(&app.cx, vault, place, &source.keep, &orphans.damaged).await?)
 }
 

@@ -149,10 +149,11 @@ async fn rebuild(app: &Installation, json: bool) -> anyhow::Result<Exit> {
 async fn rebuild_of(app: &Installation, storage: &StorageConfig) -> anyhow::Result<(usize, usize)> {
     let Some(vault) = app.vault_if_any(storage).await? else { return Ok((0, 0)) };
     app.catalog.drop_unreadable_listings(vault.id().as_str()).await?;
-    let sources = orphans::sources(app, &vault).await?;
+    let sources = orphans::sources(app, &vault, &storage.organisation).await?;
     let mut backups = 0;
     for source in &sources {
-        backups += orphans::list(app, &vault, source).await?.0.backups.len();
+        backups +=
+            orphans::list(app, &vault, (&storage.organisation, source)).await?.0.backups.len();
     }
     Ok((sources.len(), backups))
 }

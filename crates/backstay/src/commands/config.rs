@@ -101,6 +101,7 @@ fn archive_json(archive: &ArchiveConfig) -> Value {
 
 fn storage_json(storage: &StorageConfig) -> Value {
     let mut value = json!(storage.kind);
+    value["organisation"] = json!(storage.organisation);
     value["credentials"] = match &storage.credentials {
         CredentialConfig::Given { access_key_id, .. } => {
             json!({"access_key_id": access_key_id, "secret_access_key": "(hidden)"})

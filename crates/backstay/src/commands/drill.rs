@@ -65,7 +65,7 @@ pub(super) async fn drill_source(
         None => {
             let drilling = Box::pin(async {
                 sweep(app, &source).await?;
-                let job = app.start_job(&source.name, JobKind::Drill).await?;
+                let job = app.start_job(&source, JobKind::Drill).await?;
                 let report = drill_here(app, &source, &vault, &backup).await;
                 end_drill(app, &job, &backup, report.as_ref()).await;
                 report
@@ -105,7 +105,7 @@ pub(super) async fn drill_here(
         expects_sealed: source.sealed,
     };
     let engine_source = app.engine_source(source)?;
-    let place = app.place(&source.name, backup.clone());
+    let place = source.place(backup.clone());
     let drilled = drill(&app.cx, vault, engine_source.as_ref(), place, options).await?;
     Ok(DrillReport::new(&drilled))
 }

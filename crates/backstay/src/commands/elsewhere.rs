@@ -107,7 +107,7 @@ async fn ask(
     if let Some(held) = app.catalog.held(source.name.as_str(), &me, now).await? {
         return Err(held.into());
     }
-    let job = app.catalog.enqueue((new_job_id(), source.name.as_str()), (spec, None), now).await?;
+    let job = app.catalog.enqueue((new_job_id(), source.as_job()), (spec, None), now).await?;
     app.cx.event(Event::Step { what: format!("waiting for {}", remote.worker) });
     let (ended, reason) = match app.cx.run(wait(app, remote, &job)).await {
         Ok(ended) => (ended, "it was given up"),
@@ -132,12 +132,12 @@ pub(super) async fn backup_elsewhere(
         return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));
     };
     let vault = app.vault(app.storage(&source.storage)?).await?;
-    let place = app.place(&source.name, backup.parse()?);
+    let place = source.place(backup.parse()?);
     let manifest = vault.manifest(&app.cx, &place).await?;
     let hold = spec.hold.then(|| HELD.to_owned());
     let entry = IndexEntry::new(&manifest, vault.details(&manifest)?, hold);
     // What failed after it is told as the server wrote it down.
-    let mut made = Made::new(app, source, &vault, (entry, None));
+    let mut made = Made::new(source, &vault, (entry, None));
     made.afterwards = error;
     Ok(made)
 }

@@ -53,8 +53,9 @@ pub(super) async fn verify(
     }
     let mut results = Vec::new();
     for one in &listed {
-        let vault = app.vault(app.storage(&one.storage)?).await?;
-        let place = app.place(&one.entry.source, one.entry.id.clone());
+        let storage = app.storage(&one.storage)?;
+        let vault = app.vault(storage).await?;
+        let place = storage.place(&one.entry.source, one.entry.id.clone());
         let verified = verify::verify(&app.cx, &vault, &place).await;
         let error = verified.map_err(anyhow::Error::new).err();
         if let Some(error) = &error {
@@ -116,15 +117,16 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
                 continue;
             }
         };
-        for source in orphans::sources(app, &vault).await? {
-            let listing = vault.rebuild_index(&app.cx, &app.config.organisation, &source).await?;
+        let organisation = &storage.organisation;
+        for source in orphans::sources(app, &vault, organisation).await? {
+            let listing = vault.rebuild_index(&app.cx, organisation, &source).await?;
             for unusable in listing.unusable {
                 note(unusable.error.into());
             }
             let named = (vault.id().as_str(), source.as_str());
             let (mut damaged, mut whole) = (BTreeSet::new(), Vec::new());
             for entry in listing.backups {
-                let place = app.place(&source, entry.id.clone());
+                let place = storage.place(&source, entry.id.clone());
                 let Err(error) = check_backup(app, &vault, &place).await else {
                     whole.push(entry.id);
                     continue;
@@ -139,7 +141,7 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
                 note(error);
             }
             app.catalog.mark_damaged(named, (&damaged, &whole), app.cx.now()).await?;
-            for lost in orphans::list(app, &vault, &source).await?.1.lost {
+            for lost in orphans::list(app, &vault, (organisation, &source)).await?.1.lost {
                 note(anyhow::anyhow!("backup {} of {source} is gone from the storage", lost.id));
             }
         }
@@ -179,7 +181,7 @@ pub(super) async fn download(
 ) -> anyhow::Result<Exit> {
     let (entry, storage) = find_backup(app, id).await?;
     let vault = app.vault(storage).await?;
-    download_part(app, &vault, app.place(&entry.source, entry.id), part, output, sealed).await
+    download_part(app, &vault, storage.place(&entry.source, entry.id), part, output, sealed).await
 }
 
 /// Writes a part to a file that must not exist; what could not be proven is removed again.

@@ -84,7 +84,7 @@ pub(super) async fn import_all(
             break;
         }
     }
-    let location = format!("{}/{}/{}", vault.location(), app.config.organisation, source.name);
+    let location = format!("{}/{}/{}", vault.location(), source.organisation, source.name);
     show_made(&made, (&source.storage, &location), json)?;
     if !made.is_empty() {
         warn_of_forgetting(app, &source, &vault, &made).await;
@@ -152,7 +152,7 @@ async fn imported_before(
     source: &SourceConfig,
     vault: &Vault,
 ) -> anyhow::Result<BTreeMap<Sha256, BackupId>> {
-    let listing = vault.list(&app.cx, &app.config.organisation, &source.name).await?;
+    let listing = vault.list(&app.cx, &source.organisation, &source.name).await?;
     let mut known = BTreeMap::new();
     let orphans = app.catalog.orphans(vault.id().as_str(), source.name.as_str()).await?;
     // One that is not whole may be made anew.
@@ -162,7 +162,7 @@ async fn imported_before(
             && !orphans.damaged.contains(&entry.id)
     };
     for entry in listing.backups.iter().filter(whole) {
-        let place = app.place(&source.name, entry.id.clone());
+        let place = source.place(entry.id.clone());
         let read = vault.manifest(&app.cx, &place).await;
         match read.and_then(|manifest| vault.details(&manifest)) {
             Ok(details) => {
@@ -188,7 +188,7 @@ async fn import_one(
     let leased = async {
         finish_interrupted(app, source).await?;
         sweep(app, source).await?;
-        let job = app.start_job(&source.name, JobKind::Import).await?;
+        let job = app.start_job(source, JobKind::Import).await?;
         let made = make(app, (source, vault), dump, args).await;
         let state = match &made {
             Ok(entry) if entry.status == Status::Incomplete => JobState::Incomplete,
@@ -217,7 +217,7 @@ async fn make(
     let mut entry = made?;
     write_down(app, vault, &entry).await;
     if args.hold {
-        let held = hold_new(app, vault, &mut entry).await;
+        let held = hold_new(app, source, vault, &mut entry).await;
         held.with_context(|| format!("backup {} was made, and then", entry.id))?;
     }
     Ok(entry)

@@ -1,6 +1,6 @@
 //! `backstay jobs`: what waits, what is being done, what became of the rest.
 
-use backstay_control::{Job, JobState, Progress};
+use backstay_control::{Job, JobState, Progress, Whose};
 use backstay_server::JobView;
 use jiff::Timestamp;
 
@@ -16,15 +16,20 @@ pub(super) async fn jobs(
 ) -> anyhow::Result<Exit> {
     match command {
         JobsCommand::List { source, limit } => {
-            show_list(&newest(app, source.as_deref(), limit).await?, json)
+            let whose = source.as_deref().map_or(Whose::All, Whose::Source);
+            show_list(&newest(app, whose, limit).await?, json)
         }
         JobsCommand::Show { id } => show(&view(&one(app, &id).await?), json),
         JobsCommand::Cancel { id, reason } => {
-            render::print(&cancel(app, &id, &reason).await?)?;
+            render::print(&cancel(app, &one(app, &id).await?, &reason).await?)?;
             Ok(Exit::Done)
         }
         JobsCommand::Delete { ids } => {
-            for said in delete(app, &ids).await? {
+            let mut jobs = Vec::new();
+            for id in &ids {
+                jobs.push(one(app, id).await?);
+            }
+            for said in delete(app, jobs).await? {
                 render::print(&said)?;
             }
             Ok(Exit::Done)
@@ -33,7 +38,7 @@ pub(super) async fn jobs(
 }
 
 /// Finds the one job whose id begins so.
-pub(super) async fn one(app: &Installation, id: &str) -> anyhow::Result<Job> {
+async fn one(app: &Installation, id: &str) -> anyhow::Result<Job> {
     let found = app.catalog.jobs_by_id(id).await?;
     super::the_one(found, id, ("job", "backstay jobs list"))
 }
@@ -41,10 +46,10 @@ pub(super) async fn one(app: &Installation, id: &str) -> anyhow::Result<Job> {
 /// Returns the newest jobs as people see them.
 pub(super) async fn newest(
     app: &Installation,
-    source: Option<&str>,
+    whose: Whose<'_>,
     limit: u32,
 ) -> anyhow::Result<Vec<JobView>> {
-    Ok(app.catalog.jobs(source, limit).await?.iter().map(view).collect())
+    Ok(app.catalog.jobs(whose, limit).await?.iter().map(view).collect())
 }
 
 pub(super) fn show_list(jobs: &[JobView], json: bool) -> anyhow::Result<Exit> {
@@ -146,8 +151,7 @@ pub(super) fn view(job: &Job) -> JobView {
 }
 
 /// Cancels a job; says what that comes to.
-pub(super) async fn cancel(app: &Installation, id: &str, reason: &str) -> anyhow::Result<String> {
-    let job = one(app, id).await?;
+pub(super) async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<String> {
     let what = format!("the {} of {}", job.kind, job.source);
     let done = match job.state {
         JobState::Queued => "is cancelled",
@@ -166,10 +170,9 @@ pub(super) async fn cancel(app: &Installation, id: &str, reason: &str) -> anyhow
 }
 
 /// Deletes jobs from the list (V33), once all of them are known to be such as may be; says so of each.
-pub(super) async fn delete(app: &Installation, ids: &[String]) -> anyhow::Result<Vec<String>> {
+pub(super) async fn delete(app: &Installation, chosen: Vec<Job>) -> anyhow::Result<Vec<String>> {
     let mut jobs: Vec<Job> = Vec::new();
-    for id in ids {
-        let job = one(app, id).await?;
+    for job in chosen {
         if jobs.iter().any(|chosen| chosen.id == job.id) {
             continue;
         }

@@ -34,10 +34,21 @@ impl All {
     }
 }
 
+/// Returns the storages that a source's backups may be on: those of its organisation; all if nobody knows whose it is.
+fn storages_of<'a>(
+    app: &'a Installation,
+    source: Option<&str>,
+) -> impl Iterator<Item = &'a StorageConfig> {
+    let known = source.and_then(|name| app.config.sources.get(name));
+    let whose = known.map(|source| &source.organisation);
+    let all = app.config.storages.values();
+    all.filter(move |storage| whose.is_none_or(|whose| storage.organisation == *whose))
+}
+
 /// Lists the backups of one source or of all, newest first.
 pub(super) async fn all(app: &Installation, source: Option<&str>) -> anyhow::Result<All> {
     let mut all = All::none();
-    for storage in app.config.storages.values() {
+    for storage in storages_of(app, source) {
         let All { listed, errors, exit } = on_storage(app, storage, source).await?;
         all.listed.extend(listed);
         all.errors.extend(errors);
@@ -61,13 +72,14 @@ async fn on_storage(
 ) -> anyhow::Result<All> {
     let mut all = All::none();
     let Some(vault) = app.vault_if_any(storage).await? else { return Ok(all) };
+    let organisation = &storage.organisation;
     let sources = match source {
         Some(name) => [app.source(name).await?.name].into(),
-        None => orphans::sources(app, &vault).await?,
+        None => orphans::sources(app, &vault, organisation).await?,
     };
     for source in sources {
-        let (listing, orphans) = orphans::list(app, &vault, &source).await?;
-        let location = format!("{}/{}/{source}", vault.location(), app.config.organisation);
+        let (listing, orphans) = orphans::list(app, &vault, (organisation, &source)).await?;
+        let location = format!("{}/{organisation}/{source}", vault.location());
         let there = listing.backups.into_iter().map(|entry| {
             let is_orphaned = orphans.damaged.contains(&entry.id);
             (entry, is_orphaned)
@@ -104,7 +116,7 @@ pub(super) struct Known {
 pub(super) async fn known(app: &Installation, source: &SourceConfig) -> anyhow::Result<Known> {
     let name = source.name.as_str();
     let (mut listed, mut orphaned, mut trouble) = (Vec::new(), 0, None);
-    for storage in app.config.storages.values() {
+    for storage in storages_of(app, Some(name)) {
         match on_storage(app, storage, Some(name)).await {
             Ok(found) => {
                 listed.extend(found.listed);
@@ -177,9 +189,9 @@ pub(super) fn show_backups(view: &BackupsView, json: bool) -> anyhow::Result<Exi
 pub(super) async fn backup_value(app: &Installation, id: &str) -> anyhow::Result<Value> {
     let (entry, storage) = find_backup(app, id).await?;
     let vault = app.vault(storage).await?;
-    let manifest = vault.manifest(&app.cx, &app.place(&entry.source, entry.id.clone())).await?;
+    let manifest = vault.manifest(&app.cx, &storage.place(&entry.source, entry.id.clone())).await?;
     let details = vault.details(&manifest)?;
-    let location = format!("{}/{}/{}", vault.location(), app.config.organisation, entry.source);
+    let location = format!("{}/{}/{}", vault.location(), storage.organisation, entry.source);
     let mut value = json!(render::backup_view(&entry, (&storage.name, &location), false));
     value["item_errors"] = json!(details.item_errors);
     value["content"] = json!(details.content.map(Content::without_secrets));
@@ -212,7 +224,7 @@ pub(super) fn show_backup(value: &Value, json: bool) -> anyhow::Result<Exit> {
 pub(super) async fn hold(app: &Installation, id: &str, reason: &str) -> anyhow::Result<String> {
     let (entry, storage) = find_backup(app, id).await?;
     let vault = app.vault_for_writing(storage).await?;
-    vault.hold(&app.cx, &app.place(&entry.source, entry.id.clone()), reason).await?;
+    vault.hold(&app.cx, &storage.place(&entry.source, entry.id.clone()), reason).await?;
     Ok(format!("{} is held: {reason}", entry.id))
 }
 
@@ -220,7 +232,7 @@ pub(super) async fn hold(app: &Installation, id: &str, reason: &str) -> anyhow::
 pub(super) async fn release(app: &Installation, id: &str) -> anyhow::Result<String> {
     let (entry, storage) = find_backup(app, id).await?;
     let vault = app.vault_for_writing(storage).await?;
-    vault.release(&app.cx, &app.place(&entry.source, entry.id.clone())).await?;
+    vault.release(&app.cx, &storage.place(&entry.source, entry.id.clone())).await?;
     Ok(format!("{} is no longer held", entry.id))
 }
 
@@ -237,7 +249,7 @@ pub(super) async fn delete(
     confirm(&format!("This deletes backup {} of {}, for good.", entry.id, entry.source))?;
     let removal = Box::pin(async {
         let vault = app.vault_for_writing(storage).await?;
-        let place = app.place(&entry.source, entry.id.clone());
+        let place = storage.place(&entry.source, entry.id.clone());
         if vault.hold_of(&app.cx, &place).await?.is_some() {
             return Ok(vault.remove(&app.cx, &place).await?);
         }

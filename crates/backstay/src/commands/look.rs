@@ -43,6 +43,7 @@ pub(super) async fn source(
 pub(super) fn sources(app: &Installation) -> Vec<SourceView> {
     let view = |source: &SourceConfig| SourceView {
         name: source.name.clone(),
+        organisation: source.organisation.to_string(),
         kind: source.kind.as_str().to_owned(),
         location: source.kind.location(),
         storage: source.storage.clone(),
@@ -167,6 +168,7 @@ pub(super) async fn storages(app: &Installation) -> anyhow::Result<Vec<StorageVi
         };
         views.push(StorageView {
             name: storage.name.clone(),
+            organisation: storage.organisation.to_string(),
             location,
             status: status.to_owned(),
             tested_at: tested.as_ref().map(|tested| tested.at),

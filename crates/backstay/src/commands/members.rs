@@ -1,6 +1,7 @@
 //! `backstay members` and `backstay audit`: who asks this installation's server from elsewhere, and who did what (ADR 21).
 
 use backstay_control::{Change, Member};
+use backstay_format::Slug;
 use backstay_server::AuditView;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
@@ -17,10 +18,10 @@ pub(super) async fn members(
     json: bool,
 ) -> anyhow::Result<Exit> {
     let now = app.catalog.time(app.cx.now()).await?;
-    let organisation = &app.config.organisation;
+    let own = &app.config.organisation;
     match command {
         MembersCommand::List => {
-            let members = app.catalog.members(organisation).await?;
+            let members = app.catalog.members().await?;
             if json {
                 let all = members.iter().map(|member| as_json(member, now));
                 render::print_json(&all.collect::<Vec<_>>())?;
@@ -28,10 +29,18 @@ pub(super) async fn members(
                 render::print("there are no members; `backstay members add` makes one")?;
             } else {
                 let rows = members.iter().map(|member| row(member, now)).collect();
-                render::print(&render::table(&["MEMBER", "ROLE", "STATE", "SEEN", "UNTIL"], rows))?;
+                let head = ["MEMBER", "ORGANISATION", "ROLE", "STATE", "SEEN", "UNTIL"];
+                render::print(&render::table(&head, rows))?;
             }
         }
-        MembersCommand::Add { name, role, valid } => {
+        MembersCommand::Add { name, role, organisation, valid } => {
+            let organisation = organisation.as_ref().unwrap_or(own);
+            if !app.config.knows(organisation) {
+                let text = format!(
+                    "no storage is of organisation {organisation}: say so in its table, organisation = \"{organisation}\""
+                );
+                return Err(UsageError(text).into());
+            }
             let until = valid.map(|valid| now.checked_add(valid)).transpose();
             let until = until
                 .map_err(|_| UsageError("--valid is longer than time can be counted".to_owned()))?;
@@ -54,7 +63,8 @@ pub(super) async fn members(
                 ));
             }
         }
-        MembersCommand::Revoke { name } => {
+        MembersCommand::Revoke { name, organisation } => {
+            let organisation = organisation.as_ref().unwrap_or(own);
             if !app.catalog.revoke_member((organisation, &name), now).await? {
                 let text =
                     format!("there is no member {name}; list them with `backstay members list`");
@@ -73,6 +83,7 @@ fn state(member: &Member, now: Timestamp) -> &'static str {
 fn row(member: &Member, now: Timestamp) -> Vec<String> {
     vec![
         member.name.to_string(),
+        member.organisation.to_string(),
         member.role.to_string(),
         state(member, now).to_owned(),
         render::time(member.seen_at),
@@ -83,6 +94,7 @@ fn row(member: &Member, now: Timestamp) -> Vec<String> {
 fn as_json(member: &Member, now: Timestamp) -> Value {
     json!({
         "name": member.name,
+        "organisation": member.organisation,
         "role": member.role,
         "state": state(member, now),
         "created_at": member.created_at,
@@ -91,9 +103,13 @@ fn as_json(member: &Member, now: Timestamp) -> Value {
     })
 }
 
-/// Returns the newest entries of the audit as people see them.
-pub(super) async fn entries(app: &Installation, limit: u32) -> anyhow::Result<Vec<AuditView>> {
-    let entries = app.catalog.audit_entries(&app.config.organisation, limit).await?;
+/// Returns the newest entries of the audit, of an organisation or of all, as people see them.
+pub(super) async fn entries(
+    app: &Installation,
+    organisation: Option<&Slug>,
+    limit: u32,
+) -> anyhow::Result<Vec<AuditView>> {
+    let entries = app.catalog.audit_entries(organisation, limit).await?;
     let view = |entry: backstay_control::AuditEntry| {
         let Change { actor, action, subject, outcome } = entry.change;
         AuditView { at: entry.at, actor, action, subject, outcome }

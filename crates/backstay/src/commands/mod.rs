@@ -144,7 +144,9 @@ async fn run_here(
         Command::Jobs(command) => jobs::jobs(app, command, json).await,
         Command::Workers(command) => workers::workers(app, command, json).await,
         Command::Members(command) => members::members(app, command, json).await,
-        Command::Audit { limit } => members::show_audit(&members::entries(app, limit).await?, json),
+        Command::Audit { limit } => {
+            members::show_audit(&members::entries(app, None, limit).await?, json)
+        }
         Command::Quickstart
         | Command::Init { .. }
         | Command::Config(_)
@@ -186,8 +188,8 @@ async fn find_backup<'a>(
     let mut found = Vec::new();
     for storage in app.config.storages.values() {
         let Some(vault) = app.vault_if_any(storage).await? else { continue };
-        for source in vault.sources(&app.cx, &app.config.organisation).await? {
-            let listing = vault.list(&app.cx, &app.config.organisation, &source).await?;
+        for source in vault.sources(&app.cx, &storage.organisation).await? {
+            let listing = vault.list(&app.cx, &storage.organisation, &source).await?;
             found.extend(
                 listing
                     .backups

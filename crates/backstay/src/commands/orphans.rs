@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use backstay_control::Orphans;
 use backstay_engine::event::Event;
 use backstay_engine::forget;
-use backstay_engine::vault::{Listing, Vault};
+use backstay_engine::vault::{BackupPlace, Listing, Vault};
 use backstay_format::{BackupId, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
 
@@ -20,11 +20,11 @@ const EVERY: SignedDuration = SignedDuration::from_hours(20);
 pub(super) async fn list(
     app: &Installation,
     vault: &Vault,
-    source: &Slug,
+    (organisation, source): (&Slug, &Slug),
 ) -> anyhow::Result<(Listing, Orphans)> {
     let named = (vault.id().as_str(), source.as_str());
     let before = app.catalog.known_backups(named.0, named.1).await?;
-    let listing = vault.list(&app.cx, &app.config.organisation, source).await?;
+    let listing = vault.list(&app.cx, organisation, source).await?;
     let mut there: BTreeSet<&BackupId> = listing.backups.iter().map(|entry| &entry.id).collect();
     there.extend(listing.unusable.iter().map(|unusable| &unusable.id));
     let vanished: Vec<_> = before.into_iter().filter(|entry| !there.contains(&entry.id)).collect();
@@ -32,7 +32,12 @@ pub(super) async fn list(
         // After the listing: whoever removes a backup says so first.
         for entry in app.catalog.not_removed(named, vanished).await? {
             // A list may be behind: only what was asked for by name is definitely not there.
-            if !vault.has_manifest(&app.cx, &app.place(source, entry.id.clone())).await? {
+            let place = BackupPlace {
+                organisation: organisation.clone(),
+                source: source.clone(),
+                backup: entry.id.clone(),
+            };
+            if !vault.has_manifest(&app.cx, &place).await? {
                 app.catalog.mark_lost(named, &entry, app.cx.now()).await?;
             }
         }
@@ -71,12 +76,12 @@ pub(super) async fn survey_if_due(
 
 async fn survey(app: &Installation, source: &SourceConfig, vault: &Vault) -> anyhow::Result<()> {
     let named = (vault.id().as_str(), source.name.as_str());
-    let (listing, orphans) = list(app, vault, &source.name).await?;
+    let (listing, orphans) = list(app, vault, (&source.organisation, &source.name)).await?;
     // Nobody removes one now: whoever was about to was stopped.
     let there: Vec<BackupId> = listing.backups.iter().map(|entry| entry.id.clone()).collect();
     app.catalog.still_there(named, &there).await?;
     let known = known(&listing, &orphans);
-    let place = (&app.config.organisation, &source.name);
+    let place = (&source.organisation, &source.name);
     let survey = forget::survey(&app.cx, vault, place, &listing.backups, &known).await?;
     let whole: Vec<BackupId> =
         there.into_iter().filter(|id| !survey.damaged.contains(id)).collect();
@@ -97,9 +102,13 @@ async fn survey(app: &Installation, source: &SourceConfig, vault: &Vault) -> any
 }
 
 /// Returns the sources that a vault has something of, or had when somebody looked last.
-pub(super) async fn sources(app: &Installation, vault: &Vault) -> anyhow::Result<BTreeSet<Slug>> {
+pub(super) async fn sources(
+    app: &Installation,
+    vault: &Vault,
+    organisation: &Slug,
+) -> anyhow::Result<BTreeSet<Slug>> {
     let mut sources: BTreeSet<Slug> =
-        vault.sources(&app.cx, &app.config.organisation).await?.into_iter().collect();
+        vault.sources(&app.cx, organisation).await?.into_iter().collect();
     let listed = app.catalog.listed_sources(vault.id().as_str()).await?;
     sources.extend(listed.iter().filter_map(|name| name.parse().ok()));
     Ok(sources)

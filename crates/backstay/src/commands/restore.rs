@@ -36,15 +36,7 @@ pub(super) async fn restore(
     let wanted = Wanted { id: args.id.as_deref(), at: args.at };
     let id = choose(app, &vault, &source, &wanted).await?;
     if let Some(file) = &args.to_file {
-        return super::files::download_part(
-            app,
-            &vault,
-            app.place(&source.name, id),
-            None,
-            file,
-            false,
-        )
-        .await;
+        return super::files::download_part(app, &vault, source.place(id), None, file, false).await;
     }
     let tag = hex_tag();
     let (aimed, to, only) = aim(&source, &args)?;
@@ -53,7 +45,7 @@ pub(super) async fn restore(
         accept_unsealed: args.accept_unsealed,
         expects_sealed: source.sealed,
     };
-    let place = app.place(&source.name, id);
+    let place = source.place(id);
     let engine_source = app.engine_source(&aimed)?;
     let plan = plan_restore(&app.cx, &vault, engine_source.as_ref(), place, options).await?;
     preview::show(app, &vault, &plan, &args, json).await?;
@@ -71,7 +63,7 @@ pub(super) async fn restore(
     };
     ask(what, "RESTORE", args.yes)?;
     let restoring = async {
-        let job = app.start_job(&source.name, JobKind::Restore).await?;
+        let job = app.start_job(&source, JobKind::Restore).await?;
         let done = Box::pin(restore_leased(app, (&source, &aimed), &plan, &args, tag)).await;
         let state = if done.is_ok() { JobState::Succeeded } else { app.failed() };
         let backup = plan.place.backup.to_string();
@@ -190,7 +182,7 @@ pub(super) async fn choose(
     source: &SourceConfig,
     wanted: &Wanted<'_>,
 ) -> anyhow::Result<BackupId> {
-    let listing = vault.list(&app.cx, &app.config.organisation, &source.name).await?;
+    let listing = vault.list(&app.cx, &source.organisation, &source.name).await?;
     if let Some(id) = wanted.id {
         let mut found = listing.backups.iter().filter(|b| b.id.as_str().starts_with(id));
         return match (found.next(), found.next()) {
@@ -221,7 +213,7 @@ pub(super) async fn choose(
     };
     let mut newest = None;
     for backup in listing.backups.iter().filter(wanted) {
-        let place = app.place(&source.name, backup.id.clone());
+        let place = source.place(backup.id.clone());
         // What was gone when somebody looked last may be there again.
         if damaged.contains(&backup.id) && !vault.is_whole(&app.cx, &place).await? {
             render::say(&format!(

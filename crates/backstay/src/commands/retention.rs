@@ -70,8 +70,9 @@ pub(super) async fn prune(app: &Installation, dry_run: bool, json: bool) -> anyh
     for storage in app.config.storages.values() {
         let Some(vault) = app.vault_if_any(storage).await? else { continue };
         let mut all = PrunePlan::default();
-        for source in vault.sources(&app.cx, &app.config.organisation).await? {
-            let pruning = Box::pin(prune_source(app, &vault, &source, dry_run));
+        let organisation = &storage.organisation;
+        for source in vault.sources(&app.cx, organisation).await? {
+            let pruning = Box::pin(prune_source(app, &vault, (organisation, &source), dry_run));
             // What is written just now looks like a leftover.
             let plan = match dry_run {
                 true => pruning.await,
@@ -115,12 +116,11 @@ pub(super) async fn prune(app: &Installation, dry_run: bool, json: bool) -> anyh
 async fn prune_source(
     app: &Installation,
     vault: &Vault,
-    source: &Slug,
+    place: (&Slug, &Slug),
     dry_run: bool,
 ) -> anyhow::Result<PrunePlan> {
-    let (listing, orphans) = orphans::list(app, vault, source).await?;
+    let (listing, orphans) = orphans::list(app, vault, place).await?;
     let known = orphans::known(&listing, &orphans);
-    let place = (&app.config.organisation, source);
     let plan = forget::plan_prune(&app.cx, vault, place, &known).await?;
     if !dry_run {
         forget::prune(&app.cx, vault, &plan).await?;

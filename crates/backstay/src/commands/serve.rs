@@ -54,6 +54,7 @@ pub(super) async fn serve(
 ) -> anyhow::Result<Exit> {
     // One that has another master key than the catalog would fail every job that it takes from others.
     app.keyring().await.context("the keys of the catalog do not open here")?;
+    app.catalog.adopt_jobs(app.config.organisation.as_str()).await?;
     render::print(&format!("serving: {} sources have a schedule", app.config.scheduled()))?;
     warn_without_kit(&app).await?;
     let stop = app.cx.clone();
@@ -213,7 +214,8 @@ impl Server {
                 None => catalog.see(name, now, CLOCK_TOLERANCE).await?,
             };
             let Some(due) = policy.due(name, since, now) else { continue };
-            if catalog.enqueue_slot((new_job_id(), name), due, now).await? && due.is_late {
+            if catalog.enqueue_slot((new_job_id(), source.as_job()), due, now).await? && due.is_late
+            {
                 self.say(&format!(
                     "{name}: catching up, since backups were missed before {:.0}",
                     due.slot

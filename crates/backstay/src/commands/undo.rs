@@ -125,8 +125,10 @@ async fn let_go(app: &Installation, record: &SwapRecord) -> anyhow::Result<Strin
     let discarded = app.engine_source(&source)?.swapper().discard(&app.cx, &replacement).await;
     discarded.with_context(|| format!("cannot remove {beside}"))?;
     if let Some(safety) = &record.safety {
-        let vault = app.vault_for_writing(app.storage(&record.storage)?).await?;
-        vault.release(&app.cx, &app.place(&record.source.parse()?, safety.parse()?)).await?;
+        let storage = app.storage(&record.storage)?;
+        let vault = app.vault_for_writing(storage).await?;
+        let place = storage.place(&record.source.parse()?, safety.parse()?);
+        vault.release(&app.cx, &place).await?;
     }
     app.catalog.end_swap(&record.id).await?;
     Ok(beside)

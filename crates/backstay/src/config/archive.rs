@@ -14,6 +14,7 @@ use toml::Spanned;
 use super::Env;
 use super::raw::Faults;
 use super::source::{DEFAULT_LEVEL, SourceConfig, is_sealed};
+use super::storage::StorageConfig;
 use super::time::duration;
 
 /// Old rows of a table that go to Parquet files. Not a backup.
@@ -64,6 +65,8 @@ pub(crate) struct ArchiveConfig {
     pub(crate) older_than: SignedDuration,
     pub(crate) partition: Partition,
     pub(crate) storage: String,
+    /// That of its storage, and of its source.
+    pub(crate) organisation: Slug,
     pub(crate) sealed: bool,
     pub(crate) delete: bool,
     pub(crate) keep: Option<SignedDuration>,
@@ -73,13 +76,28 @@ pub(crate) struct ArchiveConfig {
 pub(super) fn check(
     name: &str,
     raw: &RawArchive,
-    (env, storages, sources): (Env<'_>, &[&str], &BTreeMap<String, SourceConfig>),
+    (env, storages, sources): (
+        Env<'_>,
+        &BTreeMap<String, StorageConfig>,
+        &BTreeMap<String, SourceConfig>,
+    ),
     faults: &mut Faults<'_>,
 ) -> Option<ArchiveConfig> {
     let slug = name.parse().map_err(|error| faults.add("", raw.source.span(), format!("{error}")));
     let known: Vec<&str> = sources.keys().map(String::as_str).collect();
     one_of("source", &raw.source, &known, "the sources", faults);
-    one_of("storage", &raw.storage, storages, "the storages", faults);
+    let names: Vec<&str> = storages.keys().map(String::as_str).collect();
+    one_of("storage", &raw.storage, &names, "the storages", faults);
+    let storage = storages.get(raw.storage.get_ref());
+    if let (Some(storage), Some(source)) = (storage, sources.get(raw.source.get_ref()))
+        && storage.organisation != source.organisation
+    {
+        let problem = format!(
+            "found one of organisation {}, expected one of {}, whose the source is",
+            storage.organisation, source.organisation
+        );
+        faults.add("storage", raw.storage.span(), problem);
+    }
     if let Some(source) = sources.get(raw.source.get_ref())
         && !source.kind.has_tables()
     {
@@ -134,6 +152,7 @@ pub(super) fn check(
         older_than,
         partition: if partition? == 0 { Partition::Month } else { Partition::Day },
         storage: raw.storage.get_ref().clone(),
+        organisation: storage?.organisation.clone(),
         sealed,
         delete: raw.delete,
         keep,

@@ -49,6 +49,9 @@ pub(super) struct RawStorage {
     /// `s3` for everything that speaks the S3 protocol, `local` for a directory.
     #[schemars(with = "String")]
     pub(super) provider: Spanned<String>,
+    /// Whose it is, and so whose the sources are whose backups go there; that of the whole file if left out.
+    #[schemars(with = "Option<String>")]
+    pub(super) organisation: Option<Spanned<String>>,
     /// The name of the bucket.
     #[schemars(with = "Option<String>")]
     pub(super) bucket: Option<Spanned<String>>,

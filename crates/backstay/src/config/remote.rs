@@ -136,7 +136,7 @@ impl Config {
     /// Makes the configuration in which a worker does one job: this source, whose references are resolved here, and this
     /// storage, which is given as it is, if one is needed.
     pub(crate) fn for_job(
-        organisation: Slug,
+        organisation: &Slug,
         (name, declared): (&str, Table),
         storage: Option<StorageConfig>,
         env: Env<'_>,
@@ -165,7 +165,7 @@ impl Config {
             file: "what the server says of it".into(),
             faults: faults.into_iter().map(|fault| Fault { line: 0, ..fault }).collect(),
         })?;
-        config.organisation = organisation;
+        config.give_to(organisation);
         config.storages = storage.into_iter().map(|given| (given.name.clone(), given)).collect();
         Ok(config)
     }

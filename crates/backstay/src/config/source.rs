@@ -4,34 +4,34 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use backstay_control::Policy;
+use backstay_control::{OfSource, Policy};
 use backstay_engine::drill::Check;
 use backstay_engine::hook::Hook;
 use backstay_engine::source::files::Pattern;
-use backstay_format::Slug;
+use backstay_engine::vault::BackupPlace;
 use backstay_format::retention::Rules;
+use backstay_format::{BackupId, Slug};
 use jiff::SignedDuration;
 use toml::Spanned;
 
 use super::Env;
 use super::archive::one_of;
+use super::checks;
 use super::command::{self, CommandConfig};
 use super::mysql::{self, MysqlConfig};
 use super::policy;
 use super::postgres::{self, PostgresConfig};
-use super::raw::{Faults, RawCheck, RawHook, RawSource};
+use super::raw::{Faults, RawHook, RawSource};
 use super::redis::{self, RedisConfig};
 use super::remote::{self, RemoteConfig};
 use super::server;
 use super::set::{self, SetConfig};
+use super::storage::StorageConfig;
 use super::time::{duration, objective};
 use crate::exit::UsageError;
 
 /// The zstd level where none is given.
 pub(super) const DEFAULT_LEVEL: i32 = 3;
-const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_mins(5);
-/// What a check answers if nothing else is expected: true, as PostgreSQL writes it.
-const DEFAULT_ANSWER: &str = "t";
 const DEFAULT_RETRIES: u32 = 2;
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_mins(1);
 const DEFAULT_UNDO: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -42,6 +42,8 @@ pub(crate) struct SourceConfig {
     pub(crate) name: Slug,
     pub(crate) kind: SourceKind,
     pub(crate) storage: String,
+    /// That of its storage.
+    pub(crate) organisation: Slug,
     pub(crate) app: Option<String>,
     pub(crate) environment: Option<String>,
     /// When it is backed up by itself.
@@ -223,6 +225,17 @@ impl SourceConfig {
         }
     }
 
+    /// Returns where a backup of it is in the vault of its storage.
+    pub(crate) fn place(&self, backup: BackupId) -> BackupPlace {
+        let (organisation, source) = (self.organisation.clone(), self.name.clone());
+        BackupPlace { organisation, source, backup }
+    }
+
+    /// Returns how jobs name it.
+    pub(crate) fn as_job(&self) -> OfSource<'_> {
+        OfSource { organisation: self.organisation.as_str(), source: self.name.as_str() }
+    }
+
     /// Adds what a person should know though it is legal.
     pub(super) fn warn(&self, warnings: &mut Vec<String>) {
         if let SourceKind::Postgres(postgres) = &self.kind
@@ -233,11 +246,12 @@ impl SourceConfig {
     }
 
     /// Makes a source of what a vault knows of it.
-    pub(crate) fn bare(name: Slug, kind: SourceKind, storage: String) -> Self {
+    pub(crate) fn bare(name: Slug, kind: SourceKind, storage: &StorageConfig) -> Self {
         Self {
             name,
             kind,
-            storage,
+            storage: storage.name.clone(),
+            organisation: storage.organisation.clone(),
             app: None,
             environment: None,
             policy: None,
@@ -274,7 +288,7 @@ pub(super) fn is_sealed(encryption: Option<&Spanned<String>>, faults: &mut Fault
 pub(super) fn check(
     name: &str,
     raw: &RawSource,
-    (env, storages, declared): (Env<'_>, &[&str], &toml::Table),
+    ((env, storages, declared), organisation): ((Env<'_>, &[&str], &toml::Table), &Slug),
     faults: &mut Faults<'_>,
 ) -> Option<SourceConfig> {
     let slug: Option<Slug> =
@@ -319,7 +333,7 @@ pub(super) fn check(
     };
     let policy = policy::check(raw, env, faults);
     let mut hook = |name, raw: &Option<Spanned<RawHook>>| {
-        raw.as_ref().and_then(|raw| check_hook(name, raw, faults))
+        raw.as_ref().and_then(|raw| checks::check_hook(name, raw, faults))
     };
     Some(SourceConfig {
         before_backup: hook("before_backup", &raw.before_backup),
@@ -328,9 +342,10 @@ pub(super) fn check(
         after_restore: hook("after_restore", &raw.after_restore),
         name: slug?,
         // Those of a worker's are asked there.
-        checks: if is_remote { Vec::new() } else { check_checks(raw, env, faults) },
+        checks: if is_remote { Vec::new() } else { checks::check(raw, env, faults) },
         kind: kind?,
         storage,
+        organisation: organisation.clone(),
         app,
         environment,
         policy: policy?,
@@ -344,28 +359,6 @@ pub(super) fn check(
         retry_after: retry_after?,
         undo_for: undo_for?,
     })
-}
-
-fn check_checks(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Vec<Check> {
-    let kind = raw.kind.get_ref().as_str();
-    if ["files", "command"].contains(&kind)
-        && let Some(first) = raw.checks.first()
-    {
-        let problem =
-            format!("a source of kind `{kind}` answers no queries; only a database has checks");
-        faults.add("checks", first.span(), problem);
-    }
-    let checks = raw.checks.iter().filter_map(|check| {
-        let RawCheck { name, database, query, expect } = check.get_ref();
-        let mut text = |value: &str| {
-            let value = Spanned::new(check.span(), value.to_owned());
-            faults.text("checks", &value, env)
-        };
-        let expected = expect.as_deref().unwrap_or(DEFAULT_ANSWER);
-        let (name, database) = (name.clone(), database.clone());
-        Some(Check { name, database, query: text(query)?, expected: text(expected)? })
-    });
-    checks.collect()
 }
 
 /// Reads where an engine's programs are, if that is said.
@@ -471,28 +464,4 @@ pub(super) fn unknown_kind(raw: &RawSource, faults: &mut Faults<'_>) {
     let expected = "`files`, `sqlite`, `duckdb`, `postgres`, `mysql`, `redis` or `command`";
     let problem = format!("found `{}`, expected {expected}", raw.kind.get_ref());
     faults.add("kind", raw.kind.span(), problem);
-}
-
-fn check_hook(name: &str, raw: &Spanned<RawHook>, faults: &mut Faults<'_>) -> Option<Hook> {
-    let hook = raw.get_ref();
-    if hook.run.first().is_none_or(String::is_empty) {
-        faults.add(name, raw.span(), "`run` is empty, expected a program and its arguments: run = [\"systemctl\", \"stop\", \"shop\"]");
-        return None;
-    }
-    let timeout = match &hook.timeout {
-        None => Some(DEFAULT_HOOK_TIMEOUT),
-        Some(text) => {
-            let parsed =
-                text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
-            if parsed.is_none() {
-                faults.add(
-                    name,
-                    raw.span(),
-                    format!("found the timeout `{text}`, expected one such as \"5m\" or \"30s\""),
-                );
-            }
-            parsed
-        }
-    };
-    Some(Hook { argv: hook.run.clone(), timeout: timeout? })
 }

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use backstay_engine::store::{Addressing, LocalSpec, S3Credentials, S3Spec, StoreSpec};
+use backstay_engine::vault::BackupPlace;
+use backstay_format::{BackupId, Slug};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
 
 use super::Env;
 use super::raw::{Faults, RawStorage};
@@ -19,6 +22,8 @@ const DEFAULT_REGION: &str = "us-east-1";
 #[derive(Debug, Clone)]
 pub(crate) struct StorageConfig {
     pub(crate) name: String,
+    /// Whose it is, and so whose are the sources whose backups go there.
+    pub(crate) organisation: Slug,
     pub(crate) kind: StorageKind,
     pub(crate) credentials: CredentialConfig,
     pub(crate) credentials_expire: Option<Timestamp>,
@@ -74,6 +79,12 @@ impl StorageKind {
 }
 
 impl StorageConfig {
+    /// Returns where a backup of a source is in its vault.
+    pub(crate) fn place(&self, source: &Slug, backup: BackupId) -> BackupPlace {
+        let (organisation, source) = (self.organisation.clone(), source.clone());
+        BackupPlace { organisation, source, backup }
+    }
+
     pub(crate) fn warn(&self, warnings: &mut Vec<String>) {
         match &self.kind {
             StorageKind::Local { .. } => {
@@ -153,9 +164,10 @@ pub(crate) fn parse_location(
 pub(super) fn check(
     name: &str,
     raw: &RawStorage,
-    env: Env<'_>,
+    (env, default): (Env<'_>, &Slug),
     faults: &mut Faults<'_>,
 ) -> Option<StorageConfig> {
+    let organisation = organisation(raw.organisation.as_ref(), default, faults);
     if let Some(url) = &raw.public_base_url {
         faults.add(
             "public_base_url",
@@ -198,11 +210,27 @@ pub(super) fn check(
     });
     Some(StorageConfig {
         name: name.to_owned(),
+        organisation: organisation?,
         kind: kind?,
         credentials: credentials?,
         credentials_expire,
         jobs,
     })
+}
+
+/// Reads whose something is: what else is said, if nothing is said here.
+pub(super) fn organisation(
+    name: Option<&Spanned<String>>,
+    default: &Slug,
+    faults: &mut Faults<'_>,
+) -> Option<Slug> {
+    let Some(name) = name else { return Some(default.clone()) };
+    let slug = name.get_ref().parse().ok().filter(Slug::is_free_for_organisations);
+    if slug.is_none() {
+        let problem = "expected a name of a-z, 0-9, '-', '_', '.', other than `keys`, `archives` and `catalogs`";
+        faults.add("organisation", name.span(), problem);
+    }
+    slug
 }
 
 fn check_s3(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Option<StorageKind> {

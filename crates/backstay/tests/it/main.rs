@@ -31,6 +31,7 @@ mod mysql;
 mod mysql_faults;
 mod mysql_servers;
 mod mysql_ways;
+mod organisations;
 mod passfiles;
 mod patience;
 mod postgres;

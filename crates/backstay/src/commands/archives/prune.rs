@@ -44,7 +44,11 @@ impl<'a> SegmentUnderWay<'a> {
         vault: &Vault,
     ) -> anyhow::Result<()> {
         if let Some(backup) = self.catalog.setting(&self.setting).await? {
-            let place = app.place(&archive.name, backup);
+            let place = BackupPlace {
+                organisation: archive.organisation.clone(),
+                source: archive.name.clone(),
+                backup,
+            };
             vault.remove_unfinished(&app.cx, &place).await?;
         }
         Ok(())

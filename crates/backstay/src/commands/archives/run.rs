@@ -160,14 +160,14 @@ async fn run_leased(
     let log = SegmentUnderWay::new(app, archive);
     log.sweep(app, archive, &vault).await?;
     let spec = app.archive_spec(archive, accept_unsealed);
-    let draft = draft(app, archive, &source);
+    let draft = draft(archive, &source);
     let engine_source = app.engine_source(&source)?;
     Ok(archive::run(&app.cx, engine_source.as_ref(), &vault, &spec, &draft, &log).await?)
 }
 
-fn draft(app: &Installation, archive: &ArchiveConfig, source: &SourceConfig) -> Draft {
+fn draft(archive: &ArchiveConfig, source: &SourceConfig) -> Draft {
     Draft {
-        organisation: app.config.organisation.clone(),
+        organisation: archive.organisation.clone(),
         source: archive.name.clone(),
         source_kind: source.kind.as_str(),
         trigger: Trigger::Manual,

@@ -125,7 +125,7 @@ impl Ground for Here<'_> {
         // Where somebody else works on the source, no other job says so.
         if is_held(error)
             && let Ok(source) = self.source(source)
-            && let Ok(job) = self.app.start_job(&source.name, JobKind::Backup).await
+            && let Ok(job) = self.app.start_job(source, JobKind::Backup).await
         {
             self.app.end_job(&job, JobState::Failed, Some(error), None).await;
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use backstay_control::{BackupSpec, Job, JobSpec, Member, Token};
+use backstay_control::{BackupSpec, Job, JobSpec, Member, Token, Whose};
 use backstay_engine::event::{Event, Monitor};
 use backstay_format::Trigger;
 use backstay_server::{
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::commands::elsewhere::nobody_takes;
 use crate::commands::restore::{Wanted, choose};
-use crate::commands::{jobs, list, look, members, status};
+use crate::commands::{jobs, list, look, members, status, the_one};
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, new_job_id};
@@ -55,10 +55,15 @@ impl FrontDesk {
     }
 
     /// Returns the installation for one request: what stops that stops nothing else.
-    fn app(&self) -> Installation {
+    fn whole(&self) -> Installation {
         let app = self.app.borrow().clone();
         let cx = app.cx.piece();
         app.with_cx(cx)
+    }
+
+    /// Returns of it what a member may know of: what is another organisation's is not there.
+    fn app(&self, member: &Member) -> Installation {
+        self.whole().of(&member.organisation)
     }
 
     /// Does something to its end, though whoever asked for it may be gone by then.
@@ -74,7 +79,7 @@ impl FrontDesk {
 #[async_trait]
 impl Desk for FrontDesk {
     async fn member_of(&self, token: &Token) -> Result<Option<Member>, Refusal> {
-        let app = self.app();
+        let app = self.whole();
         let known = async {
             let now = app.catalog.time(app.cx.now()).await?;
             let Some(member) = app.catalog.member_of(token, now).await? else { return Ok(None) };
@@ -86,33 +91,34 @@ impl Desk for FrontDesk {
             anyhow::Ok(Some(member))
         };
         let member = known.await.map_err(|error| refusal(&error))?;
-        let ours = &app.config.organisation;
         match member {
-            Some(member) if member.organisation != *ours => Err(Refusal::NotAllowed(format!(
-                "{} is a member of {}, and this server's sources are of {ours}",
-                member.name, member.organisation
-            ))),
+            Some(member) if !app.config.knows(&member.organisation) => {
+                Err(Refusal::NotAllowed(format!(
+                    "{} is a member of {}, and nothing here is of that",
+                    member.name, member.organisation
+                )))
+            }
             member => Ok(member),
         }
     }
 
-    async fn status(&self) -> Result<StatusView, Refusal> {
-        let app = self.app();
+    async fn status(&self, member: Member) -> Result<StatusView, Refusal> {
+        let app = self.app(&member);
         status::view(&app).await.map_err(|error| refusal(&error))
     }
 
-    async fn sources(&self) -> Result<Vec<SourceView>, Refusal> {
-        Ok(look::sources(&self.app()))
+    async fn sources(&self, member: Member) -> Result<Vec<SourceView>, Refusal> {
+        Ok(look::sources(&self.app(&member)))
     }
 
-    async fn storages(&self) -> Result<Vec<StorageView>, Refusal> {
-        let app = self.app();
+    async fn storages(&self, member: Member) -> Result<Vec<StorageView>, Refusal> {
+        let app = self.app(&member);
         look::storages(&app).await.map_err(|error| refusal(&error))
     }
 
-    async fn test_storage(&self, name: String) -> Result<StorageTest, Refusal> {
+    async fn test_storage(&self, member: Member, name: String) -> Result<StorageTest, Refusal> {
         let heard = Arc::new(Warnings::default());
-        let app = self.app();
+        let app = self.app(&member);
         let app = app.with_cx(app.cx.heard_by(|_| heard.clone()));
         self.to_the_end(async move {
             let mut test = look::test(&app, &name).await.map_err(|error| refusal(&error))?;
@@ -122,18 +128,22 @@ impl Desk for FrontDesk {
         .await
     }
 
-    async fn backups(&self, source: Option<String>) -> Result<BackupsView, Refusal> {
-        let app = self.app();
+    async fn backups(
+        &self,
+        member: Member,
+        source: Option<String>,
+    ) -> Result<BackupsView, Refusal> {
+        let app = self.app(&member);
         list::backups_view(&app, source.as_deref()).await.map_err(|error| refusal(&error))
     }
 
-    async fn backup(&self, id: String) -> Result<Value, Refusal> {
-        let app = self.app();
+    async fn backup(&self, member: Member, id: String) -> Result<Value, Refusal> {
+        let app = self.app(&member);
         list::backup_value(&app, &id).await.map_err(|error| refusal(&error))
     }
 
     async fn hold(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
-        let app = self.app();
+        let app = self.app(&member);
         self.to_the_end(async move {
             let done = list::hold(&app, &id, &plain::sentence(&reason)).await;
             written(&app, (&member, "hold", &id), done).await
@@ -142,7 +152,7 @@ impl Desk for FrontDesk {
     }
 
     async fn release(&self, member: Member, id: String) -> Result<Done, Refusal> {
-        let app = self.app();
+        let app = self.app(&member);
         self.to_the_end(async move {
             let done = list::release(&app, &id).await;
             written(&app, (&member, "release", &id), done).await
@@ -151,7 +161,7 @@ impl Desk for FrontDesk {
     }
 
     async fn delete(&self, member: Member, id: String) -> Result<Done, Refusal> {
-        let app = self.app();
+        let app = self.app(&member);
         self.to_the_end(async move {
             // Whoever asks has said yes to it where he is.
             let done = Box::pin(list::delete(&app, &id, |_| Ok(()))).await;
@@ -160,19 +170,31 @@ impl Desk for FrontDesk {
         .await
     }
 
-    async fn jobs(&self, source: Option<String>, limit: u32) -> Result<Vec<JobView>, Refusal> {
-        let app = self.app();
-        jobs::newest(&app, source.as_deref(), limit).await.map_err(|error| refusal(&error))
+    async fn jobs(
+        &self,
+        member: Member,
+        source: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<JobView>, Refusal> {
+        let app = self.app(&member);
+        let own = app.config.organisation.as_str();
+        // A name that another organisation's source has is none here.
+        let whose = match source.as_deref() {
+            Some(source) if app.config.sources.contains_key(source) => Whose::Source(source),
+            Some(_) => return Ok(Vec::new()),
+            None => Whose::Organisation(own),
+        };
+        jobs::newest(&app, whose, limit).await.map_err(|error| refusal(&error))
     }
 
-    async fn job(&self, id: String) -> Result<JobView, Refusal> {
-        let app = self.app();
-        let job = jobs::one(&app, &id).await.map_err(|error| refusal(&error))?;
+    async fn job(&self, member: Member, id: String) -> Result<JobView, Refusal> {
+        let app = self.app(&member);
+        let job = its_job(&app, &id).await.map_err(|error| refusal(&error))?;
         Ok(jobs::view(&job))
     }
 
     async fn ask(&self, member: Member, request: JobRequest) -> Result<JobView, Refusal> {
-        let app = self.app();
+        let app = self.app(&member);
         let asked = self.asked.clone();
         self.to_the_end(async move {
             let job = enqueue(&app, &member, request).await.map_err(|error| refusal(&error))?;
@@ -183,28 +205,35 @@ impl Desk for FrontDesk {
     }
 
     async fn cancel(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
-        let app = self.app();
+        let app = self.app(&member);
         self.to_the_end(async move {
             let reason = format!("{} by {}", plain::sentence(&reason), member.name);
-            let done = jobs::cancel(&app, &id, &reason).await;
+            let done = match its_job(&app, &id).await {
+                Ok(job) => jobs::cancel(&app, &job, &reason).await,
+                Err(error) => Err(error),
+            };
             written(&app, (&member, "jobs cancel", &id), done).await
         })
         .await
     }
 
     async fn delete_job(&self, member: Member, id: String) -> Result<Done, Refusal> {
-        let app = self.app();
+        let app = self.app(&member);
         self.to_the_end(async move {
-            let done = jobs::delete(&app, std::slice::from_ref(&id)).await;
-            let done = done.map(|said| said.join("\n"));
+            let done = match its_job(&app, &id).await {
+                Ok(job) => jobs::delete(&app, vec![job]).await.map(|said| said.join("\n")),
+                Err(error) => Err(error),
+            };
             written(&app, (&member, "jobs delete", &id), done).await
         })
         .await
     }
 
-    async fn audit(&self, limit: u32) -> Result<Vec<AuditView>, Refusal> {
-        let app = self.app();
-        members::entries(&app, limit).await.map_err(|error| refusal(&error))
+    async fn audit(&self, member: Member, limit: u32) -> Result<Vec<AuditView>, Refusal> {
+        let app = self.app(&member);
+        members::entries(&app, Some(&app.config.organisation), limit)
+            .await
+            .map_err(|error| refusal(&error))
     }
 }
 
@@ -221,6 +250,7 @@ async fn enqueue(
     })?;
     if let Some(job) = known(app, &id).await? {
         let is_same = job.source == source.name.as_str()
+            && job.organisation == source.organisation.as_str()
             && job.asked_by.as_deref() == Some(member.name.as_str());
         return is_same.then_some(job).ok_or_else(|| {
             UsageError(format!("there is another job {id}; ask with another id, or none")).into()
@@ -233,7 +263,7 @@ async fn enqueue(
         anyhow::bail!(nobody);
     }
     let now = app.catalog.time(app.cx.now()).await?;
-    let named = (id.clone(), source.name.as_str());
+    let named = (id.clone(), source.as_job());
     let job = app.catalog.enqueue(named, (&spec, Some(member.name.as_str())), now).await?;
     known(app, job.as_str()).await?.context("the job is gone from the catalog")
 }
@@ -241,6 +271,13 @@ async fn enqueue(
 async fn known(app: &Installation, id: &str) -> anyhow::Result<Option<Job>> {
     let found = app.catalog.jobs_by_id(id).await?;
     Ok(found.into_iter().find(|job| job.id.as_str() == id))
+}
+
+/// Finds the one job of the organisation whose id begins so.
+async fn its_job(app: &Installation, id: &str) -> anyhow::Result<Job> {
+    let found = app.catalog.jobs_by_id(id).await?.into_iter();
+    let its = found.filter(|job| job.organisation == app.config.organisation.as_str());
+    the_one(its.collect(), id, ("job", "backstay jobs list"))
 }
 
 fn job_id(text: &str) -> anyhow::Result<String> {

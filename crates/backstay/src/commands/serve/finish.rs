@@ -71,7 +71,7 @@ async fn judge(
             match look_at(app, source, (&backup, spec)).await {
                 Ok((vault, entry)) => {
                     settle(app, source, &vault, &entry).await;
-                    Ok(Ended::Made(Box::new(Made::new(app, source, &vault, (entry, trouble)))))
+                    Ok(Ended::Made(Box::new(Made::new(source, &vault, (entry, trouble)))))
                 }
                 Err(error) => Err((why_again(app, source, &error, whole), error)),
             }
@@ -108,7 +108,7 @@ async fn look_at(
     (backup, spec): (&str, &BackupSpec),
 ) -> anyhow::Result<(Vault, IndexEntry)> {
     let id: BackupId = backup.parse().context("the worker named a backup that cannot be one")?;
-    let place = app.place(&source.name, id);
+    let place = source.place(id);
     let until = Instant::now() + LOOK_FOR_BACKUP;
     loop {
         let error = match look_once(app, source, &place, spec).await {
