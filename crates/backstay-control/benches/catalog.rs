@@ -15,7 +15,7 @@ mod catalogs;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use backstay_control::{Catalog, Holder, Policy, Since, Whose};
+use backstay_control::{Catalog, Holder, Policy, Role, Since, Token, Whose};
 use backstay_format::{
     BackupId, Encryption, IndexEntry, IndexPart, PartName, Slug, Status, Trigger,
 };
@@ -25,6 +25,10 @@ use crate::catalogs::Place;
 
 /// Backups, and jobs, of each source.
 const EACH: u64 = 100;
+/// Organisations; the sources are theirs in turn.
+const ORGANISATIONS: u64 = 200;
+/// Members of each, whatever the size.
+const MEMBERS: u64 = 50;
 /// Lookups of a kind, whose 95th percentile is told.
 const LOOKUPS: u64 = 100;
 const PASSES: u64 = 5;
@@ -41,11 +45,12 @@ async fn main() {
     for place in Place::both() {
         let mut rows: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         let mut filled = 0;
+        let tokens = add_members(&place.open().await.unwrap()).await;
         for size in &sizes {
             let catalog = place.open().await.unwrap();
             fill(&place, filled, size / EACH);
             filled = size / EACH;
-            for (what, ms) in measure(&catalog, filled).await {
+            for (what, ms) in measure(&catalog, filled, &tokens).await {
                 rows.entry(what).or_default().push(ms);
             }
         }
@@ -53,7 +58,25 @@ async fn main() {
     }
 }
 
-/// Adds sources with their backups and jobs, past the program: through it each would wait for the disk.
+/// Makes the members of all organisations. Returns the tokens of the first of each.
+async fn add_members(catalog: &Catalog) -> Vec<Token> {
+    let now = Timestamp::now();
+    let mut tokens = Vec::new();
+    for organisation in 0..ORGANISATIONS {
+        let organisation: Slug = format!("o{organisation}").parse().unwrap();
+        for member in 0..MEMBERS {
+            let name: Slug = format!("m{member}").parse().unwrap();
+            let named = (&organisation, &name);
+            let added = catalog.add_member(named, Role::Operator, None, now).await.unwrap();
+            if member == 0 {
+                tokens.extend(added);
+            }
+        }
+    }
+    tokens
+}
+
+/// Adds sources with their backups, jobs and as many changes, past the program: through it each would wait for the disk.
 fn fill(place: &Place, from: u64, to: u64) {
     let entries: Vec<IndexEntry> = (0..EACH).map(entry).collect();
     let backups = serde_json::to_string(&entries).unwrap();
@@ -68,14 +91,17 @@ fn fill(place: &Place, from: u64, to: u64) {
     place.sql(&format!(
         "{} INSERT INTO listings (storage, source, backups) SELECT '{VAULT}', 's' || i, '{backups}' FROM n;
          {} INSERT INTO slots (source, first_seen, last_slot) SELECT 's' || i, {now} - {day} * {EACH}, {now} - {day} / 2 FROM n;
-         {} INSERT INTO jobs (id, source, kind, state, queued_at, started_at, finished_at, holder, slot, backup, log) \
+         {} INSERT INTO jobs (id, source, kind, state, queued_at, started_at, finished_at, holder, slot, backup, log, organisation) \
             SELECT CAST(1000000000000000000 + i AS TEXT), 's' || (i / {EACH}), CASE WHEN i % {EACH} = 7 THEN 'restore' ELSE 'backup' END, \
                    CASE WHEN i % 50 = 9 THEN 'failed' ELSE 'succeeded' END, {now} - {day} * (i % {EACH}) - i, {now} - {day} * (i % {EACH}), \
                    {now} - {day} * (i % {EACH}) + 1000000, '{{}}', {now} - {day} * (i % {EACH}), '20260101T000000Z-22222222', \
-                   'reading the source' FROM n;
+                   'reading the source', 'o' || ((i / {EACH}) % {ORGANISATIONS}) FROM n;
+         {} INSERT INTO audit (id, at, organisation, actor, action, subject, outcome) \
+            SELECT CAST(i AS TEXT), {now} - i, 'o' || ((i / {EACH}) % {ORGANISATIONS}), 'm0', 'delete', '20260101T000000Z-22222222', 'done' FROM n;
          ANALYZE;",
         numbers(from, to),
         numbers(from, to),
+        numbers(from * EACH, to * EACH),
         numbers(from * EACH, to * EACH),
     ));
 }
@@ -104,7 +130,7 @@ fn entry(number: u64) -> IndexEntry {
     }
 }
 
-async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
+async fn measure(catalog: &Catalog, sources: u64, tokens: &[Token]) -> Vec<(&'static str, f64)> {
     let now = Timestamp::now();
     let mut of = Lookups { sources, seed: 7 };
     let holder = Holder::this_process("bench");
@@ -139,9 +165,49 @@ async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
                 .await,
         ),
         (
+            "newest jobs of an organisation",
+            of.p95(async |source| {
+                let jobs = catalog.jobs(Whose::Organisation(&organisation_of(&source)), 20).await;
+                assert_eq!(jobs.unwrap().len(), 20);
+            })
+            .await,
+        ),
+        (
+            "the audit of an organisation",
+            of.p95(async |source| {
+                let organisation = organisation_of(&source).parse().unwrap();
+                let entries = catalog.audit_entries(Some(&organisation), 20).await.unwrap();
+                assert_eq!(entries.len(), 20);
+            })
+            .await,
+        ),
+        (
+            "the audit of all",
+            of.p95(async |_| {
+                assert_eq!(catalog.audit_entries(None, 20).await.unwrap().len(), 20);
+            })
+            .await,
+        ),
+        (
+            "a member by its token",
+            of.p95(async |source| {
+                let token = &tokens[number_of(&source) as usize % tokens.len()];
+                assert!(catalog.member_of(token, now).await.unwrap().is_some());
+            })
+            .await,
+        ),
+        (
+            "all members",
+            of.p95(async |_| {
+                let members = catalog.members().await.unwrap().len() as u64;
+                assert_eq!(members, ORGANISATIONS * MEMBERS);
+            })
+            .await,
+        ),
+        (
             "a job by its id",
             of.p95(async |source| {
-                let id = 1_000_000_000_000_000_000 + source[1..].parse::<u64>().unwrap() * EACH;
+                let id = 1_000_000_000_000_000_000 + number_of(&source) * EACH;
                 assert_eq!(catalog.jobs_by_id(&id.to_string()).await.unwrap().len(), 1);
             })
             .await,
@@ -185,6 +251,14 @@ async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
             of.worst(PASSES, async |_| catalog.tidy_jobs(now).await.unwrap()).await,
         ),
     ]
+}
+
+fn number_of(source: &str) -> u64 {
+    source[1..].parse().unwrap()
+}
+
+fn organisation_of(source: &str) -> String {
+    format!("o{}", number_of(source) % ORGANISATIONS)
 }
 
 /// Lookups of sources that are not told beforehand.
