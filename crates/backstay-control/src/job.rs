@@ -15,6 +15,12 @@ use crate::{Catalog, CatalogError, Holder};
 pub struct JobId(pub(crate) String);
 
 impl JobId {
+    /// Reads an id: a number of 64 bits, as it is written without anything before it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = text.parse::<u64>().ok()?.to_string();
+        (number == text).then_some(Self(number))
+    }
+
     /// Returns it as the catalog and JSON have it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -360,16 +366,23 @@ impl Catalog {
         row.as_ref().map(read).transpose()
     }
 
-    /// Returns the jobs whose ids begin so.
-    pub async fn jobs_by_id(&self, beginning: &str) -> Result<Vec<Job>, CatalogError> {
+    /// Returns the jobs of an organisation, or of all, whose ids begin so; two are enough to say that there are several.
+    pub async fn jobs_by_id(
+        &self,
+        beginning: &str,
+        organisation: Option<&str>,
+    ) -> Result<Vec<Job>, CatalogError> {
         if !beginning.bytes().all(|digit| digit.is_ascii_digit()) {
             return Ok(Vec::new());
         }
         // Digits have the same order in every language, so that the key finds them.
-        let select = format!("SELECT {COLUMNS} FROM jobs WHERE id >= $1 AND id <= $2 LIMIT 2");
+        let select = format!(
+            "SELECT {COLUMNS} FROM jobs WHERE id >= $1 AND id <= $2 AND (organisation = $3 OR $3 = '') LIMIT 2"
+        );
         let last = format!("{beginning:9<20}");
-        let rows =
-            self.query_all("looked for jobs", &select, [beginning.into(), last.into()]).await?;
+        let whose = organisation.unwrap_or_default();
+        let values = [beginning.into(), last.into(), whose.into()];
+        let rows = self.query_all("looked for jobs", &select, values).await?;
         rows.iter().map(read).collect()
     }
 }

@@ -19,15 +19,15 @@ pub(super) async fn jobs(
             let whose = source.as_deref().map_or(Whose::All, Whose::Source);
             show_list(&newest(app, whose, limit).await?, json)
         }
-        JobsCommand::Show { id } => show(&view(&one(app, &id).await?), json),
+        JobsCommand::Show { id } => show(&view(&one(app, (&id, None)).await?), json),
         JobsCommand::Cancel { id, reason } => {
-            render::print(&cancel(app, &one(app, &id).await?, &reason).await?)?;
+            render::print(&cancel(app, &one(app, (&id, None)).await?, &reason).await?)?;
             Ok(Exit::Done)
         }
         JobsCommand::Delete { ids } => {
             let mut jobs = Vec::new();
             for id in &ids {
-                jobs.push(one(app, id).await?);
+                jobs.push(one(app, (id, None)).await?);
             }
             for said in delete(app, jobs).await? {
                 render::print(&said)?;
@@ -37,9 +37,12 @@ pub(super) async fn jobs(
     }
 }
 
-/// Finds the one job whose id begins so.
-async fn one(app: &Installation, id: &str) -> anyhow::Result<Job> {
-    let found = app.catalog.jobs_by_id(id).await?;
+/// Finds the one job, of an organisation or of all, whose id begins so.
+pub(super) async fn one(
+    app: &Installation,
+    (id, organisation): (&str, Option<&str>),
+) -> anyhow::Result<Job> {
+    let found = app.catalog.jobs_by_id(id, organisation).await?;
     super::the_one(found, id, ("job", "backstay jobs list"))
 }
 

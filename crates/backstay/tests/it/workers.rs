@@ -300,7 +300,7 @@ fn invitation_works_once_and_allows_what_it_says_and_a_revoked_worker_is_none() 
     let refused = |options: &[&str]| {
         let url = fleet.url();
         let words = ["worker", "--server", &url, "--token-file", "token"];
-        fleet.worker.complains(1, &[&words, options].concat())
+        fleet.worker.complains(14, &[&words, options].concat())
     };
     fleet.invite(&["--name", "db1", "--labels", "db"]);
     let error = refused(&["--name", "db2"]);

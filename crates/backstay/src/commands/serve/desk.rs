@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use backstay_control::{BackupSpec, Job, JobSpec, Member, Token, Whose};
+use backstay_control::{BackupSpec, Job, JobId, JobSpec, Member, Token, Whose};
 use backstay_engine::event::{Event, Monitor};
 use backstay_format::Trigger;
 use backstay_server::{
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::commands::elsewhere::nobody_takes;
 use crate::commands::restore::{Wanted, choose};
-use crate::commands::{jobs, list, look, members, status, the_one};
+use crate::commands::{jobs, list, look, members, status};
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, new_job_id};
@@ -195,13 +195,10 @@ impl Desk for FrontDesk {
 
     async fn ask(&self, member: Member, request: JobRequest) -> Result<JobView, Refusal> {
         let app = self.app(&member);
-        let asked = self.asked.clone();
-        self.to_the_end(async move {
-            let job = enqueue(&app, &member, request).await.map_err(|error| refusal(&error))?;
-            asked.notify_one();
-            Ok(jobs::view(&job))
-        })
-        .await
+        // Of whoever is gone before it is in the queue nothing is done: he could not cancel it.
+        let job = enqueue(&app, &member, request).await.map_err(|error| refusal(&error))?;
+        self.asked.notify_one();
+        Ok(jobs::view(&job))
     }
 
     async fn cancel(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
@@ -243,17 +240,20 @@ async fn enqueue(
     member: &Member,
     JobRequest { id, source, work }: JobRequest,
 ) -> anyhow::Result<Job> {
-    let id = id.as_deref().map_or_else(|| Ok(new_job_id()), job_id)?;
+    let given = id.unwrap_or_else(new_job_id);
+    let id = JobId::parse(&given).ok_or_else(|| {
+        UsageError(format!("found the id {given:?} of a job, expected a number below 2^64"))
+    })?;
     let source = app.config.sources.get(&source).ok_or_else(|| {
         let known: Vec<&str> = app.config.sources.keys().map(String::as_str).collect();
         UsageError(format!("there is no source {source:?}; known: {}", known.join(", ")))
     })?;
-    if let Some(job) = known(app, &id).await? {
+    if let Some(job) = app.catalog.job(&id).await? {
         let is_same = job.source == source.name.as_str()
             && job.organisation == source.organisation.as_str()
             && job.asked_by.as_deref() == Some(member.name.as_str());
         return is_same.then_some(job).ok_or_else(|| {
-            UsageError(format!("there is another job {id}; ask with another id, or none")).into()
+            UsageError(format!("there is another job {given}; ask with another id, or none")).into()
         });
     }
     let spec = specify(app, source, work).await?;
@@ -263,27 +263,14 @@ async fn enqueue(
         anyhow::bail!(nobody);
     }
     let now = app.catalog.time(app.cx.now()).await?;
-    let named = (id.clone(), source.as_job());
-    let job = app.catalog.enqueue(named, (&spec, Some(member.name.as_str())), now).await?;
-    known(app, job.as_str()).await?.context("the job is gone from the catalog")
+    let asked = (&spec, Some(member.name.as_str()));
+    app.catalog.enqueue((given, source.as_job()), asked, now).await?;
+    app.catalog.job(&id).await?.context("the job is gone from the catalog")
 }
 
-async fn known(app: &Installation, id: &str) -> anyhow::Result<Option<Job>> {
-    let found = app.catalog.jobs_by_id(id).await?;
-    Ok(found.into_iter().find(|job| job.id.as_str() == id))
-}
-
-/// Finds the one job of the organisation whose id begins so.
+/// Finds the one job of the member's organisation whose id begins so.
 async fn its_job(app: &Installation, id: &str) -> anyhow::Result<Job> {
-    let found = app.catalog.jobs_by_id(id).await?.into_iter();
-    let its = found.filter(|job| job.organisation == app.config.organisation.as_str());
-    the_one(its.collect(), id, ("job", "backstay jobs list"))
-}
-
-fn job_id(text: &str) -> anyhow::Result<String> {
-    let number = text.parse::<u64>().ok().filter(|number| number.to_string() == text);
-    let wrong = || UsageError("expected a number below 2^64 as the id of a job".to_owned());
-    Ok(number.ok_or_else(wrong)?.to_string())
+    jobs::one(app, (id, Some(app.config.organisation.as_str()))).await
 }
 
 /// Says in full what is to be done.
