@@ -256,9 +256,18 @@ async fn measure_organisations(
             .await,
         ),
         (
+            "members of an organisation",
+            of.p95(async |source| {
+                let organisation = organisation_of(&source).parse().unwrap();
+                let members = catalog.members(Some(&organisation)).await.unwrap();
+                assert_eq!(members.len() as u64, MEMBERS);
+            })
+            .await,
+        ),
+        (
             "all members",
             of.p95(async |_| {
-                let members = catalog.members().await.unwrap().len() as u64;
+                let members = catalog.members(None).await.unwrap().len() as u64;
                 assert_eq!(members, ORGANISATIONS * MEMBERS);
             })
             .await,

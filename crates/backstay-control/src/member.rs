@@ -111,12 +111,14 @@ impl Catalog {
         Ok(is_new.then_some(token))
     }
 
-    /// Returns all members, by organisation and name.
-    pub async fn members(&self) -> Result<Vec<Member>, CatalogError> {
+    /// Returns the members of an organisation, or all, by organisation and name.
+    pub async fn members(&self, organisation: Option<&Slug>) -> Result<Vec<Member>, CatalogError> {
+        let which = if organisation.is_some() { "organisation = $1" } else { "$1 = ''" };
         let select = format!(
-            "SELECT {COLUMNS} FROM members WHERE revoked_at IS NULL ORDER BY organisation, name"
+            "SELECT {COLUMNS} FROM members WHERE {which} AND revoked_at IS NULL ORDER BY organisation, name"
         );
-        self.query_all("looked for members", &select, []).await?.iter().map(read).collect()
+        let values = [organisation.map(ToString::to_string).unwrap_or_default().into()];
+        self.query_all("looked for members", &select, values).await?.iter().map(read).collect()
     }
 
     /// Returns the member that shows this token; none if it is unknown, revoked or too old.

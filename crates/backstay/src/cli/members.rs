@@ -12,7 +12,11 @@ use crate::exit::EXIT_CODES;
 pub(crate) enum MembersCommand {
     /// List the members
     #[command(after_help = EXIT_CODES)]
-    List,
+    List {
+        /// Of this organisation only
+        #[arg(long)]
+        organisation: Option<Slug>,
+    },
     /// Make a member, and print the token by which a person or a program is one; it is shown this once
     #[command(after_help = EXIT_CODES)]
     Add {

@@ -9,7 +9,7 @@ use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_format::Trigger;
 use backstay_server::{BackupView, CallError, Client, JobRequest, JobView, MemberClient, Work};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::elsewhere::{Look, tell};
 use super::guard::guard_asking;
@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a server may be away while somebody waits for a job: it may be started anew, or its catalog.
 const LONGEST_AWAY: Duration = Duration::from_mins(5);
 
+/// How long it may take to cancel a job: whoever does it wants to go.
+const LONGEST_CANCEL: Duration = Duration::from_secs(10);
 /// What is said to whoever wants more.
 const NOT_ASKED: &str = "a server is asked for status, source list and test, storage list and test, backup, backups, show, hold, release, delete, drill, jobs, audit and \
                          guard; for all else run the command on the server's machine, without --server and BACKSTAY_SERVER";
@@ -126,15 +128,21 @@ impl Asking {
         let waited = self.cx.run(self.wait(&request, patience)).await;
         let (ended, reason) = match waited {
             Ok(Ok(job)) => return Ok(job),
-            Ok(Err(error)) => (error, "it did not begin in time"),
+            Ok(Err(error)) => (error, "it was given up"),
             Err(cancelled) => (cancelled.into(), "whoever asked for it was interrupted"),
         };
         let is_over = matches!(
             ended.downcast_ref(),
             Some(CallError::Refused { .. } | CallError::Unknown(_) | CallError::Failed { .. })
         );
-        if !is_over && let Err(error) = self.client.cancel(&id, reason).await {
-            let text = format!("job {id} could not be cancelled, and may go on: {error}");
+        if !is_over {
+            let cancelled = timeout(LONGEST_CANCEL, self.client.cancel(&id, reason)).await;
+            let why_not = match cancelled {
+                Ok(Ok(_)) => return Err(ended),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer in {} s", LONGEST_CANCEL.as_secs()),
+            };
+            let text = format!("job {id} could not be cancelled, and may go on: {why_not}");
             self.cx.event(Event::Warning { text });
         }
         Err(ended)

@@ -32,6 +32,9 @@ const NOT_RUNNABLE: u8 = 126;
 pub(super) async fn guard(app: &Installation, args: &GuardArgs) -> anyhow::Result<Exit> {
     let signals = Signals::new()?;
     let sources = chosen(app, &args.sources, args.all).await?;
+    for warning in &app.config.warnings {
+        app.cx.event(Event::Warning { text: warning.clone() });
+    }
     guarded(&Here { app, sources }, &app.cx, (args, signals)).await
 }
 
@@ -65,9 +68,9 @@ async fn guarded(
 
 /// Finds out whether the command may be run: all that a backup needs is well, and one is made if that is asked for.
 async fn before(ground: &impl Ground, cx: &Cx, args: &GuardArgs) -> anyhow::Result<Exit> {
-    let faults = ground.check(args.wait).await;
+    let checked = check(ground, cx, args.wait).await;
     cx.check()?;
-    all_well(faults?).map_err(|error| error.context("the command was not run"))?;
+    checked.map_err(|error| error.context("the command was not run"))?;
     for source in ground.sources().iter().filter(|_| args.before) {
         let refused = |error: anyhow::Error| {
             error.context(format!("source {source}: the command was not run"))
@@ -88,8 +91,29 @@ async fn before(ground: &impl Ground, cx: &Cx, args: &GuardArgs) -> anyhow::Resu
     Ok(Exit::Done)
 }
 
-/// Says that all checks went well, or tells all that did not. The only fault keeps its exit code.
-fn all_well(mut faults: Vec<anyhow::Error>) -> anyhow::Result<()> {
+/// Checks all that a backup needs, and tells all that is wrong. The only fault keeps its exit code.
+async fn check(ground: &impl Ground, cx: &Cx, wait: SignedDuration) -> anyhow::Result<()> {
+    let mut faults = Vec::new();
+    for source in ground.sources() {
+        match ground.look_at(&source, wait).await {
+            Ok(look) => {
+                for text in look.warnings {
+                    cx.event(Event::Warning { text: format!("source {source}: {text}") });
+                }
+            }
+            Err(error) => faults.push(error.context(format!("source {source}"))),
+        }
+    }
+    for storage in ground.storages().await? {
+        match ground.test(&storage).await {
+            Ok(warnings) => {
+                for text in warnings {
+                    cx.event(Event::Warning { text });
+                }
+            }
+            Err(error) => faults.push(error.context(format!("storage {storage}"))),
+        }
+    }
     match (faults.pop(), faults.is_empty()) {
         (None, _) => Ok(()),
         (Some(only), true) => Err(only),

@@ -20,8 +20,8 @@ pub(super) async fn members(
     let now = app.catalog.time(app.cx.now()).await?;
     let own = &app.config.organisation;
     match command {
-        MembersCommand::List => {
-            let members = app.catalog.members().await?;
+        MembersCommand::List { organisation } => {
+            let members = app.catalog.members(organisation.as_ref()).await?;
             if json {
                 let all = members.iter().map(|member| as_json(member, now));
                 render::print_json(&all.collect::<Vec<_>>())?;

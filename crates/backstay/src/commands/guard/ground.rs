@@ -1,10 +1,9 @@
 //! Where a guard has its checks and backups made: on this machine, or by a server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use backstay_control::{BackupSpec, JobKind, JobState};
-use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_format::Trigger;
 use jiff::SignedDuration;
@@ -34,8 +33,12 @@ pub(super) struct Guarded {
 pub(super) trait Ground {
     /// Returns the sources that the command may change.
     fn sources(&self) -> Vec<String>;
-    /// Checks all that their backups need. Returns all that is wrong.
-    async fn check(&self, wait: SignedDuration) -> anyhow::Result<Vec<anyhow::Error>>;
+    /// Returns the storages of their backups.
+    async fn storages(&self) -> anyhow::Result<BTreeSet<String>>;
+    /// Looks at a source as a backup would, waiting so long for whoever works on it.
+    async fn look_at(&self, source: &str, wait: SignedDuration) -> anyhow::Result<Look>;
+    /// Tries all that backups need of a storage. Returns what a person should know all the same.
+    async fn test(&self, storage: &str) -> anyhow::Result<Vec<String>>;
     /// Backs up a source, waiting so long for whoever works on it.
     async fn back_up(
         &self,
@@ -66,31 +69,21 @@ impl Ground for Here<'_> {
         self.sources.iter().map(|source| source.name.to_string()).collect()
     }
 
-    async fn check(&self, _wait: SignedDuration) -> anyhow::Result<Vec<anyhow::Error>> {
-        let app = self.app;
-        for warning in &app.config.warnings {
-            app.cx.event(Event::Warning { text: warning.clone() });
-        }
-        let mut faults = Vec::new();
-        let mut storages = BTreeMap::new();
-        for source in &self.sources {
-            match look(app, source).await {
-                Ok(look) => warn(&app.cx, source.name.as_str(), look),
-                Err(error) => faults.push(error.context(format!("source {}", source.name))),
-            }
-            storages.insert(source.storage.as_str(), app.storage(&source.storage)?);
-        }
-        for (name, storage) in storages {
-            let tested = async {
-                app.test_storage(storage).await?;
-                // The first backup makes one where there never was any.
-                app.vault_if_any(storage).await.map(drop)
-            };
-            if let Err(error) = tested.await {
-                faults.push(error.context(format!("storage {name}")));
-            }
-        }
-        Ok(faults)
+    async fn storages(&self) -> anyhow::Result<BTreeSet<String>> {
+        Ok(self.sources.iter().map(|source| source.storage.clone()).collect())
+    }
+
+    async fn look_at(&self, source: &str, _wait: SignedDuration) -> anyhow::Result<Look> {
+        look(self.app, self.source(source)?).await
+    }
+
+    async fn test(&self, storage: &str) -> anyhow::Result<Vec<String>> {
+        let storage = self.app.storage(storage)?;
+        self.app.test_storage(storage).await?;
+        // The first backup makes one where there never was any.
+        self.app.vault_if_any(storage).await?;
+        // What there is to know was told meanwhile.
+        Ok(Vec::new())
     }
 
     async fn back_up(
@@ -155,32 +148,19 @@ impl Ground for Asked<'_> {
         self.sources.clone()
     }
 
-    async fn check(&self, wait: SignedDuration) -> anyhow::Result<Vec<anyhow::Error>> {
-        let (client, cx) = (&self.asking.client, &self.asking.cx);
-        let known = client.sources().await?;
-        let chosen =
-            known.iter().filter(|one| self.sources.iter().any(|name| *name == one.name.as_str()));
-        let storages: BTreeSet<&str> = chosen.map(|source| source.storage.as_str()).collect();
-        let mut faults = Vec::new();
-        for name in &self.sources {
-            match self.asking.look_at(name, Some(wait.unsigned_abs())).await {
-                Ok(look) => warn(cx, name, look),
-                Err(error) => faults.push(error.context(format!("source {name}"))),
-            }
-        }
-        for name in storages {
-            match cx.run(client.test_storage(name)).await? {
-                Ok(test) => {
-                    for text in test.warnings {
-                        cx.event(Event::Warning { text });
-                    }
-                }
-                Err(error) => {
-                    faults.push(anyhow::Error::new(error).context(format!("storage {name}")));
-                }
-            }
-        }
-        Ok(faults)
+    async fn storages(&self) -> anyhow::Result<BTreeSet<String>> {
+        let known = self.asking.client.sources().await?.into_iter();
+        let ours = known.filter(|one| self.sources.iter().any(|name| *name == one.name.as_str()));
+        Ok(ours.map(|source| source.storage).collect())
+    }
+
+    async fn look_at(&self, source: &str, wait: SignedDuration) -> anyhow::Result<Look> {
+        self.asking.look_at(source, Some(wait.unsigned_abs())).await
+    }
+
+    async fn test(&self, storage: &str) -> anyhow::Result<Vec<String>> {
+        let tested = self.asking.cx.run(self.asking.client.test_storage(storage)).await?;
+        Ok(tested?.warnings)
     }
 
     async fn back_up(
@@ -206,11 +186,5 @@ impl Ground for Asked<'_> {
 
     async fn settle(&self) -> anyhow::Result<()> {
         Ok(())
-    }
-}
-
-fn warn(cx: &Cx, source: &str, look: Look) {
-    for text in look.warnings {
-        cx.event(Event::Warning { text: format!("source {source}: {text}") });
     }
 }
