@@ -313,14 +313,14 @@ fn invitation_works_once_and_allows_what_it_says_and_a_revoked_worker_is_none() 
     std::fs::copy(fleet.worker.path("token"), other.path("token")).unwrap();
     let url = fleet.url();
     let again = ["worker", "--server", &url, "--token-file", "token", "--name", "db1"];
-    let error = other.complains(1, &again);
+    let error = other.complains(14, &again);
     assert!(error.contains("was used by another worker"), "{error}");
     let invite = || fleet.server.ends(0, &["workers", "invite", "--name", "db1"]);
     std::fs::write(other.path("token"), fleet.server.ends(0, &["workers", "invite"])).unwrap();
-    let error = other.complains(1, &again);
+    let error = other.complains(14, &again);
     assert!(error.contains("which sources ask for"), "{error}");
     std::fs::write(other.path("token"), invite()).unwrap();
-    let error = other.complains(1, &again);
+    let error = other.complains(14, &again);
     assert!(error.contains("there is a worker db1 already"), "{error}");
     // It is given up while it is at work: its lease runs out, and nothing of what it makes counts.
     let backup = fleet.stand_still();
