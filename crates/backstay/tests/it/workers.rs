@@ -325,7 +325,7 @@ fn invitation_works_once_and_allows_what_it_says_and_a_revoked_worker_is_none() 
     // It is given up while it is at work: its lease runs out, and nothing of what it makes counts.
     let backup = fleet.stand_still();
     fleet.server.ends(0, &["workers", "revoke", "db1"]);
-    assert_eq!(working.0.wait().unwrap().code(), Some(1), "{}", log(&fleet.worker));
+    assert_eq!(working.0.wait().unwrap().code(), Some(14), "{}", log(&fleet.worker));
     assert!(log(&fleet.worker).contains("was revoked"), "{}", log(&fleet.worker));
     set_clock(&fleet.server, 61);
     wait_until("the job is lost", || fleet.states("db") == ["failed"]);
