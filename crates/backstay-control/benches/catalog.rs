@@ -15,7 +15,7 @@ mod catalogs;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use backstay_control::{Catalog, Holder, Policy, Role, Since, Token, Whose};
+use backstay_control::{Catalog, Holder, OfSource, Policy, Role, Since, Token, Whose};
 use backstay_format::{
     BackupId, Encryption, IndexEntry, IndexPart, PartName, Slug, Status, Trigger,
 };
@@ -176,12 +176,28 @@ async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
         ),
         (
             "last run of a source",
-            of.p95(async |source| assert!(catalog.last_run(&source).await.unwrap().is_some()))
-                .await,
+            of.p95(async |source| {
+                assert!(
+                    catalog
+                        .last_run(of_source(&organisation_of(&source), &source))
+                        .await
+                        .unwrap()
+                        .is_some()
+                );
+            })
+            .await,
         ),
         (
             "last restore of a source",
-            of.p95(async |source| drop(catalog.last_restore(&source).await.unwrap())).await,
+            of.p95(async |source| {
+                drop(
+                    catalog
+                        .last_restore(of_source(&organisation_of(&source), &source))
+                        .await
+                        .unwrap(),
+                );
+            })
+            .await,
         ),
         (
             "sources at work",
@@ -273,6 +289,10 @@ async fn measure_organisations(
             .await,
         ),
     ]
+}
+
+fn of_source<'a>(organisation: &'a str, source: &'a str) -> OfSource<'a> {
+    OfSource { organisation, source }
 }
 
 fn number_of(source: &str) -> u64 {

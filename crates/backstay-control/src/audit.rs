@@ -36,7 +36,7 @@ impl Catalog {
     /// Writes a change down.
     pub async fn audit(
         &self,
-        (id, organisation): (String, &Slug),
+        (id, organisation): (String, &str),
         change: &Change,
         now: Timestamp,
     ) -> Result<(), CatalogError> {
@@ -44,7 +44,7 @@ impl Catalog {
         let values = [
             id.into(),
             now.as_microsecond().into(),
-            organisation.to_string().into(),
+            organisation.into(),
             change.actor.clone().into(),
             change.action.clone().into(),
             change.subject.clone().into(),

@@ -184,6 +184,8 @@ pub struct Job {
     pub asked_by: Option<String>,
     /// Whether it was put into the queue, for whoever takes it up; else a command does it.
     pub is_queued_work: bool,
+    /// What was asked of it, if somebody asked, as far as this program understands it.
+    pub spec: Option<JobSpec>,
 }
 
 /// What is asked of a job that waits for somebody to do it.
@@ -249,6 +251,13 @@ pub struct PastRestore {
     pub took: SignedDuration,
 }
 
+impl Job {
+    /// Returns of what it is.
+    pub fn of(&self) -> OfSource<'_> {
+        OfSource { organisation: &self.organisation, source: &self.source }
+    }
+}
+
 impl Catalog {
     /// Takes up a job that this process does at once: queued, leased and running in one go.
     pub async fn start_job(
@@ -296,12 +305,18 @@ impl Catalog {
     }
 
     /// Returns the newest restore of a source that went well, in earnest or as a drill.
-    pub async fn last_restore(&self, source: &str) -> Result<Option<PastRestore>, CatalogError> {
+    pub async fn last_restore(
+        &self,
+        of: OfSource<'_>,
+    ) -> Result<Option<PastRestore>, CatalogError> {
         // One that a worker did waited for it first.
         let select = "SELECT backup, coalesce(started_at, queued_at) AS begun_at, finished_at FROM jobs \
-                      WHERE source = $1 AND kind IN ('restore', 'drill') \
+                      WHERE source = $1 AND organisation IN ($2, '') AND kind IN ('restore', 'drill') \
                       AND state = 'succeeded' AND backup IS NOT NULL ORDER BY queued_at DESC LIMIT 1";
-        let Some(row) = self.query_one("looked for jobs", select, [source.into()]).await? else {
+        let Some(row) = self
+            .query_one("looked for jobs", select, [of.source.into(), of.organisation.into()])
+            .await?
+        else {
             return Ok(None);
         };
         let unreadable = |_| CatalogError::Unreadable { name: "jobs".to_owned() };
@@ -311,21 +326,25 @@ impl Catalog {
     }
 
     /// Returns the newest backup job of a source that was begun.
-    pub async fn last_backup_job(&self, source: &str) -> Result<Option<Job>, CatalogError> {
+    pub async fn last_backup_job(&self, of: OfSource<'_>) -> Result<Option<Job>, CatalogError> {
         let select = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND kind = 'backup' AND state <> 'queued' ORDER BY queued_at DESC, attempt DESC LIMIT 1"
+            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND organisation IN ($2, '') AND kind = 'backup' AND state <> 'queued' ORDER BY queued_at DESC, attempt DESC LIMIT 1"
         );
-        let row = self.query_one("looked for jobs", &select, [source.into()]).await?;
+        let row = self
+            .query_one("looked for jobs", &select, [of.source.into(), of.organisation.into()])
+            .await?;
         row.as_ref().map(read).transpose()
     }
 
     /// Returns the newest backup job of a source that ended by itself, well or not.
-    pub async fn last_run(&self, source: &str) -> Result<Option<Job>, CatalogError> {
+    pub async fn last_run(&self, of: OfSource<'_>) -> Result<Option<Job>, CatalogError> {
         let select = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND kind = 'backup' AND state IN ('succeeded', 'incomplete', 'failed') \
+            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND organisation IN ($2, '') AND kind = 'backup' AND state IN ('succeeded', 'incomplete', 'failed') \
              ORDER BY finished_at DESC LIMIT 1"
         );
-        let row = self.query_one("looked for jobs", &select, [source.into()]).await?;
+        let row = self
+            .query_one("looked for jobs", &select, [of.source.into(), of.organisation.into()])
+            .await?;
         row.as_ref().map(read).transpose()
     }
 
@@ -353,10 +372,16 @@ impl Catalog {
         self.query_all("looked for jobs", &select, values).await?.iter().map(read).collect()
     }
 
-    /// Takes jobs that nobody's name is on for those of an organisation: there was only one when they were made.
-    pub async fn adopt_jobs(&self, organisation: &str) -> Result<(), CatalogError> {
-        let update = "UPDATE jobs SET organisation = $1 WHERE organisation = ''";
-        self.execute("adopted jobs", update, [organisation.into()]).await.map(drop)
+    /// Takes jobs that nobody's name is on, since they are older than organisations, for those of an organisation: of one source,
+    /// or all that are left.
+    pub async fn adopt_jobs(
+        &self,
+        organisation: &str,
+        source: Option<&str>,
+    ) -> Result<(), CatalogError> {
+        let update = "UPDATE jobs SET organisation = $1 WHERE organisation = '' AND (source = $2 OR $2 = '')";
+        let values = [organisation.into(), source.unwrap_or_default().into()];
+        self.execute("adopted jobs", update, values).await.map(drop)
     }
 
     /// Returns a job; none if it was forgotten.
@@ -366,7 +391,8 @@ impl Catalog {
         row.as_ref().map(read).transpose()
     }
 
-    /// Returns the jobs of an organisation, or of all, whose ids begin so; two are enough to say that there are several.
+    /// Returns the jobs of an organisation, or of all, whose ids begin so, that with this very id first; two are enough to say
+    /// that there are several.
     pub async fn jobs_by_id(
         &self,
         beginning: &str,
@@ -377,7 +403,7 @@ impl Catalog {
         }
         // Digits have the same order in every language, so that the key finds them.
         let select = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE id >= $1 AND id <= $2 AND (organisation = $3 OR $3 = '') LIMIT 2"
+            "SELECT {COLUMNS} FROM jobs WHERE id >= $1 AND id <= $2 AND (organisation = $3 OR $3 = '') ORDER BY id LIMIT 2"
         );
         let last = format!("{beginning:9<20}");
         let whose = organisation.unwrap_or_default();
@@ -415,6 +441,7 @@ fn read(row: &QueryResult) -> Result<Job, CatalogError> {
         worker: perhaps("worker")?,
         asked_by: perhaps("asked_by")?,
         is_queued_work: time("slot")?.is_some() || perhaps("spec")?.is_some(),
+        spec: perhaps("spec")?.and_then(|text| serde_json::from_str(&text).ok()),
     })
 }
 
@@ -435,7 +462,7 @@ mod tests {
             let name = (id.to_owned(), shop);
             catalog.start_job(name, JobKind::Backup, holder, now).await.unwrap()
         };
-        let state = async || catalog.last_backup_job("shop").await.unwrap().unwrap().state;
+        let state = async || catalog.last_backup_job(shop).await.unwrap().unwrap().state;
         let job = start("1", &me).await;
         assert_eq!(state().await, JobState::Running);
         catalog.advance_job(&job, JobState::Succeeded, now, (None, None)).await.unwrap();
@@ -447,7 +474,7 @@ mod tests {
         let name = ("2".to_owned(), shop);
         catalog.start_job(name, JobKind::Backup, &dead, later).await.unwrap();
         catalog.end_lost_jobs(Some("shop"), &me, later, || "3".to_owned()).await.unwrap();
-        let last = catalog.last_backup_job("shop").await.unwrap().unwrap();
+        let last = catalog.last_backup_job(shop).await.unwrap().unwrap();
         assert_eq!(last.state, JobState::Failed);
         assert!(last.error.unwrap().contains("lease lost"));
     }

@@ -189,6 +189,11 @@ impl Client {
         token: &Token,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, CallError> {
+        // Such words are no names, and would make another path.
+        if let Some(word) = path.iter().find(|word| ["", ".", ".."].contains(word)) {
+            let text = format!("found {word:?}, expected a name or an id");
+            return Err(CallError::Refused { status: 400, text });
+        }
         let mut url = self.base.clone();
         // Names of people's are words of the path, and never more.
         url.path_segments_mut().expect("an HTTP URL has a path").pop_if_empty().extend(path);
@@ -220,8 +225,8 @@ async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, CallErr
     if status.is_success() {
         let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
         return serde_json::from_slice(bytes).map_err(|error| {
-            let text = format!("found an answer that cannot be understood: {error}");
-            CallError::Refused { status: status.as_u16(), text }
+            // What a proxy in between says may be anything.
+            CallError::Away(format!("found an answer that cannot be understood: {error}"))
         });
     }
     // A proxy in between has words of its own, and those are not the server's.

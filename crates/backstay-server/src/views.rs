@@ -191,6 +191,9 @@ pub struct ItemErrorView {
 pub struct JobView {
     /// Its id.
     pub id: String,
+    /// Whose it is.
+    #[serde(default)]
+    pub organisation: String,
     /// Of which source.
     pub source: String,
     /// The word for what it does.

@@ -165,6 +165,11 @@ impl Config {
         if faults.is_empty() { Ok(catalog) } else { Err(wrong(faults.into_list())) }
     }
 
+    /// Returns whose all is of which nobody says anything.
+    pub(crate) fn default_organisation() -> Slug {
+        "default".parse().expect("it is a name")
+    }
+
     /// Returns what of it belongs to an organisation.
     pub(crate) fn of(&self, organisation: &Slug) -> Self {
         fn its<T: Clone>(
@@ -230,7 +235,7 @@ impl Config {
     }
 
     fn check(raw: &raw::RawConfig, env: Env<'_>, faults: &mut raw::Faults<'_>) -> Option<Self> {
-        let default: Slug = "default".parse().ok()?;
+        let default = Self::default_organisation();
         let organisation = storage::organisation(raw.organisation.as_ref(), &default, faults);
         let whose = organisation.as_ref().unwrap_or(&default);
         let mut warnings = Vec::new();
@@ -297,14 +302,14 @@ fn check_apart(
         let shared = storages.values().find(|other| {
             other.name < storage.name
                 && other.organisation != storage.organisation
-                && other.kind.is_same_place(&storage.kind)
+                && other.kind.overlaps(&storage.kind)
         });
         if let (Some(other), Some(raw)) = (shared, raw.storages.get(name)) {
             let problem = format!(
-                "is the place of storage {} of organisation {}; give each organisation a prefix of its own",
+                "found the place of storage {} of organisation {}, or one in it; give each organisation a prefix of its own",
                 other.name, other.organisation
             );
-            faults.below(format!("storages.{name}")).add("", raw.provider.span(), problem);
+            faults.below(format!("storages.{name}")).add("prefix", raw.provider.span(), problem);
         }
     }
 }

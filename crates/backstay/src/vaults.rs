@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use backstay_engine::store::S3Credentials;
 use backstay_engine::vault::Vault;
-use backstay_format::VaultId;
+use backstay_format::{Slug, VaultId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::StorageConfig;
-use crate::exit::Exit;
+use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
 
 /// A vault that was seen on a storage.
@@ -24,7 +24,10 @@ impl Installation {
     pub(crate) async fn vault(&self, storage: &StorageConfig) -> anyhow::Result<Vault> {
         let store = self.store_for_reading(storage).await?;
         let keyring = self.keyring().await?;
-        Ok(Vault::open(&self.cx, store, Arc::new(keyring)).await?)
+        let vault = Vault::open(&self.cx, store, Arc::new(keyring)).await?;
+        let whose: Option<Slug> = self.catalog.setting(&whose_name(&vault)).await?;
+        ensure_its(storage, whose.as_ref())?;
+        Ok(vault)
     }
 
     /// Opens the vault at a storage for reading; none where nobody ever made one.
@@ -66,6 +69,14 @@ impl Installation {
                 }
             }
         };
+        // Whose backups come first, by whatever name the place is reached: two organisations share no vault.
+        let name = whose_name(&vault);
+        let mut whose: Option<Slug> = self.catalog.setting(&name).await?;
+        if whose.is_none() {
+            self.catalog.replace_setting(&name, &None, &Some(&storage.organisation)).await?;
+            whose = self.catalog.setting(&name).await?;
+        }
+        ensure_its(storage, whose.as_ref())?;
         self.know_vault(storage, &vault, known.as_ref()).await?;
         Ok(vault)
     }
@@ -117,6 +128,23 @@ impl Installation {
             _ => Ok(false),
         }
     }
+}
+
+/// The setting with whose backups a vault has.
+fn whose_name(vault: &Vault) -> String {
+    format!("organisation of vault {}", vault.id())
+}
+
+fn ensure_its(storage: &StorageConfig, whose: Option<&Slug>) -> anyhow::Result<()> {
+    let StorageConfig { name, organisation, .. } = storage;
+    if let Some(whose) = whose.filter(|whose| *whose != organisation) {
+        let text = format!(
+            "the vault on storage {name} has the backups of organisation {whose}, and the storage is said to be of {organisation}: \
+             take that back, or give {organisation} a prefix of its own"
+        );
+        return Err(UsageError(text).into());
+    }
+    Ok(())
 }
 
 /// Where a storage is, whoever asks.

@@ -57,6 +57,7 @@ fn run(state: JobState, at: &str) -> Job {
         worker: None,
         asked_by: None,
         is_queued_work: true,
+        spec: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tables of older and newer programs.
 
-use backstay_control::{CatalogError, JobState};
+use backstay_control::{CatalogError, JobState, OfSource};
 
 use crate::catalogs::Place;
 
@@ -26,7 +26,11 @@ async fn catalog_of_an_older_program_keeps_what_it_holds() {
         let catalog = place.open().await.unwrap();
         let word: Option<String> = catalog.setting("word").await.unwrap();
         assert_eq!(word.as_deref(), Some("kept"), "{}", place.name());
-        let job = catalog.last_backup_job("shop").await.unwrap().unwrap();
+        let job = catalog
+            .last_backup_job(OfSource { organisation: "acme", source: "shop" })
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((job.state, job.attempt, job.slot), (JobState::Failed, 1, None));
         assert_eq!(job.error.as_deref(), Some("disk full"));
         // A second time there is nothing to do.

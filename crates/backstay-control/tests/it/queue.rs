@@ -136,7 +136,7 @@ async fn job_whose_worker_died_is_tried_again_later_and_not_for_ever() {
         }
         let failed = |attempt| (JobState::Failed, attempt);
         assert_eq!(states(&catalog, "shop").await, [failed(1), failed(2), failed(3)]);
-        let last = catalog.last_backup_job("shop").await.unwrap().unwrap();
+        let last = catalog.last_backup_job(of("shop")).await.unwrap().unwrap();
         assert!(last.error.unwrap().contains("lease lost"));
     }
 }
@@ -359,7 +359,7 @@ async fn job_that_nobody_took_up_fails_and_old_ones_are_forgotten_but_for_the_ne
         assert_eq!(states(&catalog, "shop").await, [(JobState::Queued, 1)]);
         assert_eq!(states(&catalog, "crm").await.len(), 1);
         assert_eq!(states(&catalog, "old").await.len(), 1);
-        let told = catalog.last_backup_job("gone").await.unwrap().unwrap().error.unwrap();
+        let told = catalog.last_backup_job(of("gone")).await.unwrap().unwrap().error.unwrap();
         assert!(told.contains("no server took it up"), "{told}");
     }
 }

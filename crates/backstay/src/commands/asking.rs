@@ -24,8 +24,11 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a server may be away while somebody waits for a job: it may be started anew, or its catalog.
 const LONGEST_AWAY: Duration = Duration::from_mins(5);
 
+/// A server takes its turn before a job begins, however little somebody wants to wait.
+const LEAST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it may take to cancel a job: whoever does it wants to go.
 const LONGEST_CANCEL: Duration = Duration::from_secs(10);
+const LONGEST_OVERTAKEN: Duration = Duration::from_secs(3);
 /// What is said to whoever wants more.
 const NOT_ASKED: &str = "a server is asked for status, source list and test, storage list and test, backup, backups, show, hold, release, delete, drill, jobs, audit and \
                          guard; for all else run the command on the server's machine, without --server and BACKSTAY_SERVER";
@@ -63,35 +66,14 @@ pub(super) fn read_token(kind: TokenKind, file: &Path) -> anyhow::Result<Token> 
 /// Has a command done by a server.
 pub(super) async fn ask(global: &Global, cx: Cx, command: Command) -> anyhow::Result<Exit> {
     let asking = Asking::new(global, cx)?;
-    let (client, json) = (&asking.client, global.json);
+    let json = global.json;
     match command {
-        Command::Status { check } => status::show(&client.status().await?, check, json),
+        // These cancel what they asked for when they are interrupted.
         Command::Source(SourceCommand::Test { name }) => asking.test_source(&name).await,
-        Command::Source(SourceCommand::List) => look::show_sources(&client.sources().await?, json),
-        Command::Storage(StorageCommand::Test { name }) => {
-            look::show_test(&client.test_storage(&name).await?, json)
-        }
-        Command::Storage(StorageCommand::List) => {
-            look::show_storages(&client.storages().await?, json)
-        }
         Command::Backup(args) => asking.backup_all(args, json).await,
-        Command::Backups { source } => {
-            list::show_backups(&client.backups(source.as_deref()).await?, json)
-        }
-        Command::Show { id } => list::show_backup(&client.backup(&id).await?, json),
-        Command::Hold { id, reason } => said(done(client.hold(&id, &reason).await)),
-        Command::Release { id } => said(done(client.release(&id).await)),
-        Command::Delete { id, yes } => {
-            let backup = asking.backup(&id).await?;
-            let what = format!("This deletes backup {} of {}, for good.", backup.id, backup.source);
-            restore::ask(&what, "DELETE", yes)?;
-            said(done(client.delete(backup.id.as_str()).await))
-        }
         Command::Drill { source, id } => asking.drill(&source, id, json).await,
-        Command::Jobs(command) => asking.jobs(command, json).await,
-        Command::Audit { limit } => members::show_audit(&client.audit(limit).await?, json),
         Command::Guard(args) => guard_asking(&asking, &args).await,
-        _ => Err(UsageError(NOT_ASKED.to_owned()).into()),
+        command => asking.cx.run(asking.look(command, json)).await?,
     }
 }
 
@@ -100,6 +82,45 @@ fn done(done: Result<backstay_server::Done, CallError>) -> anyhow::Result<String
 }
 
 impl Asking {
+    /// Does what needs no job.
+    async fn look(&self, command: Command, json: bool) -> anyhow::Result<Exit> {
+        let client = &self.client;
+        match command {
+            Command::Status { check } => status::show(&client.status().await?, check, json),
+            Command::Source(SourceCommand::List) => {
+                look::show_sources(&client.sources().await?, json)
+            }
+            Command::Storage(StorageCommand::Test { name }) => {
+                look::show_test(&client.test_storage(&name).await?, json)
+            }
+            Command::Storage(StorageCommand::List) => {
+                look::show_storages(&client.storages().await?, json)
+            }
+            Command::Backups { source } => {
+                list::show_backups(&client.backups(source.as_deref()).await?, json)
+            }
+            Command::Show { id } => list::show_backup(&client.backup(&id).await?, json),
+            Command::Hold { id, reason } => {
+                let id = self.backup(&id).await?.id;
+                said(done(client.hold(id.as_str(), &reason).await))
+            }
+            Command::Release { id } => {
+                let id = self.backup(&id).await?.id;
+                said(done(client.release(id.as_str()).await))
+            }
+            Command::Delete { id, yes } => {
+                let backup = self.backup(&id).await?;
+                let what =
+                    format!("This deletes backup {} of {}, for good.", backup.id, backup.source);
+                restore::ask(&what, "DELETE", yes)?;
+                said(done(client.delete(backup.id.as_str()).await))
+            }
+            Command::Jobs(command) => self.jobs(command, json).await,
+            Command::Audit { limit } => members::show_audit(&client.audit(limit).await?, json),
+            _ => Err(UsageError(NOT_ASKED.to_owned()).into()),
+        }
+    }
+
     fn new(global: &Global, cx: Cx) -> anyhow::Result<Self> {
         let (_, client) = client_of(global)?;
         let token = match &global.token_file {
@@ -123,43 +144,64 @@ impl Asking {
         (source, work): (&str, Work),
         patience: Option<Duration>,
     ) -> anyhow::Result<JobView> {
-        let request = JobRequest { id: Some(new_job_id()), source: source.to_owned(), work };
-        let id = request.id.clone().unwrap_or_default();
-        let waited = self.cx.run(self.wait(&request, patience)).await;
-        let (ended, reason) = match waited {
-            Ok(Ok(job)) => return Ok(job),
-            Ok(Err(error)) => (error, "it was given up"),
-            Err(cancelled) => (cancelled.into(), "whoever asked for it was interrupted"),
+        self.cx.check()?;
+        let id = new_job_id();
+        let request = JobRequest { id: Some(id.clone()), source: source.to_owned(), work };
+        let patience = patience.map(|patience| patience.max(LEAST_PATIENCE));
+        // Longer than anybody waits, where it cannot be counted.
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+        // Asked again under the same id it is the same job.
+        let ask = async || self.client.ask_for(&request).await;
+        let away = patience.map_or(LONGEST_AWAY, |patience| patience.min(LONGEST_AWAY));
+        let error = match self.cx.run(self.patiently(away, CallError::is_passing, ask)).await {
+            Ok(Ok(job)) => match self.cx.run(self.wait(job, until)).await {
+                Ok(Ok(job)) => return Ok(job),
+                Ok(Err(error)) => error,
+                Err(cancelled) => cancelled.into(),
+            },
+            // It was refused, so there is none.
+            Ok(Err(error)) if !error.is_passing() => return Err(error.into()),
+            Ok(Err(error)) => error.into(),
+            Err(cancelled) => cancelled.into(),
         };
-        let is_over = matches!(
-            ended.downcast_ref(),
-            Some(CallError::Refused { .. } | CallError::Unknown(_) | CallError::Failed { .. })
-        );
-        if !is_over {
-            let cancelled = timeout(LONGEST_CANCEL, self.client.cancel(&id, reason)).await;
-            let why_not = match cancelled {
-                Ok(Ok(_)) => return Err(ended),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer in {} s", LONGEST_CANCEL.as_secs()),
-            };
-            let text = format!("job {id} could not be cancelled, and may go on: {why_not}");
-            self.cx.event(Event::Warning { text });
-        }
-        Err(ended)
+        self.cancel(&id).await;
+        Err(error)
     }
 
-    async fn wait(
-        &self,
-        request: &JobRequest,
-        patience: Option<Duration>,
-    ) -> anyhow::Result<JobView> {
-        let began = Instant::now();
-        // Asked again under the same id it is the same job.
-        let ask = async || self.client.ask_for(request).await;
-        let away = patience.map_or(LONGEST_AWAY, |patience| patience.min(LONGEST_AWAY));
-        let mut job = self.patiently(away, ask).await?;
+    /// Cancels a job that nobody waits for any more.
+    async fn cancel(&self, id: &str) {
+        let reason = match self.cx.cancelled() {
+            Some(_) => "whoever asked for it was interrupted",
+            None => "it was given up",
+        };
+        // What was asked for a moment ago may arrive behind this.
+        let until = Instant::now() + LONGEST_OVERTAKEN;
+        let cancel = async {
+            loop {
+                match self.client.cancel(id, reason).await {
+                    Err(CallError::Refused { status: 400, .. }) if Instant::now() < until => {
+                        sleep(LOOK).await;
+                    }
+                    answered => return answered,
+                }
+            }
+        };
+        let why_not = match timeout(LONGEST_CANCEL, cancel).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer in {} s", LONGEST_CANCEL.as_secs()),
+        };
+        let text = format!("job {id} could not be cancelled, and may go on: {why_not}");
+        self.cx.event(Event::Warning { text });
+    }
+
+    /// Waits for the end of a job, and for its beginning until then.
+    async fn wait(&self, mut job: JobView, until: Option<Instant>) -> anyhow::Result<JobView> {
         let what = format!("the server has job {}: {} of {}", job.id, job.kind, job.source);
         self.cx.event(Event::Step { what });
+        // That its catalog does not answer for a while ends no job.
+        let passes =
+            |error: &CallError| error.is_passing() || matches!(error, CallError::Failed { .. });
         let mut told = Progress::default();
         loop {
             if let Some(progress) = &job.progress {
@@ -167,12 +209,11 @@ impl Asking {
             }
             match job.state {
                 JobState::Queued => {
-                    let is_late = patience.is_some_and(|patience| began.elapsed() >= patience);
+                    let is_late = until.is_some_and(|until| Instant::now() >= until);
                     anyhow::ensure!(
                         !is_late,
-                        "it did not begin in {} s: somebody else works on {}, or the server has no room",
-                        began.elapsed().as_secs(),
-                        request.source
+                        "it did not begin in time: somebody else works on {}, or the server has no room",
+                        job.source
                     );
                 }
                 JobState::Leased | JobState::Running => {}
@@ -180,21 +221,22 @@ impl Asking {
             }
             sleep(LOOK).await;
             let id = job.id.clone();
-            job = self.patiently(LONGEST_AWAY, async || self.client.job(&id).await).await?;
+            job = self.patiently(LONGEST_AWAY, passes, async || self.client.job(&id).await).await?;
         }
     }
 
-    /// Asks again while the server is away, for so long.
+    /// Asks again after what passes, for so long.
     async fn patiently<T>(
         &self,
         longest: Duration,
+        passes: impl Fn(&CallError) -> bool,
         ask: impl AsyncFn() -> Result<T, CallError>,
-    ) -> anyhow::Result<T> {
+    ) -> Result<T, CallError> {
         let until = Instant::now() + longest;
         let mut is_told = false;
         loop {
             match ask().await {
-                Err(error) if error.is_passing() && Instant::now() < until => {
+                Err(error) if passes(&error) && Instant::now() < until => {
                     if !is_told {
                         let what = "asking the server".to_owned();
                         let after = LOOK;
@@ -203,7 +245,7 @@ impl Asking {
                     }
                     sleep(LOOK).await;
                 }
-                answered => return Ok(answered?),
+                answered => return answered,
             }
         }
     }
@@ -271,11 +313,11 @@ impl Asking {
     ) -> anyhow::Result<(BackupView, Option<anyhow::Error>)> {
         let job = self.have_done((source, work), None).await?;
         let error = job.error.map(|error| anyhow::anyhow!(error));
-        let Some(id) = job.backup else {
+        let Some(made) = job.result else {
             return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));
         };
-        let context = || format!("backup {id} was made, and the server cannot show it");
-        Ok((self.backup(&id).await.with_context(context)?, error))
+        let made = serde_json::from_value(made);
+        Ok((made.context("the server's answer cannot be understood")?, error))
     }
 
     /// Has a look taken at a source. Returns what was seen.
@@ -322,10 +364,15 @@ impl Asking {
             }
             JobsCommand::Show { id } => jobs::show(&self.client.job(&id).await?, json),
             JobsCommand::Cancel { id, reason } => {
+                let id = self.client.job(&id).await?.id;
                 said(done(self.client.cancel(&id, &reason).await))
             }
             JobsCommand::Delete { ids } => {
+                let mut whole = Vec::new();
                 for id in &ids {
+                    whole.push(self.client.job(id).await?.id);
+                }
+                for id in &whole {
                     said(done(self.client.delete_job(id).await))?;
                 }
                 Ok(Exit::Done)

@@ -1,6 +1,7 @@
 //! Which commands change something, restore it or take it away: these are written down (ADR 21). What makes a backup is a job.
 
 use backstay_control::Change;
+use backstay_format::Slug;
 
 use crate::cli::{
     ArchivesCommand, Command, JobsCommand, KeysCommand, MembersCommand, SourceCommand,
@@ -64,6 +65,19 @@ pub(super) fn user() -> String {
 }
 
 impl Installation {
+    /// Returns whose it is that was changed: nobody's, which only the machine itself shows, where several organisations could be
+    /// meant.
+    fn whose(&self, subject: &str) -> &str {
+        let config = &self.config;
+        let source = config.sources.get(subject).map(|source| &source.organisation);
+        let storage = || config.storages.get(subject).map(|storage| &storage.organisation);
+        let archive = || config.archives.get(subject).map(|archive| &archive.organisation);
+        let own = &config.organisation;
+        let is_alone = config.storages.values().all(|storage| storage.organisation == *own);
+        let named = source.or_else(storage).or_else(archive);
+        named.or(is_alone.then_some(own)).map_or("", Slug::as_str)
+    }
+
     /// Writes down what somebody changed, or did not; a wrong call is no change. That it cannot be written down is warned of.
     pub(crate) async fn write_audit(
         &self,
@@ -78,7 +92,7 @@ impl Installation {
             Err(error) => format!("failed: {error:#}"),
         };
         let change = Change { actor, action: action.to_owned(), subject, outcome };
-        let named = (new_job_id(), &self.config.organisation);
+        let named = (new_job_id(), self.whose(&change.subject));
         if let Err(error) = self.catalog.audit(named, &change, self.cx.now()).await {
             let text = format!("the audit could not be written: {error}");
             self.cx.event(backstay_engine::event::Event::Warning { text });

@@ -166,7 +166,7 @@ impl Made {
     }
 
     /// Returns it as people see it.
-    fn view(&self) -> BackupView {
+    pub(super) fn view(&self) -> BackupView {
         render::backup_view(&self.entry, (&self.storage, &self.location), false)
     }
 

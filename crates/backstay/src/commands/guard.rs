@@ -40,8 +40,9 @@ pub(super) async fn guard(app: &Installation, args: &GuardArgs) -> anyhow::Resul
 
 /// Guards a command here with checks and backups by a server.
 pub(super) async fn guard_asking(asking: &Asking, args: &GuardArgs) -> anyhow::Result<Exit> {
-    let signals = Signals::new()?;
-    let sources = asking.chosen(&args.sources, args.all).await;
+    let mut signals = Signals::new()?;
+    let chosen = asking.cx.run(asking.chosen(&args.sources, args.all));
+    let sources = signals.stop(&asking.cx, Box::pin(chosen)).await?;
     let sources = sources.map_err(|error| error.context("the command was not run"))?;
     guarded(&Asked { asking, sources }, &asking.cx, (args, signals)).await
 }
@@ -95,6 +96,7 @@ async fn before(ground: &impl Ground, cx: &Cx, args: &GuardArgs) -> anyhow::Resu
 async fn check(ground: &impl Ground, cx: &Cx, wait: SignedDuration) -> anyhow::Result<()> {
     let mut faults = Vec::new();
     for source in ground.sources() {
+        cx.check()?;
         match ground.look_at(&source, wait).await {
             Ok(look) => {
                 for text in look.warnings {
@@ -105,6 +107,7 @@ async fn check(ground: &impl Ground, cx: &Cx, wait: SignedDuration) -> anyhow::R
         }
     }
     for storage in ground.storages().await? {
+        cx.check()?;
         match ground.test(&storage).await {
             Ok(warnings) => {
                 for text in warnings {

@@ -42,7 +42,11 @@ pub(super) async fn one(
     app: &Installation,
     (id, organisation): (&str, Option<&str>),
 ) -> anyhow::Result<Job> {
-    let found = app.catalog.jobs_by_id(id, organisation).await?;
+    let mut found = app.catalog.jobs_by_id(id, organisation).await?;
+    // Whose id is the whole of it is meant, though it may begin another's.
+    if found.first().is_some_and(|first| first.id.as_str() == id) {
+        found.truncate(1);
+    }
     super::the_one(found, id, ("job", "backstay jobs list"))
 }
 
@@ -134,6 +138,7 @@ pub(super) fn show(job: &JobView, json: bool) -> anyhow::Result<Exit> {
 pub(super) fn view(job: &Job) -> JobView {
     JobView {
         id: job.id.as_str().to_owned(),
+        organisation: job.organisation.clone(),
         source: job.source.clone(),
         kind: job.kind.clone(),
         state: job.state,
@@ -188,7 +193,7 @@ pub(super) async fn delete(app: &Installation, chosen: Vec<Job>) -> anyhow::Resu
             );
             return Err(UsageError(text).into());
         }
-        let newest = app.catalog.last_run(&job.source).await?;
+        let newest = app.catalog.last_run(job.of()).await?;
         if newest.is_some_and(|newest| newest.id == job.id) {
             let text = format!(
                 "the newest run of {} is what `status` tells of it; it can be deleted when a later one has ended",

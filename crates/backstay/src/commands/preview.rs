@@ -1,6 +1,6 @@
 //! What a restore would do, for a person and for programs.
 
-use backstay_control::PastRestore;
+use backstay_control::{OfSource, PastRestore};
 use backstay_engine::event::Event;
 use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
@@ -106,7 +106,9 @@ async fn expected(
     plan: &RestorePlan,
 ) -> anyhow::Result<Option<Expected>> {
     let source = &plan.place.source;
-    let Some(past) = app.catalog.last_restore(source.as_str()).await? else { return Ok(None) };
+    let organisation = plan.place.organisation.as_str();
+    let of = OfSource { organisation, source: source.as_str() };
+    let Some(past) = app.catalog.last_restore(of).await? else { return Ok(None) };
     let listing = vault.list(&app.cx, &plan.place.organisation, source).await?;
     let Some(then) = listing.backups.iter().find(|entry| entry.id.as_str() == past.backup) else {
         return Ok(None);

@@ -50,7 +50,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
     };
     let additions = Additions::default();
     let app = Installation { config: Arc::new(config), additions, home, catalog, cx, lent: None };
-    let recovered = Recovered { organisation, storage };
+    let mut recovered = Recovered { organisation, storage };
     let storage = recovered.as_storage();
     let spec = app.store_spec(&storage).await?;
     let store = Store::open(&spec, spec.documented_profile())?;
@@ -66,6 +66,11 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
     tell(json, &format!("{} keys are back", found.keyring.entries().len()))?;
     let written = settings::bring_back(&app, &storage, (&args, global)).await;
     let written = written.context("the keys are back, and the settings are not; run it again")?;
+    if !app.added().await?.storages.is_empty() {
+        // What came back says itself whose it is.
+        recovered.organisation = Config::default_organisation();
+        app.remember(&recovered).await?;
+    }
     let usual = config_path(global);
     let is_usual = |file: &PathBuf| {
         usual.as_deref().and_then(|usual| std::path::absolute(usual).ok()).as_ref() == Some(file)

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use backstay_control::{Holder, Since, WaitingJob};
+use backstay_control::{Holder, OfSource, Since, WaitingJob};
 use backstay_engine::event::Event;
 use backstay_server::{Listening, Router, Tls, listen, router};
 use jiff::{SignedDuration, Timestamp};
@@ -26,6 +26,7 @@ pub(super) use self::ending::passing;
 use self::ending::{Taken, begin};
 use self::work::{Begun, work};
 use super::backup::warn_without_kit;
+use super::elsewhere::nobody_takes;
 use super::watched::{Watched, hear_job};
 use crate::cli::{Global, ServeArgs};
 use crate::config::{Config, SourceConfig};
@@ -54,7 +55,12 @@ pub(super) async fn serve(
 ) -> anyhow::Result<Exit> {
     // One that has another master key than the catalog would fail every job that it takes from others.
     app.keyring().await.context("the keys of the catalog do not open here")?;
-    app.catalog.adopt_jobs(app.config.organisation.as_str()).await?;
+    let own = &app.config.organisation;
+    for source in app.config.sources.values().filter(|source| source.organisation != *own) {
+        let OfSource { organisation, source } = source.as_job();
+        app.catalog.adopt_jobs(organisation, Some(source)).await?;
+    }
+    app.catalog.adopt_jobs(own.as_str(), None).await?;
     render::print(&format!("serving: {} sources have a schedule", app.config.scheduled()))?;
     warn_without_kit(&app).await?;
     let stop = app.cx.clone();
@@ -228,10 +234,18 @@ impl Server {
     /// Takes up a job, unless somebody else works on its source, or nothing may begin now. Sources of other servers are
     /// theirs, and what workers read is left to them.
     async fn take_up(&self, job: WaitingJob, now: Timestamp) -> anyhow::Result<Option<Begun>> {
-        let source = self.app.config.sources.get(&job.source);
-        let Some(source) = source.filter(|source| source.remote().is_none()).cloned() else {
+        let Some(source) = self.app.config.sources.get(&job.source).cloned() else {
             return Ok(None);
         };
+        if let Some(remote) = source.remote() {
+            // Whoever asked for it waits for nobody.
+            if job.is_asked_for
+                && let Some(nobody) = nobody_takes(&self.app, remote).await?
+            {
+                self.app.catalog.cancel_job(&job.id, &nobody, now).await?;
+            }
+            return Ok(None);
+        }
         if may_not_begin(&source, &job, now) {
             return Ok(None);
         }

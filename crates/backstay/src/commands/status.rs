@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use backstay_control::{Facts, Health, Job, JobState, Objectives, Seen, Since, Span};
-use backstay_format::IndexEntry;
+use backstay_control::{Facts, Health, Job, JobSpec, JobState, Objectives, Seen, Since, Span};
+use backstay_format::{IndexEntry, Trigger};
 use backstay_server::{SourceStatus, StatusView};
 use jiff::{SignedDuration, Timestamp};
 
@@ -102,8 +102,8 @@ async fn look_at<'a>(
     let policy = source.policy.as_ref();
     let known = super::list::known(app, source).await?;
     let (seen, is_at_work) = (slots.get(name).copied(), at_work.contains(name));
-    let last_run = app.catalog.last_run(name).await?;
-    let last_restore = app.catalog.last_restore(name).await?;
+    let last_run = app.catalog.last_run(source.as_job()).await?;
+    let last_restore = app.catalog.last_restore(source.as_job()).await?;
     let objectives = Objectives::new((source.rpo, source.rto), (name, policy), now);
     let health = Health::of(&Facts {
         source: name,
@@ -117,7 +117,7 @@ async fn look_at<'a>(
         last_restore: last_restore.as_ref(),
         now,
     });
-    let last_job = app.catalog.last_backup_job(name).await?;
+    let last_job = app.catalog.last_backup_job(source.as_job()).await?;
     let mut troubles: Vec<String> = health.alarms.iter().map(ToString::to_string).collect();
     troubles.extend(last_job.as_ref().and_then(|job| trouble_of(job, is_at_work)));
     troubles.extend(known.error.map(|error| format!("{error:#}")));
@@ -138,11 +138,20 @@ fn trouble_of(job: &Job, is_at_work: bool) -> Option<String> {
     match job.state {
         // A backup was made, and then something else failed.
         JobState::Succeeded | JobState::Incomplete => job.error.clone(),
+        JobState::Cancelled if is_after_deploy(job) => {
+            let error = job.error.as_deref().unwrap_or("it was cancelled");
+            Some(format!("no backup was made after a deploy: {error}"))
+        }
         JobState::Leased | JobState::Running if !is_at_work => {
             Some("the process that worked on it died".to_owned())
         }
         _ => None,
     }
+}
+
+/// Nobody asks again for a backup that a guard gave up.
+fn is_after_deploy(job: &Job) -> bool {
+    matches!(&job.spec, Some(JobSpec::Backup(spec)) if spec.trigger == Trigger::PostDeploy)
 }
 
 impl Status<'_> {

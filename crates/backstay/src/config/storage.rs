@@ -1,6 +1,6 @@
 //! `[storages.NAME]`: where backups go.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use backstay_engine::store::{Addressing, LocalSpec, S3Credentials, S3Spec, StoreSpec};
 use backstay_engine::vault::BackupPlace;
@@ -63,6 +63,22 @@ pub(crate) enum CredentialConfig {
 }
 
 impl StorageKind {
+    /// Says whether both are the same place, or one of them lies in the other, as far as their names tell.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let within =
+            |inner: &Path, outer: &Path| inner.starts_with(outer) || outer.starts_with(inner);
+        match (self, other) {
+            (
+                Self::S3 { bucket, prefix, endpoint, .. },
+                Self::S3 { bucket: b, prefix: p, endpoint: e, .. },
+            ) => (bucket, endpoint) == (b, e) && within(Path::new(prefix), Path::new(p)),
+            (Self::Local { path, prefix }, Self::Local { path: other, prefix: p }) => {
+                within(&path.join(prefix), &other.join(p))
+            }
+            _ => false,
+        }
+    }
+
     /// Says whether both are the same place, however it is reached.
     pub(crate) fn is_same_place(&self, other: &Self) -> bool {
         match (self, other) {

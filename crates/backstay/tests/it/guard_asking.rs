@@ -73,6 +73,22 @@ fn nothing_is_run_where_the_server_could_not_make_a_backup() {
     assert!(!office.laptop.path("ran").exists());
 }
 
+#[test]
+fn vault_that_is_gone_is_not_made_anew_since_a_deploy_asks() {
+    let office = Office::new(Shell::with_tree(""));
+    office.server.ends(0, &["backup", "shop"]);
+    let _serving = office.serve(&[]);
+    // As with a disk that is not mounted.
+    let storage = office.server.path("storage");
+    std::fs::rename(&storage, office.server.path("unmounted")).unwrap();
+    std::fs::create_dir(&storage).unwrap();
+    refuses(&office, ("shop", &["--before"]), (10, "the command was not run: storage main"));
+    assert!(!storage.join("backstay/vault.json").exists());
+    std::fs::create_dir_all(storage.join("backstay")).unwrap();
+    std::fs::write(storage.join("backstay/vault.json"), "garbage").unwrap();
+    refuses(&office, ("shop", &[]), (1, "the command was not run: storage main"));
+}
+
 /// T25, T26.
 #[test]
 fn credentials_of_the_server_that_expired_keep_a_deploy_back_and_those_that_soon_will_are_told() {
@@ -120,7 +136,7 @@ fn busy_source_is_waited_for_as_long_as_is_said() {
     let _serving = office.serve(&[]);
     let mut first = office.start("operator", &["backup", "db"]);
     wait_until("the backup is under way", || office.server.path("begun").exists());
-    refuses(&office, ("db", &["--wait", "0s"]), (1, "it did not begin in"));
+    refuses(&office, ("db", &["--wait", "0s"]), (1, "it did not begin in time"));
     let states = || states(&office.server);
     assert_eq!(states(), ["cancelled", "running"], "nothing of it is left to be done");
     let words = ["guard", "--all", "--before", "--", "touch", "ran"];
@@ -162,4 +178,29 @@ fn network_that_comes_back_is_waited_for() {
     assert!(office.laptop.path("ran").exists());
     office.port = direct;
     assert_eq!(triggers(&office), ["post-deploy", "pre-deploy"]);
+}
+
+#[test]
+fn backup_after_the_command_that_does_not_begin_is_told_and_stays_in_the_status() {
+    let office = Office::new(with_program(""));
+    let _serving = office.serve(&[]);
+    std::fs::write(office.server.path("wait"), "").unwrap();
+    // Somebody else comes between the command and the backup of what it did.
+    let begun = office.server.path("begun");
+    let script = format!(
+        "'{}' backup db & while [ ! -e '{}' ]; do sleep 0.05; done",
+        env!("CARGO_BIN_EXE_backstay"),
+        begun.display()
+    );
+    let words = ["guard", "--all", "--wait", "0s", "--", "sh", "-c", &script];
+    let mut guard = office.start("operator", &words);
+    assert!(guard.wait().unwrap().success(), "{}", office.log());
+    assert!(office.log().contains("its backup did not: it did not begin"), "{}", office.log());
+    std::fs::remove_file(office.server.path("wait")).unwrap();
+    wait_until("the other one is done", || !states(&office.server).contains(&"running".to_owned()));
+    let status = office.json("viewer", &["status"]);
+    let troubles = status[0]["troubles"].to_string();
+    assert!(troubles.contains("no backup was made after a deploy"), "{status}");
+    office.ends(0, "operator", &["backup", "db"]);
+    assert_eq!(office.json("viewer", &["status"])[0]["troubles"], Value::Array(Vec::new()));
 }

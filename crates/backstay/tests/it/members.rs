@@ -297,6 +297,10 @@ fn job_that_is_asked_for_again_is_the_same_and_that_of_another_is_not_taken() {
         assert!(status == 200 && said.contains("\"id\":\"42\""), "{said}");
     }
     assert_eq!(office.ask("POST", "/jobs", Some(&admin), body).0, 400, "that of another");
+    let other_work = body.replace("backup", "test");
+    assert_eq!(office.ask("POST", "/jobs", Some(&operator), &other_work).0, 400, "other work");
+    let reason = "{\"reason\": \"x\"}";
+    assert_eq!(office.ask("POST", "/jobs/4/cancel", Some(&operator), reason).0, 400, "half an id");
     for wrong in [
         "{\"id\": \"042\", \"source\": \"db\", \"kind\": \"backup\"}",
         "{\"id\": \"99999999999999999999\", \"source\": \"db\", \"kind\": \"backup\"}",
@@ -311,8 +315,16 @@ fn job_that_is_asked_for_again_is_the_same_and_that_of_another_is_not_taken() {
         assert!(status == 400 && said.contains("\"backstay\":true"), "{wrong}: {said}");
     }
     wait_until("the one job is under way", || states(&office.server) == ["running"]);
+    // Its id begins that of another, and means itself.
+    let other = "{\"id\": \"421\", \"source\": \"db\", \"kind\": \"backup\"}";
+    assert_eq!(office.ask("POST", "/jobs", Some(&operator), other).0, 200);
+    assert_eq!(office.json("viewer", &["jobs", "show", "42"])["state"], "running");
+    office.ends(0, "operator", &["jobs", "cancel", "421"]);
+    for name in [".", "..", ""] {
+        office.ends(2, "admin", &["delete", name, "--yes"]);
+    }
     std::fs::remove_file(office.server.path("wait")).unwrap();
-    wait_until("it is done", || states(&office.server) == ["succeeded"]);
+    wait_until("it is done", || states(&office.server) == ["cancelled", "succeeded"]);
 }
 
 #[test]
@@ -349,7 +361,7 @@ fn job_of_a_command_is_cancelled_by_another_member_and_the_command_hears_why() {
     assert_eq!(states(&office.server), [""; 0]);
     let last = &office.audit()[..2];
     assert_eq!(last[0], ["admin", "jobs delete", &id, "done"]);
-    assert_eq!(last[1], ["admin", "jobs cancel", &id[..8], "done"]);
+    assert_eq!(last[1], ["admin", "jobs cancel", &id, "done"]);
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn organisations_that_would_share_a_vault_or_an_archive_are_refused() {
     let (ours, theirs) = (shell.path("ours"), shell.path("theirs"));
     shell.set_config(good.replace(&theirs.display().to_string(), &ours.display().to_string()));
     let error = shell.complains(2, &["config", "check"]);
-    assert!(error.contains("is the place of storage ours of organisation default"), "{error}");
+    assert!(error.contains("found the place of storage ours of organisation default"), "{error}");
     shell.set_config(good.replace("'acme'", "'keys'"));
     let error = shell.complains(2, &["config", "check"]);
     assert!(error.contains("storages.theirs.organisation: expected a name"), "{error}");
@@ -173,4 +173,95 @@ fn jobs_that_are_older_than_organisations_are_of_the_one_that_there_was() {
     drop(catalog);
     let _serving = office.serve(&[]);
     assert_eq!(office.json("viewer", &["jobs", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn vault_is_of_one_organisation_by_whatever_name_it_is_reached_and_whatever_is_said_later() {
+    let office = Office::new(two());
+    office.add("anna", &["--organisation", "acme", "--role", "owner"]);
+    let good = office.server.config();
+    office.server.ends(0, &["backup", "shop"]);
+    let (ours, link) = (office.server.path("ours"), office.server.path("link"));
+    std::os::unix::fs::symlink(&ours, &link).unwrap();
+    let theirs = office.server.path("theirs").display().to_string();
+    office.server.set_config(good.replace(&theirs, &link.display().to_string()));
+    let error = office.server.complains(2, &["backup", "crm"]);
+    assert!(error.contains("has the backups of organisation default"), "{error}");
+    let serving = office.serve(&[]);
+    let said = office.ends(2, "anna", &["backups"]);
+    assert!(said.contains("has the backups of organisation default"), "{said}");
+    serving.end();
+    // Who gives a storage to another is told what is wrong, and not that all is lost.
+    let given = "[storages.ours]\norganisation = 'acme'";
+    office.server.set_config(good.replace("[storages.ours]", given));
+    for words in [&["backups"][..], &["restore", "shop", "--to", "x", "--yes"], &["backup", "shop"]]
+    {
+        let error = office.server.complains(2, words);
+        assert!(error.contains("take that back, or give acme a prefix of its own"), "{error}");
+    }
+    office.server.set_config(&good);
+    office.server.ends(0, &["restore", "shop", "--to", "x", "--yes"]);
+    let nested = good.replace(&theirs, &ours.join("backstay/default").display().to_string());
+    office.server.set_config(nested);
+    let error = office.server.complains(2, &["config", "check"]);
+    assert!(error.contains("storages.theirs.prefix: found the place of"), "{error}");
+}
+
+#[test]
+fn name_that_another_organisations_source_had_shows_nothing_of_that() {
+    let office = Office::new(two());
+    office.add("anna", &["--organisation", "acme", "--role", "owner"]);
+    office.server.ends(0, &["backup", "shop"]);
+    std::fs::rename(office.server.path("shop"), office.server.path("gone")).unwrap();
+    office.server.complains(1, &["backup", "shop"]);
+    std::fs::rename(office.server.path("gone"), office.server.path("shop")).unwrap();
+    let good = office.server.config();
+    let swapped =
+        good.replace("sources.shop", "sources.other").replace("sources.crm", "sources.shop");
+    office.server.set_config(swapped);
+    office.server.ends(0, &["hold", &newest(&office.server), "--reason", "secret merger"]);
+    let _serving = office.serve(&[]);
+    assert_eq!(office.json("anna", &["jobs", "list", "shop"]), Value::Array(Vec::new()));
+    let status = office.json("anna", &["status"]);
+    assert_eq!((&status[0]["last_job"], &status[0]["source"]), (&Value::Null, &"shop".into()));
+    assert_eq!(status[0]["troubles"].to_string().contains("does not exist"), false, "{status}");
+    // What was done on the machine itself to what could be anybody's is for the machine alone.
+    for member in ["anna", "owner"] {
+        let audit = office.json(member, &["audit"]).to_string();
+        assert!(!audit.contains("hold"), "{audit}");
+    }
+    assert!(office.server.json(&["audit"]).to_string().contains("hold"));
+}
+
+fn newest(shell: &Shell) -> String {
+    shell.json(&["backups"])[0]["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn settings_that_come_back_say_themselves_whose_all_is() {
+    let shell = Shell::bare();
+    for (name, more) in [("main", None), ("theirs", Some("organisation = 'acme'"))] {
+        let path = shell.path(name).display().to_string();
+        let set = more.map(|line| ["--set", line]);
+        let words = ["storage", "add", name, "--path", &path];
+        shell.ends(0, &[&words[..], set.as_ref().map_or(&[], |set| &set[..])].concat());
+    }
+    for (name, storage) in [("shop", "main"), ("crm", "theirs")] {
+        let path = shell.path(&format!("tree-{name}"));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("a.txt"), name).unwrap();
+        let path = path.display().to_string();
+        let words = ["source", "add", name, "--kind", "files", "--path", &path];
+        shell.ends(0, &[&words[..], &["--storage", storage]].concat());
+    }
+    shell.ends(0, &["backup", "--all"]);
+    shell.ends(0, &["keys", "kit", "--output", "kit"]);
+    let place = shell.path("theirs/backstay").display().to_string();
+    let recover = ["recover", "--storage", &place, "--kit", "kit", "--home", "new"];
+    shell.ends(0, &[&recover[..], &["--organisation", "acme"]].concat());
+    for name in ["shop", "crm"] {
+        let to = format!("{name}-back");
+        shell.ends(0, &["--home", "new", "restore", name, "--to", &to, "--yes"]);
+        assert_eq!(std::fs::read_to_string(shell.path(&to).join("a.txt")).unwrap(), name);
+    }
 }

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use backstay_control::{BackupSpec, Job, JobId, JobSpec, Member, Token, Whose};
+use backstay_control::{BackupSpec, CatalogError, Job, JobId, JobSpec, Member, Token, Whose};
 use backstay_engine::event::{Event, Monitor};
-use backstay_format::Trigger;
+use backstay_format::{BackupId, Trigger};
 use backstay_server::{
     AuditView, BackupsView, Desk, Done, JobRequest, JobView, Refusal, SourceView, StatusView,
     StorageTest, StorageView, Work,
@@ -85,8 +85,9 @@ impl Desk for FrontDesk {
             let Some(member) = app.catalog.member_of(token, now).await? else { return Ok(None) };
             let is_seen =
                 member.seen_at.is_some_and(|at| now.duration_since(at).abs() < SEEN_EVERY);
-            if !is_seen {
-                app.catalog.see_member(&member, now).await?;
+            // That it cannot be written down now keeps nobody from anything.
+            if !is_seen && let Err(error) = app.catalog.see_member(&member, now).await {
+                app.cx.event(Event::Warning { text: error.to_string() });
             }
             anyhow::Ok(Some(member))
         };
@@ -121,7 +122,13 @@ impl Desk for FrontDesk {
         let app = self.app(&member);
         let app = app.with_cx(app.cx.heard_by(|_| heard.clone()));
         self.to_the_end(async move {
-            let mut test = look::test(&app, &name).await.map_err(|error| refusal(&error))?;
+            let tested = async {
+                let test = look::test(&app, &name).await?;
+                // One that is gone is told: whether a new one is meant is said on the machine itself.
+                app.vault_if_any(app.storage(&name)?).await?;
+                anyhow::Ok(test)
+            };
+            let mut test = tested.await.map_err(|error| refusal(&error))?;
             test.warnings.extend(heard.take());
             Ok(test)
         })
@@ -145,7 +152,10 @@ impl Desk for FrontDesk {
     async fn hold(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
         let app = self.app(&member);
         self.to_the_end(async move {
-            let done = list::hold(&app, &id, &plain::sentence(&reason)).await;
+            let done = match whole(&id) {
+                Ok(id) => list::hold(&app, id, &plain::sentence(&reason)).await,
+                Err(error) => Err(error),
+            };
             written(&app, (&member, "hold", &id), done).await
         })
         .await
@@ -154,7 +164,10 @@ impl Desk for FrontDesk {
     async fn release(&self, member: Member, id: String) -> Result<Done, Refusal> {
         let app = self.app(&member);
         self.to_the_end(async move {
-            let done = list::release(&app, &id).await;
+            let done = match whole(&id) {
+                Ok(id) => list::release(&app, id).await,
+                Err(error) => Err(error),
+            };
             written(&app, (&member, "release", &id), done).await
         })
         .await
@@ -164,7 +177,10 @@ impl Desk for FrontDesk {
         let app = self.app(&member);
         self.to_the_end(async move {
             // Whoever asks has said yes to it where he is.
-            let done = Box::pin(list::delete(&app, &id, |_| Ok(()))).await;
+            let done = match whole(&id) {
+                Ok(id) => Box::pin(list::delete(&app, id, |_| Ok(()))).await,
+                Err(error) => Err(error),
+            };
             written(&app, (&member, "delete", &id), done).await
         })
         .await
@@ -184,7 +200,9 @@ impl Desk for FrontDesk {
             Some(_) => return Ok(Vec::new()),
             None => Whose::Organisation(own),
         };
-        jobs::newest(&app, whose, limit).await.map_err(|error| refusal(&error))
+        let mut jobs = jobs::newest(&app, whose, limit).await.map_err(|error| refusal(&error))?;
+        jobs.retain(|job| job.organisation == own);
+        Ok(jobs)
     }
 
     async fn job(&self, member: Member, id: String) -> Result<JobView, Refusal> {
@@ -205,7 +223,7 @@ impl Desk for FrontDesk {
         let app = self.app(&member);
         self.to_the_end(async move {
             let reason = format!("{} by {}", plain::sentence(&reason), member.name);
-            let done = match its_job(&app, &id).await {
+            let done = match this_job(&app, &id).await {
                 Ok(job) => jobs::cancel(&app, &job, &reason).await,
                 Err(error) => Err(error),
             };
@@ -217,7 +235,7 @@ impl Desk for FrontDesk {
     async fn delete_job(&self, member: Member, id: String) -> Result<Done, Refusal> {
         let app = self.app(&member);
         self.to_the_end(async move {
-            let done = match its_job(&app, &id).await {
+            let done = match this_job(&app, &id).await {
                 Ok(job) => jobs::delete(&app, vec![job]).await.map(|said| said.join("\n")),
                 Err(error) => Err(error),
             };
@@ -242,14 +260,16 @@ async fn enqueue(
 ) -> anyhow::Result<Job> {
     let given = id.unwrap_or_else(new_job_id);
     let id = JobId::parse(&given).ok_or_else(|| {
-        UsageError(format!("found the id {given:?} of a job, expected a number below 2^64"))
+        let found = plain::name(&given);
+        UsageError(format!("found the id {found:?} of a job, expected a number below 2^64"))
     })?;
     let source = app.config.sources.get(&source).ok_or_else(|| {
         let known: Vec<&str> = app.config.sources.keys().map(String::as_str).collect();
         UsageError(format!("there is no source {source:?}; known: {}", known.join(", ")))
     })?;
     if let Some(job) = app.catalog.job(&id).await? {
-        let is_same = job.source == source.name.as_str()
+        let is_same = is_same_work(job.spec.as_ref(), &work)
+            && job.source == source.name.as_str()
             && job.organisation == source.organisation.as_str()
             && job.asked_by.as_deref() == Some(member.name.as_str());
         return is_same.then_some(job).ok_or_else(|| {
@@ -268,9 +288,41 @@ async fn enqueue(
     app.catalog.job(&id).await?.context("the job is gone from the catalog")
 }
 
+/// Says whether a job is what somebody asks for. Which backup a drill takes may have been chosen since.
+fn is_same_work(spec: Option<&JobSpec>, work: &Work) -> bool {
+    match (spec, work) {
+        (Some(JobSpec::Backup(spec)), Work::Backup { trigger, note, hold }) => {
+            let note = note.as_deref().map(plain::sentence);
+            *spec == BackupSpec { trigger: *trigger, note, hold: *hold }
+        }
+        (Some(JobSpec::Drill { .. }), Work::Drill { .. }) | (Some(JobSpec::Test), Work::Test) => {
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Finds the one job of the member's organisation whose id begins so.
 async fn its_job(app: &Installation, id: &str) -> anyhow::Result<Job> {
     jobs::one(app, (id, Some(app.config.organisation.as_str()))).await
+}
+
+/// Finds the job of the member's organisation that is to be changed: half an id may be another's.
+async fn this_job(app: &Installation, id: &str) -> anyhow::Result<Job> {
+    let job = its_job(app, id).await?;
+    if job.id.as_str() != id {
+        return Err(UsageError(format!("write the whole id: {}", job.id.as_str())).into());
+    }
+    Ok(job)
+}
+
+/// Says whether an id is a whole one: half of it may be another's.
+fn whole(id: &str) -> anyhow::Result<&str> {
+    let parsed = id.parse::<BackupId>();
+    parsed.map_err(|_| {
+        UsageError(format!("found {:?}, expected the whole id of a backup", plain::name(id)))
+    })?;
+    Ok(id)
 }
 
 /// Says in full what is to be done.
@@ -311,6 +363,9 @@ fn refusal(error: &anyhow::Error) -> Refusal {
     let text = format!("{error:#}");
     if error.is::<UsageError>() {
         return Refusal::Malformed(text);
+    }
+    if error.is::<CatalogError>() {
+        return Refusal::Away(text);
     }
     Refusal::Failed { text, exit_code: Exit::of(error).code() }
 }

@@ -8,6 +8,7 @@ use backstay_engine::source::SourceError;
 use backstay_engine::store::StoreError;
 use backstay_format::BackupId;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 use super::CLOCK_TOLERANCE;
 use crate::commands::backup::{Made, end_made};
@@ -167,7 +168,12 @@ pub(super) async fn close(
         app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
     }
     match &ended {
-        Ok(Ended::Made(made)) => end_made(app, &job.id, made).await,
+        Ok(Ended::Made(made)) => {
+            if job.is_asked_for {
+                keep_result(app, job, &json!(made.view())).await;
+            }
+            end_made(app, &job.id, made).await;
+        }
         Ok(Ended::Drilled(backup, report)) => end_drilled(app, job, backup, report).await,
         Ok(Ended::Tested(_)) => app.end_job(&job.id, JobState::Succeeded, None, None).await,
         Err((again, error)) => end_failed(app, job, *again, error).await,
@@ -200,11 +206,15 @@ async fn end_drilled(
     backup: &BackupId,
     report: &DrillReport,
 ) {
-    let result = report.to_json().to_string();
-    if let Err(error) = app.catalog.keep_result(&job.id, &result).await {
+    keep_result(app, job, &report.to_json()).await;
+    end_drill(app, &job.id, backup, Ok(report)).await;
+}
+
+/// Keeps what a job came to, for whoever asked for it.
+async fn keep_result(app: &Installation, job: &WaitingJob, result: &Value) {
+    if let Err(error) = app.catalog.keep_result(&job.id, &result.to_string()).await {
         app.cx.event(Event::Warning { text: format!("the result could not be kept: {error}") });
     }
-    end_drill(app, &job.id, backup, Ok(report)).await;
 }
 
 /// Writes down that a job failed or was stopped, and enqueues it again where another try may go better. One that somebody
