@@ -15,7 +15,7 @@ pub(crate) struct ServeArgs {
     /// How many jobs are done at a time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: u16,
-    /// Answer workers on other machines at this address, for example 0.0.0.0:8420
+    /// Answer workers and members on other machines at this address, for example 0.0.0.0:8420
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
     /// The file of the certificate to answer with, its chain behind it, in PEM; read anew each hour

@@ -47,7 +47,9 @@ use crate::installation::Installation;
 use crate::render;
 
 pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
-    let global = cli.global;
+    let mut global = cli.global;
+    // A variable that is empty names no server.
+    global.server = global.server.filter(|server| !server.is_empty());
     match cli.command {
         Command::Quickstart => return quickstart::quickstart(&cx).await,
         Command::Init { file } => return look::init(&file),
