@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use backstay_format::{BackupId, Trigger};
+use backstay_format::Slug;
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{column, time_column, unreadable};
-use crate::{Catalog, CatalogError, Holder};
+use crate::{Catalog, CatalogError, Holder, JobSpec};
 
 /// Names a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,12 @@ pub enum JobKind {
     Test,
     /// A backup of what another program dumped.
     Import,
+    /// A look at what a restore would do.
+    Preview,
+    /// Putting back what a restore replaced.
+    Undo,
+    /// Letting go of what a restore replaced.
+    Confirm,
 }
 
 /// How far a job is.
@@ -91,6 +97,9 @@ impl JobKind {
             Self::Drill => "drill",
             Self::Test => "test",
             Self::Import => "import",
+            Self::Preview => "preview",
+            Self::Undo => "undo",
+            Self::Confirm => "confirm",
         }
     }
 }
@@ -188,49 +197,6 @@ pub struct Job {
     pub spec: Option<JobSpec>,
 }
 
-/// What is asked of a job that waits for somebody to do it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum JobSpec {
-    /// A backup.
-    Backup(BackupSpec),
-    /// A restore of a backup into a scratch place.
-    Drill {
-        /// Which one.
-        backup: BackupId,
-    },
-    /// A look at the source.
-    Test,
-}
-
-/// What is asked of a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackupSpec {
-    /// What starts it.
-    pub trigger: Trigger,
-    /// A note to keep with it.
-    pub note: Option<String>,
-    /// Whether it is held, so that retention does not touch it.
-    pub hold: bool,
-}
-
-impl JobSpec {
-    pub(crate) fn kind(&self) -> JobKind {
-        match self {
-            Self::Backup(_) => JobKind::Backup,
-            Self::Drill { .. } => JobKind::Drill,
-            Self::Test => JobKind::Test,
-        }
-    }
-}
-
-impl Default for JobSpec {
-    /// What the scheduler asks.
-    fn default() -> Self {
-        Self::Backup(BackupSpec { trigger: Trigger::Scheduled, note: None, hold: false })
-    }
-}
-
 /// How far a job is: which part it is at.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -325,26 +291,34 @@ impl Catalog {
         Ok(Some(PastRestore { backup: row.try_get("", "backup").map_err(unreadable)?, took }))
     }
 
+    /// Returns the worker that the newest restore of a source was given to, if one was.
+    pub async fn last_restorer(&self, of: OfSource<'_>) -> Result<Option<Slug>, CatalogError> {
+        let select = "SELECT worker FROM jobs WHERE source = $1 AND organisation = $2 AND kind = 'restore' \
+                      AND worker IS NOT NULL ORDER BY queued_at DESC LIMIT 1";
+        let values = [of.source.into(), of.organisation.into()];
+        let row = self.query_one("looked for jobs", select, values).await?;
+        let name = row.map_or(Ok(None), |row| column::<Option<String>>(&row, "jobs", "worker"))?;
+        name.map(|name| name.parse().map_err(|_| unreadable("jobs", "worker"))).transpose()
+    }
+
     /// Returns the newest backup job of a source that was begun.
     pub async fn last_backup_job(&self, of: OfSource<'_>) -> Result<Option<Job>, CatalogError> {
-        let select = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND organisation IN ($2, '') AND kind = 'backup' AND state <> 'queued' ORDER BY queued_at DESC, attempt DESC LIMIT 1"
-        );
-        let row = self
-            .query_one("looked for jobs", &select, [of.source.into(), of.organisation.into()])
-            .await?;
-        row.as_ref().map(read).transpose()
+        self.last(of, "state <> 'queued' ORDER BY queued_at DESC, attempt DESC").await
     }
 
     /// Returns the newest backup job of a source that ended by itself, well or not.
     pub async fn last_run(&self, of: OfSource<'_>) -> Result<Option<Job>, CatalogError> {
+        let ended = "state IN ('succeeded', 'incomplete', 'failed') ORDER BY finished_at DESC";
+        self.last(of, ended).await
+    }
+
+    /// Returns the first backup job of a source in this order.
+    async fn last(&self, of: OfSource<'_>, which: &str) -> Result<Option<Job>, CatalogError> {
         let select = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND organisation IN ($2, '') AND kind = 'backup' AND state IN ('succeeded', 'incomplete', 'failed') \
-             ORDER BY finished_at DESC LIMIT 1"
+            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND organisation IN ($2, '') AND kind = 'backup' AND {which} LIMIT 1"
         );
-        let row = self
-            .query_one("looked for jobs", &select, [of.source.into(), of.organisation.into()])
-            .await?;
+        let values = [of.source.into(), of.organisation.into()];
+        let row = self.query_one("looked for jobs", &select, values).await?;
         row.as_ref().map(read).transpose()
     }
 
@@ -372,16 +346,20 @@ impl Catalog {
         self.query_all("looked for jobs", &select, values).await?.iter().map(read).collect()
     }
 
-    /// Takes jobs that nobody's name is on, since they are older than organisations, for those of an organisation: of one source,
-    /// or all that are left.
-    pub async fn adopt_jobs(
+    /// Gives jobs that are older than organisations to those of their sources.
+    pub async fn adopt_jobs<'a>(
         &self,
-        organisation: &str,
-        source: Option<&str>,
+        whose: impl Fn(&str) -> &'a str,
     ) -> Result<(), CatalogError> {
-        let update = "UPDATE jobs SET organisation = $1 WHERE organisation = '' AND (source = $2 OR $2 = '')";
-        let values = [organisation.into(), source.unwrap_or_default().into()];
-        self.execute("adopted jobs", update, values).await.map(drop)
+        let select = "SELECT DISTINCT source FROM jobs WHERE organisation = ''";
+        for row in self.query_all("looked for jobs", select, []).await? {
+            let source: String = column(&row, "jobs", "source")?;
+            let update =
+                "UPDATE jobs SET organisation = $1 WHERE organisation = '' AND source = $2";
+            let values = [whose(&source).into(), source.into()];
+            self.execute("adopted jobs", update, values).await?;
+        }
+        Ok(())
     }
 
     /// Returns a job; none if it was forgotten.

@@ -11,6 +11,7 @@ mod health;
 mod home;
 mod index;
 mod job;
+mod job_spec;
 mod lease;
 mod master_key;
 mod member;
@@ -29,9 +30,8 @@ pub use catalog::{Catalog, CatalogError};
 pub use export::Imported;
 pub use health::{Alarm, Facts, Health, Objectives, Span};
 pub use home::{Home, HomeError};
-pub use job::{
-    BackupSpec, Job, JobId, JobKind, JobSpec, JobState, OfSource, PastRestore, Progress, Whose,
-};
+pub use job::{Job, JobId, JobKind, JobState, OfSource, PastRestore, Progress, Whose};
+pub use job_spec::{BackupSpec, JobSpec, RestoreSpec};
 pub use lease::{Holder, Lease, LeaseError};
 pub use master_key::{MasterKey, MasterKeyError};
 pub use member::{Member, Role};

@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 
 use crate::catalog::{column, time_column, unreadable};
-use crate::job::{JobId, JobKind, JobSpec, JobState, OfSource, Progress};
+use crate::job::{JobId, JobKind, JobState, OfSource, Progress};
 use crate::lease::RELEASED;
-use crate::{Catalog, CatalogError, DueSlot, Holder, Lease, Seen, Since, Worker};
+use crate::{Catalog, CatalogError, DueSlot, Holder, JobSpec, Lease, Seen, Since, Worker};
 
 /// Tries of a job, at most, whose worker died each time: what kills workers must not go on for ever.
 const MAX_ATTEMPTS: i64 = 3;
@@ -231,7 +231,7 @@ impl Catalog {
         let values = [now.as_microsecond().into(), before(LONGEST_WAIT).into()];
         self.execute("ended jobs that nobody took up", end, values).await?;
         // The newest drill that went well says how long a restore takes.
-        let delete = "DELETE FROM jobs WHERE kind IN ('backup', 'test', 'drill') AND finished_at < $1 AND (kind = 'test' OR EXISTS \
+        let delete = "DELETE FROM jobs WHERE kind IN ('backup', 'test', 'preview', 'drill') AND finished_at < $1 AND (kind IN ('test', 'preview') OR EXISTS \
                       (SELECT 1 FROM jobs n WHERE n.source = jobs.source AND n.kind = jobs.kind AND n.queued_at > jobs.queued_at \
                        AND (n.kind = 'backup' OR n.state = 'succeeded')))";
         self.execute("forgot old jobs", delete, [before(REMEMBERED).into()]).await.map(drop)

@@ -168,13 +168,6 @@ impl Keyring {
         Self { entries: Vec::new(), recovery: None }
     }
 
-    /// Makes a keyring to lend to whoever is to make a backup: it seals with one key, opens what that sealed, and nothing else.
-    pub fn lent(key: DataKey, created_at: Timestamp) -> Self {
-        let mut keyring = Self::empty();
-        keyring.add(key, created_at);
-        keyring
-    }
-
     /// Adds a key unless it is there; keeps the order of age. Returns whether it was new.
     pub fn add(&mut self, key: DataKey, created_at: Timestamp) -> bool {
         let id = key.id();

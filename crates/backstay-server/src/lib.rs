@@ -21,7 +21,7 @@ pub use member_client::MemberClient;
 pub use people::Desk;
 pub use views::{
     AuditView, BackupView, BackupsView, Done, FindingView, ItemErrorView, JobRequest, JobView,
-    SourceStatus, SourceView, StatusView, StorageTest, StorageView, Work,
+    RestoreWish, SourceStatus, SourceView, StatusView, StorageTest, StorageView, Work,
 };
 pub use wire::{
     EnrolRequest, Enrolled, Grant, JobEnd, JobReport, LeaseRef, Outcome, PROTOCOL, PROTOCOL_HEADER,

@@ -70,7 +70,7 @@ type Asked = State<Arc<dyn Desk>>;
 /// Where it is, what a member must at least be, what is done.
 type Route = (&'static str, Role, MethodRouter<Arc<dyn Desk>>);
 
-/// Every route that there is.
+/// Every route that there is. What is asked for as a job may need more: [`crate::Work::least`].
 fn routes() -> [Route; 15] {
     [
         ("/status", Role::Viewer, get(status)),
@@ -115,15 +115,20 @@ async fn members_only(
 ) -> Result<Response, Refusal> {
     let token = bearer(TokenKind::Member, request.headers()).ok_or(Refusal::NoMember)?;
     let member = gate.desk.member_of(&token).await?.ok_or(Refusal::NoMember)?;
-    if member.role < gate.least {
+    ensure_may(&member, gate.least)?;
+    request.extensions_mut().insert(member);
+    Ok(next.run(request).await)
+}
+
+fn ensure_may(member: &Member, least: Role) -> Result<(), Refusal> {
+    if member.role < least {
         let text = format!(
-            "{} is a member with the role {}, and this needs {}; `backstay members` on the server gives roles",
-            member.name, member.role, gate.least
+            "{} is a member with the role {}, and this needs {least}; `backstay members` on the server gives roles",
+            member.name, member.role
         );
         return Err(Refusal::NotAllowed(text));
     }
-    request.extensions_mut().insert(member);
-    Ok(next.run(request).await)
+    Ok(())
 }
 
 async fn unknown(request: Request) -> Refusal {
@@ -253,7 +258,9 @@ async fn ask(
     Extension(member): Extension<Member>,
     request: Result<Json<JobRequest>, JsonRejection>,
 ) -> Result<Json<JobView>, Refusal> {
-    desk.ask(member, body(request)?).await.map(Json)
+    let request = body(request)?;
+    ensure_may(&member, request.work.least())?;
+    desk.ask(member, request).await.map(Json)
 }
 
 async fn cancel(

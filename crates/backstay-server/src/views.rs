@@ -1,7 +1,7 @@
 //! What people see of an installation, as JSON: by way of a server, and of a command on the machine itself. Unknown fields are
 //! ignored and new ones have defaults, as between servers and workers.
 
-use backstay_control::{JobState, Progress};
+use backstay_control::{JobState, Progress, Role};
 use backstay_format::{BackupId, Encryption, Slug, Trigger};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -267,6 +267,56 @@ pub enum Work {
     },
     /// A look at the source, as a backup would.
     Test,
+    /// A look at what a restore to the source's own place would do.
+    Preview(RestoreWish),
+    /// A restore to the source's own place.
+    Restore(RestoreWish),
+    /// Putting back what the newest restore replaced.
+    Undo,
+    /// Letting go of what the newest restore replaced.
+    Confirm,
+}
+
+/// What somebody wants restored, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestoreWish {
+    /// This backup, by its id or the beginning of it; a restore needs the whole id. The newest good one if left out.
+    #[serde(default)]
+    pub backup: Option<String>,
+    /// The newest good one that began before this time.
+    #[serde(default)]
+    pub at: Option<Timestamp>,
+    /// Only this of it: paths or tables.
+    #[serde(default)]
+    pub only: Vec<String>,
+    /// Replaces what is there name by name, or in one transaction, instead of swapping the whole.
+    #[serde(default)]
+    pub in_place: bool,
+    /// Takes a backup that is not sealed although the source's should be.
+    #[serde(default)]
+    pub accept_unsealed: bool,
+    /// Backs up what is there before.
+    #[serde(default = "yes")]
+    pub safety_backup: bool,
+    /// Whether somebody said yes to replacing what is there.
+    #[serde(default)]
+    pub may_replace: bool,
+}
+
+impl Work {
+    /// Returns what a member must at least be to ask for it.
+    pub fn least(&self) -> Role {
+        match self {
+            Self::Backup { .. } | Self::Drill { .. } | Self::Test | Self::Preview(_) => {
+                Role::Operator
+            }
+            Self::Restore(_) | Self::Undo | Self::Confirm => Role::Admin,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn manual() -> Trigger {

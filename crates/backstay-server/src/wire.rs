@@ -157,6 +157,11 @@ pub enum Outcome {
         #[serde(default)]
         warnings: Vec<String>,
     },
+    /// Something else was done.
+    Done {
+        /// What came of it. Both sides know what that is; nobody in between does.
+        answer: serde_json::Value,
+    },
     /// Nothing.
     Failed {
         /// Why.

@@ -164,8 +164,13 @@ impl Installation {
         if let Some(source) = self.remembered_source(name).await? {
             return Ok(source);
         }
+        Err(self.no_source(name).into())
+    }
+
+    /// Says that nothing of this name is configured, and what is.
+    pub(crate) fn no_source(&self, name: &str) -> UsageError {
         let known: Vec<&str> = self.config.sources.keys().map(String::as_str).collect();
-        Err(UsageError(format!("there is no source {name:?}; known: {}", known.join(", "))).into())
+        UsageError(format!("there is no source {name:?}; known: {}", known.join(", ")))
     }
 
     /// Makes a source of what its newest manifest says: on a bare machine there is no configuration.

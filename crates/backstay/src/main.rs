@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod exit;
+mod expected;
 mod installation;
 mod lease;
 mod opening;

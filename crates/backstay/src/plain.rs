@@ -17,6 +17,11 @@ pub(crate) fn sentence(text: &str) -> String {
     cut(text, LONG)
 }
 
+/// Returns a line, with the spaces that it begins with.
+pub(crate) fn line(text: &str) -> String {
+    shown(text, LONG).trim_end().to_owned()
+}
+
 /// Returns the last lines.
 pub(crate) fn lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
@@ -25,8 +30,11 @@ pub(crate) fn lines(text: &str) -> String {
 }
 
 fn cut(text: &str, chars: usize) -> String {
-    let shown = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(shown).take(chars).collect::<String>().trim().to_owned()
+    shown(text, chars).trim().to_owned()
+}
+
+fn shown(text: &str, chars: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(chars).collect()
 }
 
 #[cfg(test)]
@@ -34,6 +42,7 @@ mod tests {
     #[test]
     fn text_of_others_moves_no_cursor_and_has_an_end() {
         assert_eq!(super::name("db1\u{1b}[2J\n"), "db1 [2J");
+        assert_eq!(super::line("  one\u{7} \n"), "  one");
         assert_eq!(super::sentence(&"x".repeat(1 << 20)).len(), 2000);
         let log = format!("{}last\r\u{7}", "line\n".repeat(500));
         let kept = super::lines(&log);

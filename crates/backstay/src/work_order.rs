@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use backstay_control::{BackupSpec, Catalog, Home, JobSpec, WaitingJob};
+use backstay_control::{BackupSpec, Catalog, Home, JobSpec, RestoreSpec, WaitingJob};
 use backstay_engine::cx::Cx;
 use backstay_engine::store::{Profile, S3Credentials, StoreSpec};
 use backstay_engine::vault::Vault;
@@ -21,6 +21,7 @@ use crate::config::{
     Additions, Config, CredentialConfig, Env, RemoteConfig, SourceConfig, StorageConfig,
     StorageKind,
 };
+use crate::expected::{Expected, expected};
 use crate::installation::{Installation, Tested, tested_name};
 
 /// All that a worker needs for one job, with its secrets.
@@ -43,6 +44,36 @@ pub(crate) enum Task {
     Drill(Box<DrillOrder>),
     /// A look at it.
     Test,
+    /// A look at what a restore of one of its backups would do.
+    Preview(Box<RestoreOrder>),
+    /// A restore of one of its backups to its own place.
+    Restore(Box<RestoreOrder>),
+    /// Putting back what its newest restore replaced.
+    Undo(Box<Access>),
+    /// Letting go of what that replaced.
+    Confirm(Box<Access>),
+}
+
+impl Task {
+    /// Returns what opens the vault that it needs, if it does.
+    fn access(&self) -> Option<&Access> {
+        match self {
+            Self::Backup(order) => Some(&order.access),
+            Self::Drill(order) => Some(&order.access),
+            Self::Preview(order) | Self::Restore(order) => Some(&order.access),
+            Self::Undo(access) | Self::Confirm(access) => Some(access),
+            Self::Test => None,
+        }
+    }
+
+    /// Returns the keys that it needs.
+    fn keys(&self) -> impl Iterator<Item = &KeyOrder> {
+        let seals_with = match self {
+            Self::Restore(order) => order.seals_with.as_ref(),
+            _ => None,
+        };
+        self.access().and_then(|access| access.key.as_ref()).into_iter().chain(seals_with)
+    }
 }
 
 /// What a backup needs beside its source.
@@ -60,6 +91,20 @@ pub(crate) struct BackupOrder {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct DrillOrder {
     pub(crate) backup: BackupId,
+    #[serde(flatten)]
+    pub(crate) access: Access,
+}
+
+/// What a restore needs beside its source.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RestoreOrder {
+    pub(crate) spec: RestoreSpec,
+    /// How long it should take, as the server knows from the last one.
+    #[serde(default)]
+    pub(crate) expected: Option<Expected>,
+    /// That seals the backup of what is there before; none if nothing is backed up.
+    #[serde(default)]
+    seals_with: Option<KeyOrder>,
     #[serde(flatten)]
     pub(crate) access: Access,
 }
@@ -135,7 +180,19 @@ impl Installation {
                 Task::Backup(Box::new(order))
             }
             JobSpec::Drill { backup } => {
-                Task::Drill(Box::new(self.drill_order(source, backup).await?))
+                let (access, _) = self.access_to(source, backup).await?;
+                Task::Drill(Box::new(DrillOrder { backup: backup.clone(), access }))
+            }
+            JobSpec::Preview(spec) => {
+                Task::Preview(Box::new(self.restore_order(source, spec, false).await?))
+            }
+            JobSpec::Restore(spec) => {
+                let is_written = spec.safety_backup;
+                Task::Restore(Box::new(self.restore_order(source, spec, is_written).await?))
+            }
+            JobSpec::Undo { .. } => Task::Undo(Box::new(self.access_for_writing(source).await?)),
+            JobSpec::Confirm { .. } => {
+                Task::Confirm(Box::new(self.access_for_writing(source).await?))
             }
         };
         Ok(WorkOrder {
@@ -152,27 +209,48 @@ impl Installation {
         spec: &BackupSpec,
         waits: bool,
     ) -> anyhow::Result<BackupOrder> {
-        let storage = self.storage(&source.storage)?;
-        let vault = self.vault_for_writing(storage).await?;
-        vault.ensure_key_slot(&self.cx).await?;
-        let access = self.access(storage, &vault, Some(vault.keyring().newest()?)).await?;
+        let access = self.access_for_writing(source).await?;
         Ok(BackupOrder { spec: spec.clone(), waits, access })
     }
 
-    async fn drill_order(
+    async fn restore_order(
+        &self,
+        source: &SourceConfig,
+        spec: &RestoreSpec,
+        is_written: bool,
+    ) -> anyhow::Result<RestoreOrder> {
+        let seals_with = match is_written {
+            true => self.access_for_writing(source).await?.key,
+            false => None,
+        };
+        let (access, expected) = self.access_to(source, &spec.backup).await?;
+        Ok(RestoreOrder { spec: spec.clone(), expected, seals_with, access })
+    }
+
+    /// Gives what a new backup is sealed and written with.
+    async fn access_for_writing(&self, source: &SourceConfig) -> anyhow::Result<Access> {
+        let storage = self.storage(&source.storage)?;
+        let vault = self.vault_for_writing(storage).await?;
+        vault.ensure_key_slot(&self.cx).await?;
+        self.access(storage, &vault, Some(vault.keyring().newest()?)).await
+    }
+
+    /// Gives what a backup is opened with, and says how long its restore should take.
+    async fn access_to(
         &self,
         source: &SourceConfig,
         backup: &BackupId,
-    ) -> anyhow::Result<DrillOrder> {
+    ) -> anyhow::Result<(Access, Option<Expected>)> {
         let storage = self.storage(&source.storage)?;
         let vault = self.vault(storage).await?;
         let place = source.place(backup.clone());
-        let key = match vault.manifest(&self.cx, &place).await?.encryption {
-            Encryption::Sealed { key } => Some(vault.keyring().entry(&key)?),
+        let manifest = vault.manifest(&self.cx, &place).await?;
+        let expected = expected(self, &vault, &place, manifest.plain_bytes()).await?;
+        let key = match &manifest.encryption {
+            Encryption::Sealed { key } => Some(vault.keyring().entry(key)?),
             Encryption::None => None,
         };
-        let access = self.access(storage, &vault, key).await?;
-        Ok(DrillOrder { backup: backup.clone(), access })
+        Ok((self.access(storage, &vault, key).await?, expected))
     }
 
     async fn access(
@@ -219,18 +297,13 @@ impl Installation {
         cx: Cx,
         env: Env<'_>,
     ) -> anyhow::Result<Self> {
-        let access = match &order.task {
-            Task::Backup(backup) => Some(&backup.access),
-            Task::Drill(drill) => Some(&drill.access),
-            Task::Test => None,
-        };
+        let storage = order.task.access();
         let storage =
-            access.map(|access| access.storage.config(&order.organisation, &home)).transpose()?;
-        let lent = access.map(|access| match &access.key {
-            Some(key) => key.keyring(),
-            None => Ok(Keyring::empty()),
-        });
-        let lent = lent.transpose()?;
+            storage.map(|access| access.storage.config(&order.organisation, &home)).transpose()?;
+        let mut lent = Keyring::empty();
+        for key in order.task.keys() {
+            key.add_to(&mut lent)?;
+        }
         let declared = (order.source.as_str(), order.declared.clone());
         let config = Config::for_job(&order.organisation, declared, storage, env)?;
         Ok(Self {
@@ -239,7 +312,7 @@ impl Installation {
             home,
             catalog,
             cx,
-            lent: lent.map(Arc::new),
+            lent: Some(Arc::new(lent)),
         })
     }
 
@@ -305,9 +378,10 @@ impl StorageOrder {
 }
 
 impl KeyOrder {
-    fn keyring(&self) -> anyhow::Result<Keyring> {
+    fn add_to(&self, keyring: &mut Keyring) -> anyhow::Result<()> {
         let bytes = hex::decode(&self.key).ok().and_then(|bytes| bytes.try_into().ok());
         let bytes: [u8; 32] = bytes.context("the server sent a key that is none")?;
-        Ok(Keyring::lent(DataKey::new(bytes), self.created_at))
+        keyring.add(DataKey::new(bytes), self.created_at);
+        Ok(())
     }
 }

@@ -9,12 +9,15 @@ use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_format::Trigger;
 use backstay_server::{BackupView, CallError, Client, JobRequest, JobView, MemberClient, Work};
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::elsewhere::{Look, tell};
+use super::elsewhere::{Look, tell, without_backup};
 use super::guard::guard_asking;
 use super::{backup, drill, jobs, list, look, members, restore, said, status};
-use crate::cli::{BackupArgs, Command, Global, JobsCommand, SourceCommand, StorageCommand};
+use crate::cli::{
+    BackupArgs, Command, Global, JobsCommand, RestoreArgs, SourceCommand, StorageCommand,
+};
 use crate::exit::{Exit, UsageError};
 use crate::installation::new_job_id;
 use crate::render;
@@ -23,15 +26,15 @@ use crate::render;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a server may be away while somebody waits for a job: it may be started anew, or its catalog.
 const LONGEST_AWAY: Duration = Duration::from_mins(5);
-
 /// A server takes its turn before a job begins, however little somebody wants to wait.
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it may take to cancel a job: whoever does it wants to go.
 const LONGEST_CANCEL: Duration = Duration::from_secs(10);
+/// How long what was asked for may arrive behind the wish to cancel it.
 const LONGEST_OVERTAKEN: Duration = Duration::from_secs(3);
 /// What is said to whoever wants more.
-const NOT_ASKED: &str = "a server is asked for status, source list and test, storage list and test, backup, backups, show, hold, release, delete, drill, jobs, audit and \
-                         guard; for all else run the command on the server's machine, without --server and BACKSTAY_SERVER";
+const NOT_ASKED: &str = "a server is asked for status, source list and test, storage list and test, backup, backups, show, hold, release, delete, drill, restore, undo, confirm, jobs, \
+                         audit and guard; for all else run the command on the server's machine, without --server and BACKSTAY_SERVER";
 
 /// A member, who asks a server.
 pub(super) struct Asking {
@@ -72,6 +75,9 @@ pub(super) async fn ask(global: &Global, cx: Cx, command: Command) -> anyhow::Re
         Command::Source(SourceCommand::Test { name }) => asking.test_source(&name).await,
         Command::Backup(args) => asking.backup_all(args, json).await,
         Command::Drill { source, id } => asking.drill(&source, id, json).await,
+        Command::Restore(args) => asking.restore(&args, json).await,
+        Command::Undo { source } => said(asking.said(source, Work::Undo).await),
+        Command::Confirm { source } => said(asking.said(source, Work::Confirm).await),
         Command::Guard(args) => guard_asking(&asking, &args).await,
         command => asking.cx.run(asking.look(command, json)).await?,
     }
@@ -174,7 +180,6 @@ impl Asking {
             Some(_) => "whoever asked for it was interrupted",
             None => "it was given up",
         };
-        // What was asked for a moment ago may arrive behind this.
         let until = Instant::now() + LONGEST_OVERTAKEN;
         let cancel = async {
             loop {
@@ -314,7 +319,7 @@ impl Asking {
         let job = self.have_done((source, work), None).await?;
         let error = job.error.map(|error| anyhow::anyhow!(error));
         let Some(made) = job.result else {
-            return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));
+            return Err(without_backup(error));
         };
         let made = serde_json::from_value(made);
         Ok((made.context("the server's answer cannot be understood")?, error))
@@ -355,6 +360,32 @@ impl Asking {
             (_, _, Some(error)) => Err(anyhow::anyhow!(error)),
             (_, _, None) => Err(anyhow::anyhow!("it ended without a result")),
         }
+    }
+
+    /// Has something done that has a result.
+    async fn result(&self, source: &str, work: Work) -> anyhow::Result<Value> {
+        let job = self.have_done((source, work), None).await?;
+        match (job.result, job.error) {
+            (_, Some(error)) => Err(anyhow::anyhow!(error)),
+            (Some(result), None) => Ok(result),
+            (None, None) => Err(anyhow::anyhow!("it ended without a result")),
+        }
+    }
+
+    async fn restore(&self, args: &RestoreArgs, json: bool) -> anyhow::Result<Exit> {
+        if args.to.is_some() || args.to_file.is_some() {
+            let text = "a server restores a source to its own place; for --to and --to-file run the command on the server's machine, without --server and BACKSTAY_SERVER";
+            return Err(UsageError(text.to_owned()).into());
+        }
+        let have_done = async |work| self.result(&args.source, work).await;
+        restore::restore_by(&self.cx, args, json, have_done).await
+    }
+
+    /// Has something done for a source that ends with a sentence.
+    async fn said(&self, source: Option<String>, work: Work) -> anyhow::Result<String> {
+        let source = source.ok_or_else(|| UsageError("of which source? name it".to_owned()))?;
+        let said = self.result(&source, work).await?;
+        serde_json::from_value(said).context("the server's answer cannot be understood")
     }
 
     async fn jobs(&self, command: JobsCommand, json: bool) -> anyhow::Result<Exit> {

@@ -1,6 +1,7 @@
 //! Which commands change something, restore it or take it away: these are written down (ADR 21). What makes a backup is a job.
 
 use backstay_control::Change;
+use backstay_engine::event::Event;
 use backstay_format::Slug;
 
 use crate::cli::{
@@ -91,11 +92,21 @@ impl Installation {
             Err(error) if error.is::<UsageError>() => return,
             Err(error) => format!("failed: {error:#}"),
         };
+        self.audit_change(actor, (action, subject), outcome).await;
+    }
+
+    /// Writes down who changed what, and what came of it.
+    pub(crate) async fn audit_change(
+        &self,
+        actor: String,
+        (action, subject): (&str, String),
+        outcome: String,
+    ) {
         let change = Change { actor, action: action.to_owned(), subject, outcome };
         let named = (new_job_id(), self.whose(&change.subject));
         if let Err(error) = self.catalog.audit(named, &change, self.cx.now()).await {
             let text = format!("the audit could not be written: {error}");
-            self.cx.event(backstay_engine::event::Event::Warning { text });
+            self.cx.event(Event::Warning { text });
         }
     }
 }

@@ -4,19 +4,23 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use backstay_control::{
-    BackupSpec, CatalogError, Holder, Job, JobId, JobSpec, JobState, Progress, Worker,
+    BackupSpec, CatalogError, Holder, Job, JobId, JobSpec, JobState, Progress, RestoreSpec, Worker,
 };
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::source::Probe;
-use backstay_format::{BackupId, IndexEntry};
+use backstay_format::{BackupId, IndexEntry, Slug, Trigger};
+use backstay_server::{RestoreWish, Work};
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use super::backup::{HELD, Made};
 use super::drill::DrillReport;
+use super::restore::{Wanted, choose};
 use crate::config::{RemoteConfig, SourceConfig};
+use crate::exit::UsageError;
 use crate::installation::{Installation, host, new_job_id};
-use crate::render;
+use crate::{plain, render};
 
 /// A worker that has not asked for work for this long is not there: it asks at least every half minute.
 const GONE_AFTER: SignedDuration = SignedDuration::from_secs(90);
@@ -28,14 +32,18 @@ pub(super) fn is_there(worker: &Worker, now: Timestamp) -> bool {
     now.duration_since(worker.seen_at).abs() <= GONE_AFTER
 }
 
-/// Says why nobody would take a source's jobs now; none if somebody would.
+/// Says why nobody would take a source's jobs now, or those that only this worker can do; none if somebody would.
 pub(super) async fn nobody_takes(
     app: &Installation,
     remote: &RemoteConfig,
+    bound_to: Option<&Slug>,
 ) -> anyhow::Result<Option<String>> {
     let now = app.catalog.time(app.cx.now()).await?;
     let all = app.catalog.workers().await.context("cannot look for workers")?;
-    let known: Vec<&Worker> = all.iter().filter(|worker| remote.worker.takes(worker)).collect();
+    let can = |worker: &&Worker| {
+        remote.worker.takes(worker) && bound_to.is_none_or(|name| *name == worker.name)
+    };
+    let known: Vec<&Worker> = all.iter().filter(can).collect();
     if known.iter().any(|worker| is_there(worker, now)) {
         return Ok(None);
     }
@@ -43,7 +51,11 @@ pub(super) async fn nobody_takes(
         || "there never was one; `backstay workers invite` makes a token for it".to_owned(),
         |worker| format!("{worker} was there last at {:.0}, on {}", worker.seen_at, worker.host),
     );
-    Ok(Some(format!("no worker is there for it: it wants {}, and {last}", remote.worker)))
+    let wanted = bound_to.map_or_else(
+        || remote.worker.to_string(),
+        |name| format!("worker {name}, which made the newest restore"),
+    );
+    Ok(Some(format!("no worker is there for it: it wants {wanted}, and {last}")))
 }
 
 /// What a look at a source found, in words. Of one by a worker it is the job's log: the summary, then each warning.
@@ -87,7 +99,7 @@ pub(super) async fn without_worker(app: &Installation) -> anyhow::Result<Vec<Str
     let mut found = Vec::new();
     for source in app.config.sources.values() {
         if let Some(remote) = source.remote() {
-            let nobody = nobody_takes(app, remote).await?;
+            let nobody = nobody_takes(app, remote, None).await?;
             found.extend(nobody.map(|text| format!("source {}: {text}", source.name)));
         }
     }
@@ -100,7 +112,7 @@ async fn ask(
     (source, remote): (&SourceConfig, &RemoteConfig),
     spec: &JobSpec,
 ) -> anyhow::Result<Job> {
-    if let Some(nobody) = nobody_takes(app, remote).await? {
+    if let Some(nobody) = nobody_takes(app, remote, spec.bound_to()).await? {
         anyhow::bail!(nobody);
     }
     let (now, me) = (app.catalog.time(app.cx.now()).await?, Holder::this_process(&host()));
@@ -129,7 +141,7 @@ pub(super) async fn backup_elsewhere(
     let ended = ask(app, (source, remote), &JobSpec::Backup(spec.clone())).await?;
     let error = ended.error.map(|error| anyhow::anyhow!(error));
     let Some(backup) = ended.backup else {
-        return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));
+        return Err(without_backup(error));
     };
     let vault = app.vault(app.storage(&source.storage)?).await?;
     let place = source.place(backup.parse()?);
@@ -140,6 +152,11 @@ pub(super) async fn backup_elsewhere(
     let mut made = Made::new(source, &vault, (entry, None));
     made.afterwards = error;
     Ok(made)
+}
+
+/// Says why a job made no backup, as it said itself if it did.
+pub(super) fn without_backup(error: Option<anyhow::Error>) -> anyhow::Error {
+    error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup"))
 }
 
 /// Has a backup restored into a scratch place by a worker.
@@ -158,6 +175,96 @@ pub(super) async fn drill_elsewhere(
     }
 }
 
+/// Has a worker do something that has a result.
+pub(super) async fn result(
+    app: &Installation,
+    (source, remote): (&SourceConfig, &RemoteConfig),
+    work: Work,
+) -> anyhow::Result<Value> {
+    let spec = specify(app, source, work).await?;
+    let ended = ask(app, (source, remote), &spec).await?;
+    match (ended.result, ended.error) {
+        (_, Some(error)) => Err(anyhow::anyhow!(error)),
+        (Some(result), None) => Ok(serde_json::from_str(&result)?),
+        (None, None) => Err(anyhow::anyhow!("it ended without a result")),
+    }
+}
+
+/// Says in full what is to be done for a source.
+pub(super) async fn specify(
+    app: &Installation,
+    source: &SourceConfig,
+    work: Work,
+) -> anyhow::Result<JobSpec> {
+    Ok(match work {
+        Work::Backup { trigger, note, hold } => {
+            let may_start =
+                [Trigger::Manual, Trigger::Scheduled, Trigger::PreDeploy, Trigger::PostDeploy];
+            if !may_start.contains(&trigger) {
+                let text = "expected manual, scheduled, pre-deploy or post-deploy as the trigger";
+                return Err(UsageError(text.to_owned()).into());
+            }
+            let note = note.as_deref().map(plain::sentence);
+            JobSpec::Backup(BackupSpec { trigger, note, hold })
+        }
+        Work::Drill { backup } => {
+            JobSpec::Drill { backup: chosen(app, source, backup.as_deref(), None).await? }
+        }
+        Work::Test => JobSpec::Test,
+        Work::Preview(wish) => {
+            let backup = chosen(app, source, wish.backup.as_deref(), wish.at).await?;
+            JobSpec::Preview(restore_of(backup, wish))
+        }
+        Work::Restore(wish) => {
+            let id = wish.backup.as_deref().unwrap_or_default();
+            let backup = whole(id).context("a restore needs to know which backup is meant")?;
+            JobSpec::Restore(restore_of(backup, wish))
+        }
+        Work::Undo => JobSpec::Undo { worker: restorer(app, source).await? },
+        Work::Confirm => JobSpec::Confirm { worker: restorer(app, source).await? },
+    })
+}
+
+async fn chosen(
+    app: &Installation,
+    source: &SourceConfig,
+    id: Option<&str>,
+    at: Option<Timestamp>,
+) -> anyhow::Result<BackupId> {
+    let vault = app.vault(app.storage(&source.storage)?).await?;
+    choose(app, &vault, source, &Wanted { id, at }).await
+}
+
+/// Returns the worker that knows where what the newest restore replaced lies, if one does.
+async fn restorer(app: &Installation, source: &SourceConfig) -> anyhow::Result<Option<Slug>> {
+    if source.remote().is_none() {
+        return Ok(None);
+    }
+    Ok(app.catalog.last_restorer(source.as_job()).await?)
+}
+
+/// Says in full what is to be restored of a backup.
+pub(super) fn restore_of(backup: BackupId, wish: RestoreWish) -> RestoreSpec {
+    let RestoreWish {
+        backup: _,
+        at: _,
+        only,
+        in_place,
+        accept_unsealed,
+        safety_backup,
+        may_replace,
+    } = wish;
+    RestoreSpec { backup, only, in_place, accept_unsealed, safety_backup, may_replace }
+}
+
+/// Reads the id of a backup: half of it may be another's.
+pub(super) fn whole(id: &str) -> anyhow::Result<BackupId> {
+    id.parse().map_err(|_| {
+        let found = plain::name(id);
+        UsageError(format!("found {found:?}, expected the whole id of a backup")).into()
+    })
+}
+
 /// Waits for the end of a job, and tells how far it is.
 async fn wait(app: &Installation, remote: &RemoteConfig, id: &JobId) -> anyhow::Result<Job> {
     let mut told = Progress::default();
@@ -169,7 +276,8 @@ async fn wait(app: &Installation, remote: &RemoteConfig, id: &JobId) -> anyhow::
         match job.state {
             // Nobody waits for ever for a worker that went away.
             JobState::Queued => {
-                if let Some(nobody) = nobody_takes(app, remote).await? {
+                let bound_to = job.spec.as_ref().and_then(JobSpec::bound_to);
+                if let Some(nobody) = nobody_takes(app, remote, bound_to).await? {
                     anyhow::bail!(nobody);
                 }
             }

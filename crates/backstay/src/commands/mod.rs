@@ -128,8 +128,8 @@ async fn run_here(
         Command::Drill { source, id } => {
             drill::drill_source(app, &source, id.as_deref(), json).await
         }
-        Command::Undo { source } => undo::undo(app, source.as_deref()).await,
-        Command::Confirm { source } => undo::confirm(app, source.as_deref()).await,
+        Command::Undo { source } => said(undo::undo(app, source.as_deref()).await),
+        Command::Confirm { source } => said(undo::confirm(app, source.as_deref()).await),
         Command::Verify { what, all } => files::verify(app, what.as_deref(), all, json).await,
         Command::Check => files::check(app, json).await,
         Command::Download { id, part, output, sealed } => {

@@ -1,51 +1,110 @@
 //! What a restore would do, for a person and for programs.
 
-use backstay_control::{OfSource, PastRestore};
+use anyhow::Context as _;
+use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
-use backstay_engine::vault::Vault;
-use backstay_format::Content;
-use jiff::SignedDuration;
-use serde_json::json;
+use backstay_format::{BackupId, Content};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::holdings;
+use super::restore::ask;
 use crate::cli::RestoreArgs;
-use crate::installation::Installation;
-use crate::render;
+use crate::expected::Expected;
+use crate::{plain, render};
 
-/// Shows what a restore would do, and how long that should take (V47-V50).
-pub(super) async fn show(
-    app: &Installation,
-    vault: &Vault,
-    plan: &RestorePlan,
-    args: &RestoreArgs,
-    json: bool,
-) -> anyhow::Result<()> {
-    let (manifest, outlook, now) = (&plan.manifest, &plan.outlook, app.cx.now());
-    let expected = expected(app, vault, plan).await?;
-    if json {
-        if !args.dry_run {
-            return Ok(());
-        }
-        return render::print_json(&json!({
-            "backup": plan.place.backup,
-            "source": plan.place.source,
-            "started_at": manifest.started_at,
-            "tool": manifest.tool,
-            "engine": manifest.engine,
-            "engine_now": outlook.engine,
-            "schema_version": plan.details.schema_version,
-            "plain_bytes": manifest.plain_bytes(),
-            "target": outlook.target,
-            "replaces": outlook.replaces,
-            "how": how(outlook.how),
-            "expected_seconds": expected.as_ref().map(|expected| expected.takes.as_secs_f64()),
-            "content": plan.content().cloned().map(Content::without_secrets),
-            "present": outlook.present,
-            "warnings": outlook.warnings,
-        }));
+/// Lines and bytes of what a worker shows; more of it nobody reads, and no answer has room for it.
+const MOST_LINES: usize = 500;
+const MOST_BYTES: usize = 2 << 20;
+
+/// What a restore would do, as whoever asks sees it, wherever it was found out (V47-V50).
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Preview {
+    /// Which backup would be restored.
+    pub(crate) backup: BackupId,
+    /// Whether something is there that would be replaced.
+    pub(super) replaces: bool,
+    /// For a person.
+    lines: Vec<String>,
+    /// For programs.
+    facts: Value,
+}
+
+impl Preview {
+    pub(super) fn new(plan: &RestorePlan, expected: Option<&Expected>, now: Timestamp) -> Self {
+        let (backup, replaces) = (plan.place.backup.clone(), plan.outlook.replaces);
+        Self { backup, replaces, lines: lines(plan, expected, now), facts: facts(plan, expected) }
     }
+
+    /// Reads what somebody else found.
+    pub(crate) fn read(value: Value) -> anyhow::Result<Self> {
+        let mut preview: Self =
+            serde_json::from_value(value).context("the preview cannot be understood")?;
+        preview.lines.truncate(MOST_LINES);
+        preview.lines.iter_mut().for_each(|line| *line = plain::line(line));
+        Ok(preview)
+    }
+
+    /// Returns it for somebody else, without the tables one by one where these are too many.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut value = serde_json::to_value(self).expect("a preview is plain values");
+        if value.to_string().len() > MOST_BYTES {
+            for name in ["content", "present"] {
+                value["facts"][name] = Value::Null;
+            }
+        }
+        value
+    }
+
+    /// Shows it.
+    pub(super) fn show(&self, cx: &Cx, args: &RestoreArgs, json: bool) -> anyhow::Result<()> {
+        if json {
+            return if args.dry_run { render::print_json(&self.facts) } else { Ok(()) };
+        }
+        let preview = self.lines.join("\n");
+        if args.yes {
+            // Nobody is asked, so --quiet may keep it back.
+            cx.event(Event::Step { what: preview });
+        } else {
+            render::say(&preview);
+        }
+        Ok(())
+    }
+
+    /// Asks whether that is meant.
+    pub(super) fn confirm(&self, yes: bool) -> anyhow::Result<()> {
+        let what =
+            if self.replaces { "This replaces what is there now." } else { "This makes it anew." };
+        ask(what, "RESTORE", yes)
+    }
+}
+
+fn facts(plan: &RestorePlan, expected: Option<&Expected>) -> Value {
+    let (manifest, outlook) = (&plan.manifest, &plan.outlook);
+    json!({
+        "backup": plan.place.backup,
+        "source": plan.place.source,
+        "started_at": manifest.started_at,
+        "tool": manifest.tool,
+        "engine": manifest.engine,
+        "engine_now": outlook.engine,
+        "schema_version": plan.details.schema_version,
+        "plain_bytes": manifest.plain_bytes(),
+        "target": outlook.target,
+        "replaces": outlook.replaces,
+        "how": how(outlook.how),
+        "expected_seconds": expected.map(|expected| expected.takes.as_secs_f64()),
+        "content": plan.content().cloned().map(Content::without_secrets),
+        "present": outlook.present,
+        "warnings": outlook.warnings,
+    })
+}
+
+fn lines(plan: &RestorePlan, expected: Option<&Expected>, now: Timestamp) -> Vec<String> {
+    let (manifest, outlook) = (&plan.manifest, &plan.outlook);
     let mut lines = vec![
         format!(
             "Backup    {} of {}, made {} ago by {}",
@@ -80,44 +139,11 @@ pub(super) async fn show(
         lines.push(format!("How       {}", how(outlook.how)));
     }
     lines.extend(expected.map(|expected| {
-        let (takes, took) = (render::seconds(expected.takes), render::seconds(expected.past.took));
-        format!("Expected  {takes}: restoring {} took {took}", expected.past.backup)
+        let (takes, took) = (render::seconds(expected.takes), render::seconds(expected.took));
+        format!("Expected  {takes}: restoring {} took {took}", expected.backup)
     }));
     lines.extend(outlook.warnings.iter().map(|warning| format!("Warning   {warning}")));
-    let preview = lines.join("\n");
-    if args.yes {
-        // Nobody is asked, so --quiet may keep it back.
-        app.cx.event(Event::Step { what: preview });
-    } else {
-        render::say(&preview);
-    }
-    Ok(())
-}
-
-/// How long a restore should take, from the one before.
-struct Expected {
-    takes: SignedDuration,
-    past: PastRestore,
-}
-
-async fn expected(
-    app: &Installation,
-    vault: &Vault,
-    plan: &RestorePlan,
-) -> anyhow::Result<Option<Expected>> {
-    let source = &plan.place.source;
-    let organisation = plan.place.organisation.as_str();
-    let of = OfSource { organisation, source: source.as_str() };
-    let Some(past) = app.catalog.last_restore(of).await? else { return Ok(None) };
-    let listing = vault.list(&app.cx, &plan.place.organisation, source).await?;
-    let Some(then) = listing.backups.iter().find(|entry| entry.id.as_str() == past.backup) else {
-        return Ok(None);
-    };
-    // What takes time grows with the bytes; a small backup has its fixed costs all the same.
-    let growth = plan.manifest.plain_bytes().max(1) as f64 / then.plain_bytes.max(1) as f64;
-    let takes = past.took.as_secs_f64() * growth.max(1.0);
-    let takes = SignedDuration::try_from_secs_f64(takes).unwrap_or(past.took);
-    Ok(Some(Expected { takes, past }))
+    lines
 }
 
 fn how(how: How) -> &'static str {

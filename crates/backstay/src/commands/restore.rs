@@ -1,23 +1,27 @@
-//! `backstay restore`, `undo` and `confirm`.
+//! `backstay restore`: here, or by whoever does jobs for the source.
 
-use std::ffi::OsString;
+mod here;
+
 use std::io::{BufRead as _, IsTerminal as _};
-use std::path::PathBuf;
 
+use anyhow::Context as _;
 use backstay_control::{JobKind, JobState};
-use backstay_engine::restore::{Around, RestoreOptions, RestorePlan, plan_restore};
-use backstay_engine::source::{How, TargetOptions};
+use backstay_engine::cx::Cx;
 use backstay_engine::vault::Vault;
-use backstay_format::{BackupId, IndexEntry, Trigger};
-use serde_json::json;
+use backstay_format::{BackupId, IndexEntry};
+use backstay_server::{RestoreWish, Work};
+use serde_json::Value;
 
-use super::preview;
-use super::undo::{CatalogJournal, finish_interrupted, let_go_of_expired, sweep};
+use self::here::{Choice, Planned};
+pub(super) use self::here::{RestoreReport, preview_here, ready, restore_here};
+use super::elsewhere;
+use super::preview::Preview;
+use super::undo::{finish_interrupted, let_go_of_expired};
 use crate::cli::RestoreArgs;
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
+use crate::expected::expected;
 use crate::installation::{Installation, random};
-use crate::opening::environment;
 use crate::render;
 
 pub(super) async fn restore(
@@ -32,141 +36,95 @@ pub(super) async fn restore(
         }
         source => source,
     };
+    if let (Some(remote), None) = (source.remote(), &args.to_file) {
+        let have_done = async |work| elsewhere::result(app, (&source, remote), work).await;
+        return restore_by(&app.cx, &args, json, have_done).await;
+    }
     let vault = app.vault(app.storage(&source.storage)?).await?;
     let wanted = Wanted { id: args.id.as_deref(), at: args.at };
     let id = choose(app, &vault, &source, &wanted).await?;
     if let Some(file) = &args.to_file {
         return super::files::download_part(app, &vault, source.place(id), None, file, false).await;
     }
-    let tag = hex_tag();
-    let (aimed, to, only) = aim(&source, &args)?;
-    let options = RestoreOptions {
-        target: TargetOptions { to, only, in_place: args.in_place, tag: tag.clone() },
-        accept_unsealed: args.accept_unsealed,
-        expects_sealed: source.sealed,
-    };
-    let place = source.place(id);
-    let engine_source = app.engine_source(&aimed)?;
-    let plan = plan_restore(&app.cx, &vault, engine_source.as_ref(), place, options).await?;
-    preview::show(app, &vault, &plan, &args, json).await?;
+    let planned = Planned::new(app, &vault, &source, (id, Choice::of(&args))).await?;
+    let plan = planned.plan();
+    let expected = expected(app, &vault, &plan.place, plan.manifest.plain_bytes()).await?;
+    let preview = Preview::new(plan, expected.as_ref(), app.cx.now());
+    preview.show(&app.cx, &args, json)?;
     if args.dry_run {
         return Ok(Exit::Done);
     }
-    if args.no_safety_backup && plan.outlook.replaces && plan.outlook.how == How::Transaction {
-        let text = "in place nothing is kept beside, so the safety backup would be the only copy of what is there; leave --no-safety-backup out, or restore to another place with --to";
-        return Err(UsageError(text.to_owned()).into());
-    }
-    let what = if plan.outlook.replaces {
-        "This replaces what is there now."
-    } else {
-        "This makes it anew."
-    };
-    ask(what, "RESTORE", args.yes)?;
+    planned.ensure_kept()?;
+    preview.confirm(args.yes)?;
     let restoring = async {
         let job = app.start_job(&source, JobKind::Restore).await?;
-        let done = Box::pin(restore_leased(app, (&source, &aimed), &plan, &args, tag)).await;
+        let done = Box::pin(restore_leased(app, &planned)).await;
         let state = if done.is_ok() { JobState::Succeeded } else { app.failed() };
-        let backup = plan.place.backup.to_string();
+        let backup = preview.backup.to_string();
         app.end_job(&job, state, done.as_ref().err(), Some(backup)).await;
         done
     };
-    let done = app.under_lease(source.name.as_str(), restoring).await?;
-    for warning in &done.report.warnings {
-        render::say(&format!("warning: {warning}"));
-    }
-    if json {
-        return render::print_json(&json!({
-            "backup": plan.place.backup,
-            "target": done.replacement.target(),
-            "items": done.report.items,
-            "bytes": done.report.bytes,
-            "safety_backup": done.safety,
-            "warnings": done.report.warnings,
-        }))
-        .map(|()| Exit::Done);
-    }
-    render::print(&format!(
-        "restored {} from {}: {} items, {}",
-        done.replacement.target(),
-        plan.place.backup,
-        done.report.items,
-        render::size(done.report.bytes),
-    ))?;
-    if plan.outlook.how.keeps_nothing()
-        && let Some(safety) = &done.safety
-    {
-        let in_place = if plan.outlook.how == How::Transaction { " --in-place" } else { "" };
-        render::print(&format!(
-            "what was there is held as backup {safety}; `backstay restore {} --id {safety}{in_place}` brings it back, `backstay release {safety}` lets it go",
-            source.name
-        ))?;
-    } else if done.can_be_undone && args.to.is_none() {
-        render::print(&format!(
-            "what was there is kept; `backstay undo {0}` brings it back, `backstay confirm {0}` lets it go",
-            source.name
-        ))?;
-    }
-    Ok(Exit::Done)
+    let report = app.under_lease(source.name.as_str(), restoring).await?;
+    report.show(&args.source, json)
 }
 
-/// Turns the source towards where the restore goes, and to what of it is chosen. Returns the rest of both choices.
-fn aim(
-    source: &SourceConfig,
-    args: &RestoreArgs,
-) -> anyhow::Result<(SourceConfig, Option<OsString>, Vec<PathBuf>)> {
-    let (mut aimed, mut only) = (source.clone(), args.only.clone());
-    if aimed.kind.narrow(&only)? {
-        only.clear();
-    }
-    let to = match &args.to {
-        Some(to) => aimed.kind.aim(to, &environment())?,
-        None => None,
-    };
-    Ok((aimed, to, only))
-}
-
-async fn restore_leased(
-    app: &Installation,
-    (source, aimed): (&SourceConfig, &SourceConfig),
-    plan: &RestorePlan,
-    args: &RestoreArgs,
-    tag: String,
-) -> anyhow::Result<backstay_engine::restore::Restored> {
-    let own_place = args.to.is_none();
+async fn restore_leased(app: &Installation, planned: &Planned) -> anyhow::Result<RestoreReport> {
+    let source = planned.source();
     let storage = app.storage(&source.storage)?;
-    let vault = if own_place && !args.no_safety_backup {
+    let vault = if planned.wants_safety() {
         app.vault_for_writing(storage).await?
     } else {
         app.vault(storage).await?
     };
-    finish_interrupted(app, source).await?;
-    let_go_of_expired(app, source).await;
-    if own_place {
-        sweep(app, source).await?;
+    if planned.is_own_place() {
+        ready(app, source).await?;
+    } else {
+        finish_interrupted(app, source).await?;
+        let_go_of_expired(app, source).await;
     }
-    let journal = CatalogJournal {
-        catalog: app.catalog.clone(),
-        source: source.clone(),
-        id: tag,
-        now: app.cx.now(),
-        keep: own_place,
+    planned.run(app, &vault).await
+}
+
+/// Has a source restored to its own place by whoever does jobs: asks for a preview, shows it, and asks for the restore that
+/// was confirmed (ADR 22).
+pub(super) async fn restore_by(
+    cx: &Cx,
+    args: &RestoreArgs,
+    json: bool,
+    have_done: impl AsyncFn(Work) -> anyhow::Result<Value>,
+) -> anyhow::Result<Exit> {
+    let wish = wish(args)?;
+    let preview = Preview::read(have_done(Work::Preview(wish.clone())).await?)?;
+    preview.show(cx, args, json)?;
+    if args.dry_run {
+        return Ok(Exit::Done);
+    }
+    preview.confirm(args.yes)?;
+    let confirmed = RestoreWish {
+        backup: Some(preview.backup.to_string()),
+        at: None,
+        may_replace: preview.replaces,
+        ..wish
     };
-    let safety = (own_place && !args.no_safety_backup).then(|| {
-        app.draft(
-            source,
-            Trigger::PreRestore,
-            Some(format!("before restoring {}", plan.place.backup)),
-        )
+    let report = RestoreReport::read(have_done(Work::Restore(confirmed)).await?)?;
+    report.show(&args.source, json)
+}
+
+/// Says what is wanted in the words that others are asked with.
+fn wish(args: &RestoreArgs) -> anyhow::Result<RestoreWish> {
+    let only = args.only.iter().map(|only| {
+        let text = only.to_str().map(str::to_owned);
+        text.with_context(|| format!("{} cannot be asked for: it is not UTF-8", only.display()))
     });
-    let around = Around {
-        safety,
-        before: source.before_restore.as_ref().filter(|_| own_place),
-        after: source.after_restore.as_ref().filter(|_| own_place),
-        journal: &journal,
-    };
-    let engine_source = app.engine_source(aimed)?;
-    Ok(backstay_engine::restore::restore(&app.cx, &vault, engine_source.as_ref(), plan, around)
-        .await?)
+    Ok(RestoreWish {
+        backup: args.id.clone(),
+        at: args.at,
+        only: only.collect::<anyhow::Result<_>>()?,
+        in_place: args.in_place,
+        accept_unsealed: args.accept_unsealed,
+        safety_backup: !args.no_safety_backup,
+        may_replace: false,
+    })
 }
 
 /// Which backup is meant; the newest if nothing is said.

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use backstay_control::{Holder, OfSource, Since, WaitingJob};
+use backstay_control::{Holder, Since, WaitingJob};
 use backstay_engine::event::Event;
-use backstay_server::{Listening, Router, Tls, listen, router};
+use backstay_server::{Listening, Refusal, Router, Tls, listen, router};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use self::desk::FrontDesk;
 use self::dispatch::Dispatch;
@@ -55,12 +56,9 @@ pub(super) async fn serve(
 ) -> anyhow::Result<Exit> {
     // One that has another master key than the catalog would fail every job that it takes from others.
     app.keyring().await.context("the keys of the catalog do not open here")?;
-    let own = &app.config.organisation;
-    for source in app.config.sources.values().filter(|source| source.organisation != *own) {
-        let OfSource { organisation, source } = source.as_job();
-        app.catalog.adopt_jobs(organisation, Some(source)).await?;
-    }
-    app.catalog.adopt_jobs(own.as_str(), None).await?;
+    let (sources, own) = (&app.config.sources, &app.config.organisation);
+    let whose = |source: &str| sources.get(source).map_or(own, |source| &source.organisation);
+    app.catalog.adopt_jobs(|source| whose(source).as_str()).await?;
     render::print(&format!("serving: {} sources have a schedule", app.config.scheduled()))?;
     warn_without_kit(&app).await?;
     let stop = app.cx.clone();
@@ -240,7 +238,7 @@ impl Server {
         if let Some(remote) = source.remote() {
             // Whoever asked for it waits for nobody.
             if job.is_asked_for
-                && let Some(nobody) = nobody_takes(&self.app, remote).await?
+                && let Some(nobody) = nobody_takes(&self.app, remote, job.spec.bound_to()).await?
             {
                 self.app.catalog.cancel_job(&job.id, &nobody, now).await?;
             }
@@ -295,6 +293,15 @@ fn by_priority(config: &Config, mut waiting: Vec<WaitingJob>) -> Vec<WaitingJob>
         |job: &WaitingJob| config.sources.get(&job.source).map_or(0, |source| source.priority);
     waiting.sort_by_key(|job| Reverse(priority(job)));
     waiting
+}
+
+/// Answers a request that is done to its end, though whoever asked may be gone by then.
+async fn to_the_end<T: Send + 'static>(
+    tasks: &TaskTracker,
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tasks.spawn(work).await;
+    done.unwrap_or_else(|_| Err(Refusal::Away("the server ends".to_owned())))
 }
 
 /// Nothing begins in a blackout but what a person asks for.

@@ -9,12 +9,12 @@ use backstay_engine::hook::run_hook;
 use backstay_engine::restore::{Journal, JournalError};
 use backstay_engine::swap::{Direction, Swap};
 use backstay_format::BackupId;
+use backstay_server::Work;
 use jiff::Timestamp;
 
+use super::elsewhere;
 use crate::config::SourceConfig;
-use crate::exit::Exit;
 use crate::installation::Installation;
-use crate::render;
 
 /// Writes swaps into the catalog.
 pub(super) struct CatalogJournal {
@@ -64,13 +64,29 @@ impl Journal for CatalogJournal {
     }
 }
 
-/// Puts back what the newest restore replaced. The restored data is kept beside until confirmed.
-pub(super) async fn undo(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
-    let source = app.source(&newest(app, source, |_| true).await?.source).await?;
-    app.under_lease(source.name.as_str(), undo_leased(app, &source)).await
+/// Puts back what the newest restore replaced: of a source of this machine, or by its worker.
+pub(super) async fn undo(app: &Installation, name: Option<&str>) -> anyhow::Result<String> {
+    if let Some(said) = said_by_worker(app, name, Work::Undo).await? {
+        return Ok(said);
+    }
+    let source = app.source(&newest(app, name, |_| true).await?.source).await?;
+    app.under_lease(source.name.as_str(), undo_here(app, &source)).await
 }
 
-async fn undo_leased(app: &Installation, source: &SourceConfig) -> anyhow::Result<Exit> {
+/// Has the worker of a source do something, if it is one of a worker. Returns what that said.
+async fn said_by_worker(
+    app: &Installation,
+    name: Option<&str>,
+    work: Work,
+) -> anyhow::Result<Option<String>> {
+    let Some(source) = name.and_then(|name| app.config.sources.get(name)) else { return Ok(None) };
+    let Some(remote) = source.remote() else { return Ok(None) };
+    let said = elsewhere::result(app, (source, remote), work).await?;
+    Ok(Some(serde_json::from_value(said)?))
+}
+
+/// Puts it back on this machine, under the lease on the source. The restored data is kept beside until confirmed.
+pub(super) async fn undo_here(app: &Installation, source: &SourceConfig) -> anyhow::Result<String> {
     finish_interrupted(app, source).await?;
     let name = Some(source.name.as_str());
     let record = newest(app, name, |record| record.state == SwapState::Swapped).await?;
@@ -98,22 +114,26 @@ async fn undo_leased(app: &Installation, source: &SourceConfig) -> anyhow::Resul
     let undone = undone.await;
     restart(app, source).await?;
     undone?;
-    let target = replacement.target();
-    render::print(&format!("{target} is as it was before the restore"))?;
-    Ok(Exit::Done)
+    Ok(format!("{} is as it was before the restore", replacement.target()))
 }
 
-/// Lets go of what the newest restore left beside, and releases its safety backup.
-pub(super) async fn confirm(app: &Installation, source: Option<&str>) -> anyhow::Result<Exit> {
-    let source = app.source(&newest(app, source, |_| true).await?.source).await?;
-    let confirmed = Box::pin(async {
-        finish_interrupted(app, &source).await?;
-        let record = newest(app, Some(source.name.as_str()), |_| true).await?;
-        let_go(app, &record).await
-    });
-    let gone = app.under_lease(source.name.as_str(), confirmed).await?;
-    render::print(&format!("confirmed; {gone} is gone"))?;
-    Ok(Exit::Done)
+/// Lets go of what the newest restore left beside, and releases its safety backup: here, or by the source's worker.
+pub(super) async fn confirm(app: &Installation, name: Option<&str>) -> anyhow::Result<String> {
+    if let Some(said) = said_by_worker(app, name, Work::Confirm).await? {
+        return Ok(said);
+    }
+    let source = app.source(&newest(app, name, |_| true).await?.source).await?;
+    app.under_lease(source.name.as_str(), Box::pin(confirm_here(app, &source))).await
+}
+
+/// Lets go of it on this machine, under the lease on the source.
+pub(super) async fn confirm_here(
+    app: &Installation,
+    source: &SourceConfig,
+) -> anyhow::Result<String> {
+    finish_interrupted(app, source).await?;
+    let record = newest(app, Some(source.name.as_str()), |_| true).await?;
+    Ok(format!("confirmed; {} is gone", let_go(app, &record).await?))
 }
 
 /// Removes what a restore replaced, and releases the backup of it. Returns where it lay.

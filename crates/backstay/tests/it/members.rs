@@ -80,7 +80,7 @@ impl Office {
         std::fs::read_to_string(self.laptop.path("log")).unwrap()
     }
 
-    fn audit(&self) -> Vec<[String; 4]> {
+    pub(crate) fn audit(&self) -> Vec<[String; 4]> {
         let entries = self.server.json(&["audit"]);
         let text = |entry: &Value, name: &str| entry[name].as_str().unwrap().to_owned();
         let fields =
@@ -89,7 +89,13 @@ impl Office {
     }
 
     /// Asks the server by hand. Returns its status and all that it says.
-    fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, String) {
+    pub(crate) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &str,
+    ) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let token = token.map(|token| format!("authorization: Bearer {}\r\n", token.trim()));
         let request = format!(
@@ -104,12 +110,12 @@ impl Office {
         (answer[9..12].parse().unwrap(), answer)
     }
 
-    fn token(&self, member: &str) -> String {
+    pub(crate) fn token(&self, member: &str) -> String {
         std::fs::read_to_string(self.laptop.path(member)).unwrap()
     }
 }
 
-fn ends_on(signal: Signal, mut child: Child) -> Option<i32> {
+pub(crate) fn ends_on(signal: Signal, mut child: Child) -> Option<i32> {
     kill_process(Pid::from_child(&child), signal).unwrap();
     child.wait().unwrap().code()
 }
@@ -171,14 +177,17 @@ fn what_cannot_be_done_ends_as_it_does_on_the_machine_itself() {
         &["storage", "test", "misspelt"],
         &["source", "test", "misspelt"],
         &["delete", "misspelt", "--yes"],
-        &["restore", "shop"],
+        &["restore", "shop", "--to", "elsewhere"],
+        &["undo"],
         &["config", "check"],
         &["keys", "list"],
     ] {
         office.ends(2, "owner", words);
     }
-    let said = office.ends(2, "owner", &["restore", "shop"]);
-    assert!(said.contains("run the command on the server's machine"), "{said}");
+    for words in [&["download", "x", "-o", "y"][..], &["restore", "shop", "--to-file", "y"]] {
+        let said = office.ends(2, "owner", words);
+        assert!(said.contains("run the command on the server's machine"), "{said}");
+    }
     office.server.ends(2, &["--token-file", "x", "status"]);
     // A source that is gone, one that lacks something, and a vault that is damaged.
     std::fs::rename(office.server.path("shop"), office.server.path("gone")).unwrap();
@@ -305,7 +314,7 @@ fn job_that_is_asked_for_again_is_the_same_and_that_of_another_is_not_taken() {
         "{\"id\": \"042\", \"source\": \"db\", \"kind\": \"backup\"}",
         "{\"id\": \"99999999999999999999\", \"source\": \"db\", \"kind\": \"backup\"}",
         "{\"id\": \"x\", \"source\": \"db\", \"kind\": \"test\"}",
-        "{\"source\": \"db\", \"kind\": \"restore\"}",
+        "{\"source\": \"db\", \"kind\": \"prune\"}",
         "{\"source\": \"db\", \"kind\": \"backup\", \"trigger\": \"pre-restore\"}",
         "{\"source\": \"db\"}",
         "[]",

@@ -224,7 +224,7 @@ fn name_that_another_organisations_source_had_shows_nothing_of_that() {
     assert_eq!(office.json("anna", &["jobs", "list", "shop"]), Value::Array(Vec::new()));
     let status = office.json("anna", &["status"]);
     assert_eq!((&status[0]["last_job"], &status[0]["source"]), (&Value::Null, &"shop".into()));
-    assert_eq!(status[0]["troubles"].to_string().contains("does not exist"), false, "{status}");
+    assert!(!status[0]["troubles"].to_string().contains("does not exist"), "{status}");
     // What was done on the machine itself to what could be anybody's is for the machine alone.
     for member in ["anna", "owner"] {
         let audit = office.json(member, &["audit"]).to_string();

@@ -16,7 +16,7 @@ use crate::shell::{Shell, peak_kib_of};
 pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::commands::asking::{Asking, backup_for};
 use crate::commands::backup::{Made, backup_one, warn_without_kit};
-use crate::commands::elsewhere::{Look, look};
+use crate::commands::elsewhere::{Look, look, without_backup};
 use crate::config::SourceConfig;
 use crate::installation::Installation;
 use crate::lease::is_held;
@@ -172,7 +172,7 @@ impl Ground for Asked<'_> {
         let job = self.asking.have_done(work, Some(wait.unsigned_abs())).await?;
         let error = job.error.map(|error| anyhow::anyhow!(error));
         let Some(backup) = job.backup else {
-            return Err(error.unwrap_or_else(|| anyhow::anyhow!("it ended without a backup")));
+            return Err(without_backup(error));
         };
         let gap = (job.state == JobState::Incomplete).then(|| {
             format!("backup {backup} is incomplete; `backstay show {backup}` says what is missing")

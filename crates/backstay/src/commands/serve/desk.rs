@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{BackupSpec, CatalogError, Job, JobId, JobSpec, Member, Token, Whose};
 use backstay_engine::event::{Event, Monitor};
-use backstay_format::{BackupId, Trigger};
 use backstay_server::{
     AuditView, BackupsView, Desk, Done, JobRequest, JobView, Refusal, SourceView, StatusView,
     StorageTest, StorageView, Work,
@@ -16,10 +15,9 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::commands::elsewhere::nobody_takes;
-use crate::commands::restore::{Wanted, choose};
+use super::to_the_end;
+use crate::commands::elsewhere::{nobody_takes, restore_of, specify, whole};
 use crate::commands::{jobs, list, look, members, status};
-use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, new_job_id};
 use crate::plain;
@@ -64,15 +62,6 @@ impl FrontDesk {
     /// Returns of it what a member may know of: what is another organisation's is not there.
     fn app(&self, member: &Member) -> Installation {
         self.whole().of(&member.organisation)
-    }
-
-    /// Does something to its end, though whoever asked for it may be gone by then.
-    async fn to_the_end<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let done = self.tasks.spawn(work).await;
-        done.unwrap_or_else(|_| Err(Refusal::Away("the server ends".to_owned())))
     }
 }
 
@@ -121,7 +110,7 @@ impl Desk for FrontDesk {
         let heard = Arc::new(Warnings::default());
         let app = self.app(&member);
         let app = app.with_cx(app.cx.heard_by(|_| heard.clone()));
-        self.to_the_end(async move {
+        to_the_end(&self.tasks, async move {
             let tested = async {
                 let test = look::test(&app, &name).await?;
                 // One that is gone is told: whether a new one is meant is said on the machine itself.
@@ -151,37 +140,30 @@ impl Desk for FrontDesk {
 
     async fn hold(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
         let app = self.app(&member);
-        self.to_the_end(async move {
-            let done = match whole(&id) {
-                Ok(id) => list::hold(&app, id, &plain::sentence(&reason)).await,
-                Err(error) => Err(error),
-            };
-            written(&app, (&member, "hold", &id), done).await
+        to_the_end(&self.tasks, async move {
+            let reason = plain::sentence(&reason);
+            let done = async { Box::pin(list::hold(&app, whole(&id)?.as_str(), &reason)).await };
+            change(&app, (&member, "hold", &id), done).await
         })
         .await
     }
 
     async fn release(&self, member: Member, id: String) -> Result<Done, Refusal> {
         let app = self.app(&member);
-        self.to_the_end(async move {
-            let done = match whole(&id) {
-                Ok(id) => list::release(&app, id).await,
-                Err(error) => Err(error),
-            };
-            written(&app, (&member, "release", &id), done).await
+        to_the_end(&self.tasks, async move {
+            let done = async { Box::pin(list::release(&app, whole(&id)?.as_str())).await };
+            change(&app, (&member, "release", &id), done).await
         })
         .await
     }
 
     async fn delete(&self, member: Member, id: String) -> Result<Done, Refusal> {
         let app = self.app(&member);
-        self.to_the_end(async move {
+        to_the_end(&self.tasks, async move {
             // Whoever asks has said yes to it where he is.
-            let done = match whole(&id) {
-                Ok(id) => Box::pin(list::delete(&app, id, |_| Ok(()))).await,
-                Err(error) => Err(error),
-            };
-            written(&app, (&member, "delete", &id), done).await
+            let done =
+                async { Box::pin(list::delete(&app, whole(&id)?.as_str(), |_| Ok(()))).await };
+            change(&app, (&member, "delete", &id), done).await
         })
         .await
     }
@@ -214,32 +196,35 @@ impl Desk for FrontDesk {
     async fn ask(&self, member: Member, request: JobRequest) -> Result<JobView, Refusal> {
         let app = self.app(&member);
         // Of whoever is gone before it is in the queue nothing is done: he could not cancel it.
-        let job = enqueue(&app, &member, request).await.map_err(|error| refusal(&error))?;
+        let (job, is_new) =
+            enqueue(&app, &member, request).await.map_err(|error| refusal(&error))?;
+        if is_new && job.spec.as_ref().is_some_and(JobSpec::is_change) {
+            let outcome = format!("asked for as job {}", job.id.as_str());
+            let changed = (job.kind.as_str(), job.source.clone());
+            app.audit_change(member.name.to_string(), changed, outcome).await;
+        }
         self.asked.notify_one();
         Ok(jobs::view(&job))
     }
 
     async fn cancel(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
         let app = self.app(&member);
-        self.to_the_end(async move {
+        to_the_end(&self.tasks, async move {
             let reason = format!("{} by {}", plain::sentence(&reason), member.name);
-            let done = match this_job(&app, &id).await {
-                Ok(job) => jobs::cancel(&app, &job, &reason).await,
-                Err(error) => Err(error),
-            };
-            written(&app, (&member, "jobs cancel", &id), done).await
+            let done = async { jobs::cancel(&app, &this_job(&app, &id).await?, &reason).await };
+            change(&app, (&member, "jobs cancel", &id), done).await
         })
         .await
     }
 
     async fn delete_job(&self, member: Member, id: String) -> Result<Done, Refusal> {
         let app = self.app(&member);
-        self.to_the_end(async move {
-            let done = match this_job(&app, &id).await {
-                Ok(job) => jobs::delete(&app, vec![job]).await.map(|said| said.join("\n")),
-                Err(error) => Err(error),
+        to_the_end(&self.tasks, async move {
+            let done = async {
+                let job = this_job(&app, &id).await?;
+                Ok(jobs::delete(&app, vec![job]).await?.join("\n"))
             };
-            written(&app, (&member, "jobs delete", &id), done).await
+            change(&app, (&member, "jobs delete", &id), done).await
         })
         .await
     }
@@ -252,52 +237,55 @@ impl Desk for FrontDesk {
     }
 }
 
-/// Puts a job into the queue that a member asks for; the same one again is the same job.
+/// Puts a job into the queue that a member asks for; the same one again is the same job. Returns whether it is new.
 async fn enqueue(
     app: &Installation,
     member: &Member,
     JobRequest { id, source, work }: JobRequest,
-) -> anyhow::Result<Job> {
+) -> anyhow::Result<(Job, bool)> {
     let given = id.unwrap_or_else(new_job_id);
     let id = JobId::parse(&given).ok_or_else(|| {
         let found = plain::name(&given);
         UsageError(format!("found the id {found:?} of a job, expected a number below 2^64"))
     })?;
-    let source = app.config.sources.get(&source).ok_or_else(|| {
-        let known: Vec<&str> = app.config.sources.keys().map(String::as_str).collect();
-        UsageError(format!("there is no source {source:?}; known: {}", known.join(", ")))
-    })?;
+    let source = app.config.sources.get(&source).ok_or_else(|| app.no_source(&source))?;
     if let Some(job) = app.catalog.job(&id).await? {
         let is_same = is_same_work(job.spec.as_ref(), &work)
             && job.source == source.name.as_str()
             && job.organisation == source.organisation.as_str()
             && job.asked_by.as_deref() == Some(member.name.as_str());
-        return is_same.then_some(job).ok_or_else(|| {
+        return is_same.then_some((job, false)).ok_or_else(|| {
             UsageError(format!("there is another job {given}; ask with another id, or none")).into()
         });
     }
     let spec = specify(app, source, work).await?;
     if let Some(remote) = source.remote()
-        && let Some(nobody) = nobody_takes(app, remote).await?
+        && let Some(nobody) = nobody_takes(app, remote, spec.bound_to()).await?
     {
         anyhow::bail!(nobody);
     }
     let now = app.catalog.time(app.cx.now()).await?;
     let asked = (&spec, Some(member.name.as_str()));
     app.catalog.enqueue((given, source.as_job()), asked, now).await?;
-    app.catalog.job(&id).await?.context("the job is gone from the catalog")
+    let job = app.catalog.job(&id).await?.context("the job is gone from the catalog")?;
+    Ok((job, true))
 }
 
-/// Says whether a job is what somebody asks for. Which backup a drill takes may have been chosen since.
+/// Says whether a job is what somebody asks for. Which backup is taken may have been chosen since.
 fn is_same_work(spec: Option<&JobSpec>, work: &Work) -> bool {
     match (spec, work) {
         (Some(JobSpec::Backup(spec)), Work::Backup { trigger, note, hold }) => {
             let note = note.as_deref().map(plain::sentence);
             *spec == BackupSpec { trigger: *trigger, note, hold: *hold }
         }
-        (Some(JobSpec::Drill { .. }), Work::Drill { .. }) | (Some(JobSpec::Test), Work::Test) => {
-            true
+        (Some(JobSpec::Preview(spec)), Work::Preview(wish))
+        | (Some(JobSpec::Restore(spec)), Work::Restore(wish)) => {
+            *spec == restore_of(spec.backup.clone(), wish.clone())
         }
+        (Some(JobSpec::Drill { .. }), Work::Drill { .. })
+        | (Some(JobSpec::Test), Work::Test)
+        | (Some(JobSpec::Undo { .. }), Work::Undo)
+        | (Some(JobSpec::Confirm { .. }), Work::Confirm) => true,
         _ => false,
     }
 }
@@ -316,43 +304,13 @@ async fn this_job(app: &Installation, id: &str) -> anyhow::Result<Job> {
     Ok(job)
 }
 
-/// Says whether an id is a whole one: half of it may be another's.
-fn whole(id: &str) -> anyhow::Result<&str> {
-    let parsed = id.parse::<BackupId>();
-    parsed.map_err(|_| {
-        UsageError(format!("found {:?}, expected the whole id of a backup", plain::name(id)))
-    })?;
-    Ok(id)
-}
-
-/// Says in full what is to be done.
-async fn specify(app: &Installation, source: &SourceConfig, work: Work) -> anyhow::Result<JobSpec> {
-    Ok(match work {
-        Work::Backup { trigger, note, hold } => {
-            let may_start =
-                [Trigger::Manual, Trigger::Scheduled, Trigger::PreDeploy, Trigger::PostDeploy];
-            if !may_start.contains(&trigger) {
-                let text = "expected manual, scheduled, pre-deploy or post-deploy as the trigger";
-                return Err(UsageError(text.to_owned()).into());
-            }
-            let note = note.as_deref().map(plain::sentence);
-            JobSpec::Backup(BackupSpec { trigger, note, hold })
-        }
-        Work::Drill { backup } => {
-            let vault = app.vault(app.storage(&source.storage)?).await?;
-            let wanted = Wanted { id: backup.as_deref(), at: None };
-            JobSpec::Drill { backup: choose(app, &vault, source, &wanted).await? }
-        }
-        Work::Test => JobSpec::Test,
-    })
-}
-
-/// Writes down what a member changed, or did not.
-async fn written(
+/// Does what a member changes, and writes down how it ended.
+async fn change(
     app: &Installation,
     (member, action, subject): (&Member, &'static str, &str),
-    done: anyhow::Result<String>,
+    work: impl Future<Output = anyhow::Result<String>>,
 ) -> Result<Done, Refusal> {
+    let done = work.await;
     let outcome = done.as_ref().map(|_| Exit::Done);
     app.write_audit(member.name.to_string(), (action, plain::name(subject)), outcome).await;
     done.map(|said| Done { said }).map_err(|error| refusal(&error))

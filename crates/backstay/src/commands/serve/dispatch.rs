@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::ending::{Taken, again_after, begin, end_failed, passing};
 use super::finish::{Ending, finish};
-use super::{by_priority, may_not_begin};
+use super::{by_priority, may_not_begin, to_the_end};
 use crate::commands::watched::{Watched, hear_job};
 use crate::config::{RemoteConfig, SourceConfig, WorkerChoice};
 use crate::installation::{Installation, host};
@@ -127,7 +127,8 @@ impl Dispatch {
         let waiting = app.catalog.waiting_jobs(now).await.map_err(away)?;
         for job in by_priority(&app.config, waiting) {
             let Some(source) = app.config.sources.get(&job.source) else { continue };
-            let remote = source.remote().filter(|remote| remote.worker.takes(worker));
+            let is_bound = job.spec.bound_to().is_some_and(|name| *name != worker.name);
+            let remote = source.remote().filter(|remote| remote.worker.takes(worker) && !is_bound);
             let Some(remote) = remote else { continue };
             if may_not_begin(source, &job, now) || self.rests(&source.storage) {
                 continue;
@@ -337,8 +338,7 @@ impl Dispatcher for Dispatch {
     async fn end(&self, worker: &Worker, end: JobEnd) -> Result<(), Refusal> {
         // A worker that goes away in the middle leaves no lease that nobody gives back.
         let (dispatch, worker) = (self.clone(), worker.clone());
-        let ended = self.tasks.spawn(async move { dispatch.take_back(worker, end).await });
-        ended.await.unwrap_or_else(|_| Err(Refusal::Away("the server ends".to_owned())))
+        to_the_end(&self.tasks, async move { dispatch.take_back(worker, end).await }).await
     }
 }
 

@@ -41,7 +41,7 @@ impl Taken {
         let me = Holder::this_process(&host());
         let places = match job.spec {
             JobSpec::Backup(_) => app.storage(&source.storage)?.jobs,
-            JobSpec::Drill { .. } | JobSpec::Test => None,
+            _ => None,
         };
         let place = match places {
             None => None,
@@ -142,6 +142,8 @@ pub(super) enum Ended {
     Drilled(BackupId, DrillReport),
     /// Line by line.
     Tested(Vec<String>),
+    /// Something else, and what came of it.
+    Done(Value),
 }
 
 /// What went wrong with a job, and how it is tried again.
@@ -162,7 +164,7 @@ pub(super) async fn close(
             log = [log, report.as_text(&source.name, backup)].join("\n");
         }
         Ok(Ended::Tested(lines)) => log = lines.join("\n"),
-        Ok(Ended::Made(_)) | Err(_) => {}
+        Ok(Ended::Made(_) | Ended::Done(_)) | Err(_) => {}
     }
     if let Err(error) = app.catalog.keep_log(&job.id, log.trim()).await {
         app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
@@ -176,6 +178,11 @@ pub(super) async fn close(
         }
         Ok(Ended::Drilled(backup, report)) => end_drilled(app, job, backup, report).await,
         Ok(Ended::Tested(_)) => app.end_job(&job.id, JobState::Succeeded, None, None).await,
+        Ok(Ended::Done(result)) => {
+            keep_result(app, job, result).await;
+            let backup = job.spec.backup().map(ToString::to_string);
+            app.end_job(&job.id, JobState::Succeeded, None, backup).await;
+        }
         Err((again, error)) => end_failed(app, job, *again, error).await,
     }
     kept.give_back().await;
@@ -193,7 +200,7 @@ fn tell(app: &Installation, ended: &Result<Ended, Wrong>) {
                 Some(error) => Event::Warning { text: format!("{what}; {error:#}") },
             }
         }
-        Ok(Ended::Drilled(..) | Ended::Tested(_)) => return,
+        Ok(Ended::Drilled(..) | Ended::Tested(_) | Ended::Done(_)) => return,
         Err((_, error)) => Event::Warning { text: format!("it was not done: {error:#}") },
     };
     app.cx.event(event);
@@ -245,10 +252,7 @@ pub(super) async fn end_failed(
         (None, Some(Again::Interrupted { .. })) => (JobState::Cancelled, error),
         (None, _) => (JobState::Failed, error),
     };
-    let backup = match &job.spec {
-        JobSpec::Drill { backup } => Some(backup.to_string()),
-        JobSpec::Backup(_) | JobSpec::Test => None,
-    };
+    let backup = job.spec.backup().map(ToString::to_string);
     app.end_job(&job.id, state, Some(error), backup).await;
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use backstay_control::{Again, BackupSpec, JobSpec, WaitingJob, Worker};
 use backstay_engine::cx::Cx;
 use backstay_engine::error::Passing;
@@ -12,11 +12,14 @@ use backstay_engine::vault::{BackupPlace, Vault};
 use backstay_format::{BackupId, IndexEntry};
 use backstay_server::{JobEnd, Outcome, Stop};
 use jiff::SignedDuration;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::ending::{Ended, Kept, Wrong, again_after, close, end_failed, passing, why_again};
 use crate::commands::backup::{Made, settle};
 use crate::commands::drill::DrillReport;
+use crate::commands::preview::Preview;
+use crate::commands::restore::RestoreReport;
 use crate::commands::watched::Watched;
 use crate::config::{RemoteConfig, SourceConfig};
 use crate::installation::Installation;
@@ -83,6 +86,10 @@ async fn judge(
                 Err(error) => Err((None, error.context(worker.to_string()))),
             }
         }
+        (Outcome::Done { answer }, spec) => match checked(app, source, (spec, answer)).await {
+            Ok(result) => Ok(Ended::Done(result)),
+            Err(error) => Err((None, error.context(worker.to_string()))),
+        },
         (Outcome::Tested { .. } | Outcome::Drilled { .. } | Outcome::Made { .. }, _) => {
             Err((None, theirs("it did something else than it was asked for")))
         }
@@ -98,6 +105,49 @@ async fn judge(
             Err(((by == Stop::WorkerEnds).then_some(again), theirs(&error)))
         }
     }
+}
+
+/// Reads what a worker says that it did, as far as that can be told from afar. Returns it for whoever waits.
+async fn checked(
+    app: &Installation,
+    source: &SourceConfig,
+    (spec, answer): (&JobSpec, Value),
+) -> anyhow::Result<Value> {
+    match spec {
+        JobSpec::Preview(spec) => {
+            let preview = Preview::read(answer)?;
+            ensure!(preview.backup == spec.backup, "it looked at another backup");
+            Ok(preview.to_json())
+        }
+        JobSpec::Restore(spec) => {
+            let mut report = RestoreReport::read(answer)?;
+            ensure!(report.backup == spec.backup, "it restored another backup");
+            if let Some(safety) = &report.safety_backup
+                && let Err(error) = is_whole(app, source, safety).await
+            {
+                report.warn(format!("the safety backup {safety} cannot be seen: {error:#}"));
+            }
+            Ok(report.to_json())
+        }
+        JobSpec::Undo { .. } | JobSpec::Confirm { .. } => {
+            let said: String = serde_json::from_value(answer).context("expected a sentence")?;
+            Ok(plain::sentence(&said).into())
+        }
+        JobSpec::Backup(_) | JobSpec::Drill { .. } | JobSpec::Test => {
+            bail!("it did something else than it was asked for")
+        }
+    }
+}
+
+/// Sees that a backup is there, with all that it names.
+async fn is_whole(
+    app: &Installation,
+    source: &SourceConfig,
+    backup: &BackupId,
+) -> anyhow::Result<()> {
+    let vault = app.vault(app.storage(&source.storage)?).await?;
+    let manifest = vault.manifest(&app.cx, &source.place(backup.clone())).await?;
+    Ok(vault.check_objects(&app.cx, &manifest).await?)
 }
 
 /// Reads the manifest of a backup that a worker says to have made: nothing is called good without proof. A storage that does

@@ -12,9 +12,11 @@ use super::ending::{Ended, Kept, close, why_again};
 use crate::commands::backup::{Tries, make};
 use crate::commands::drill::drill_here;
 use crate::commands::elsewhere::{Look, look_here};
-use crate::commands::undo::sweep;
+use crate::commands::restore::{preview_here, ready, restore_here};
+use crate::commands::undo::{confirm_here, sweep, undo_here};
 use crate::commands::watched::Watched;
 use crate::config::SourceConfig;
+use crate::expected::expected;
 use crate::installation::Installation;
 
 /// The pause between two looks at whether somebody cancelled a job, and at how far it is.
@@ -60,6 +62,27 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
             let report = Box::pin(drill_here(app, source, &vault, backup)).await?;
             Ok(Ended::Drilled(backup.clone(), report))
         }
+        JobSpec::Preview(spec) => {
+            let vault = app.vault(app.storage(&source.storage)?).await?;
+            let place = source.place(spec.backup.clone());
+            let bytes = vault.manifest(&app.cx, &place).await?.plain_bytes();
+            let expected = expected(app, &vault, &place, bytes).await?;
+            let wanted = (spec, expected.as_ref());
+            Ok(Ended::Done(preview_here(app, source, &vault, wanted).await?.to_json()))
+        }
+        JobSpec::Restore(spec) => {
+            begins("restore");
+            ready(app, source).await?;
+            let storage = app.storage(&source.storage)?;
+            let vault = match spec.safety_backup {
+                true => app.vault_for_writing(storage).await?,
+                false => app.vault(storage).await?,
+            };
+            let report = Box::pin(restore_here(app, source, &vault, spec)).await?;
+            Ok(Ended::Done(report.to_json()))
+        }
+        JobSpec::Undo { .. } => Ok(Ended::Done(undo_here(app, source).await?.into())),
+        JobSpec::Confirm { .. } => Ok(Ended::Done(confirm_here(app, source).await?.into())),
         JobSpec::Test => {
             let Look { summary, warnings } = look_here(app, source).await?;
             Ok(Ended::Tested(std::iter::once(summary).chain(warnings).collect()))

@@ -13,14 +13,17 @@ use backstay_engine::error::Passing;
 use backstay_engine::event::Event;
 use backstay_format::IndexEntry;
 use backstay_server::{CallError, Grant, JobEnd, JobReport, LeaseRef, Outcome, Stop};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::Worker;
 use crate::commands::backup::{Tries, write};
 use crate::commands::drill::{DrillReport, drill_here};
 use crate::commands::elsewhere::{Look, look_here};
+use crate::commands::restore::{preview_here, restore_here};
 use crate::commands::room::warn_of_little;
 use crate::commands::serve::passing;
+use crate::commands::undo::{confirm_here, finish_interrupted, let_go_of_expired, undo_here};
 use crate::commands::watched::{Watched, hear_job};
 use crate::installation::Installation;
 use crate::lease::{Renew, Renewal, renew_until_lost};
@@ -49,6 +52,8 @@ enum Done {
     Backup(Box<IndexEntry>, Option<anyhow::Error>),
     Drill(DrillReport),
     Look(Look),
+    /// Something else, and what came of it.
+    Other(Value),
 }
 
 /// Does a job and says what became of it.
@@ -72,6 +77,9 @@ impl Job {
         let place = (self.worker.home.clone(), self.worker.catalog.clone());
         let app = Installation::for_order(place, &order, self.cx.clone(), &environment())?;
         let source = app.source(order.source.as_str()).await?;
+        if !matches!(order.task, Task::Test | Task::Preview(_)) {
+            finish_interrupted(&app, &source).await?;
+        }
         match &order.task {
             Task::Backup(backup) => {
                 warn_of_little(&app, &source);
@@ -86,6 +94,26 @@ impl Job {
                 Ok(Done::Drill(report.cut()))
             }
             Task::Test => Ok(Done::Look(self.cx.run(look_here(&app, &source)).await??)),
+            Task::Preview(order) => {
+                let vault = app.vault_of(&order.access, Use::Read).await?;
+                let wanted = (&order.spec, order.expected.as_ref());
+                Ok(Done::Other(preview_here(&app, &source, &vault, wanted).await?.to_json()))
+            }
+            Task::Restore(order) => {
+                let what_for = if order.spec.safety_backup { Use::Write } else { Use::Read };
+                let vault = app.vault_of(&order.access, what_for).await?;
+                let_go_of_expired(&app, &source).await;
+                let report = restore_here(&app, &source, &vault, &order.spec).await?;
+                Ok(Done::Other(report.to_json()))
+            }
+            Task::Undo(access) => {
+                app.vault_of(access, Use::Write).await?;
+                Ok(Done::Other(undo_here(&app, &source).await?.into()))
+            }
+            Task::Confirm(access) => {
+                app.vault_of(access, Use::Write).await?;
+                Ok(Done::Other(confirm_here(&app, &source).await?.into()))
+            }
         }
     }
 
@@ -108,6 +136,7 @@ impl Job {
             Ok(Done::Look(Look { summary, warnings })) => {
                 return Outcome::Tested { summary, warnings };
             }
+            Ok(Done::Other(answer)) => return Outcome::Done { answer },
             Ok(Done::Drill(report)) => return Outcome::Drilled { report: report.to_json() },
             Ok(Done::Backup(entry, trouble)) => {
                 self.cx.event(Event::Step { what: format!("backup {} is written", entry.id) });

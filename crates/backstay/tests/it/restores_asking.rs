@@ -1,0 +1,186 @@
+//! Restores that are asked for by way of a server (D7, T35, V47-V51, ADR 22).
+
+use backstay_testkit::daemon::wait_until;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::members::{Office, ends_on};
+use crate::serve::states;
+use crate::shell::Shell;
+
+fn content(office: &Office) -> String {
+    std::fs::read_to_string(office.server.path("shop/a.txt")).unwrap()
+}
+
+fn write(office: &Office, text: &str) {
+    std::fs::write(office.server.path("shop/a.txt"), text).unwrap();
+}
+
+/// Asks for a job by hand, and waits for its end.
+fn job(office: &Office, member: &str, request: &Value) -> Value {
+    let token = office.token(member);
+    let (status, said) = office.ask("POST", "/jobs", Some(&token), &request.to_string());
+    assert_eq!(status, 200, "{request}: {said}");
+    let body = said.split_once("\r\n\r\n").unwrap().1;
+    let asked: Value = serde_json::from_str(body).unwrap();
+    let id = asked["id"].as_str().unwrap().to_owned();
+    let mut shown = Value::Null;
+    wait_until("the job ends", || {
+        shown = office.json("viewer", &["jobs", "show", &id]);
+        !["queued", "leased", "running"].contains(&shown["state"].as_str().unwrap())
+    });
+    shown
+}
+
+#[test]
+fn member_restores_a_source_of_a_server_and_takes_it_back() {
+    let office = Office::new(Shell::with_tree(""));
+    let _serving = office.serve(&[]);
+    let made = office.json("operator", &["backup", "shop"]);
+    write(&office, "after");
+    // The preview is the same here and there, and changes nothing.
+    let dry = ["restore", "shop", "--dry-run"];
+    assert_eq!(office.json("operator", &dry), office.server.json(&dry));
+    let told = office.ends(0, "operator", &dry);
+    assert!(told.contains("Replaces ") && told.contains("Holds     1 file"), "{told}");
+    assert_eq!(content(&office), "after");
+    // Nobody is there who could type the word.
+    let said = office.ends(2, "admin", &["restore", "shop"]);
+    assert!(said.contains("give --yes if it is meant"), "{said}");
+    assert_eq!(content(&office), "after");
+
+    let report = office.json("admin", &["restore", "shop", "--yes"]);
+    assert_eq!((&report["backup"], &report["kept"]), (&made["id"], &"beside".into()), "{report}");
+    assert_eq!(content(&office), "before");
+    let safety = report["safety_backup"].as_str().unwrap();
+    let held = office.json("viewer", &["show", safety]);
+    assert_eq!(held["trigger"], "pre-restore", "{held}");
+    let said = office.ends(0, "admin", &["undo", "shop"]);
+    assert!(said.contains("is as it was before the restore"), "{said}");
+    assert_eq!(content(&office), "after");
+    office.ends(0, "admin", &["confirm", "shop"]);
+    let said = office.ends(0, "admin", &["restore", "shop", "--id", safety, "--yes"]);
+    assert!(said.contains("backstay undo shop"), "{said}");
+    office.ends(0, "admin", &["confirm", "shop"]);
+    assert_eq!(content(&office), "after");
+    let said = office.ends(1, "admin", &["undo", "shop"]);
+    assert!(said.contains("there is no restore that waits"), "{said}");
+    let left = std::fs::read_dir(office.server.dir.path()).unwrap();
+    let left =
+        left.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("shop"));
+    assert_eq!(left.count(), 1, "nothing is left beside");
+
+    let jobs = office.json("viewer", &["jobs", "list", "shop"]);
+    let restored = jobs.as_array().unwrap().iter().rev().find(|job| job["kind"] == "restore");
+    let restored = restored.unwrap();
+    assert_eq!((&restored["asked_by"], &restored["backup"]), (&"admin".into(), &made["id"]));
+    let entry = ["admin", "restore", "shop"].map(str::to_owned);
+    let audit = office.audit();
+    let entry = audit.iter().rev().find(|one| one[..3] == entry).unwrap();
+    assert_eq!(entry[3], format!("asked for as job {}", restored["id"].as_str().unwrap()));
+    for action in ["undo", "confirm"] {
+        assert!(audit.iter().any(|entry| entry[1] == action), "{audit:?}");
+    }
+    // How long it took is what the next one is expected to take.
+    let dry = office.json("operator", &["restore", "shop", "--dry-run"]);
+    assert!(dry["expected_seconds"].as_f64().is_some(), "{dry}");
+}
+
+/// D8, V25.
+#[test]
+fn restores_need_an_admin_and_previews_an_operator() {
+    let office = Office::new(Shell::with_tree(""));
+    let _serving = office.serve(&[]);
+    let made = office.json("operator", &["backup", "shop"]);
+    write(&office, "after");
+    for (kind, least) in
+        [("preview", "operator"), ("restore", "admin"), ("undo", "admin"), ("confirm", "admin")]
+    {
+        let request = json!({"source": "shop", "kind": kind, "backup": made["id"]}).to_string();
+        for role in ["viewer", "operator", "admin", "owner"] {
+            let order = ["viewer", "operator", "admin", "owner"];
+            let rank = |role| order.iter().position(|one| *one == role);
+            let expected = if rank(role) < rank(least) { 403 } else { 200 };
+            let (status, said) = office.ask("POST", "/jobs", Some(&office.token(role)), &request);
+            assert_eq!(status, expected, "{role} {kind}: {said}");
+        }
+    }
+    office.ends(14, "operator", &["restore", "shop", "--yes"]);
+    let ended = |state: String| state == "succeeded" || state == "failed";
+    wait_until("all is done", || states(&office.server).into_iter().all(ended));
+    assert_eq!(content(&office), "after", "nobody said yes to replacing it");
+}
+
+#[test]
+fn restore_by_hand_replaces_nothing_that_nobody_said_yes_to() {
+    let office = Office::new(Shell::with_tree(""));
+    let _serving = office.serve(&[]);
+    let made = office.json("operator", &["backup", "shop"]);
+    write(&office, "after");
+    let wish = |more: Value| {
+        let mut wish = json!({"source": "shop", "kind": "restore", "backup": made["id"]});
+        wish.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        wish
+    };
+    let refused = job(&office, "admin", &wish(json!({})));
+    let error = refused["error"].as_str().unwrap();
+    assert!(refused["state"] == "failed" && error.contains("nobody said yes"), "{refused}");
+    assert_eq!(content(&office), "after");
+    // Half an id may be another's, and none is none.
+    let half = &made["id"].as_str().unwrap()[..10];
+    for backup in [json!(half), Value::Null, json!("../shop")] {
+        let asked = wish(json!({"backup": backup, "may_replace": true})).to_string();
+        let (status, said) = office.ask("POST", "/jobs", Some(&office.token("admin")), &asked);
+        assert!(status == 400 && said.contains("whole id"), "{said}");
+    }
+    // What is not below the tree is nobody's to restore.
+    for only in ["../storage", "/etc", ""] {
+        let asked = wish(json!({"only": [only], "may_replace": true}));
+        let failed = job(&office, "admin", &asked);
+        assert_eq!(failed["state"], "failed", "{only}: {failed}");
+    }
+    assert_eq!(content(&office), "after");
+    // Where nothing is, nothing is replaced.
+    std::fs::rename(office.server.path("shop"), office.server.path("gone")).unwrap();
+    let done = job(&office, "admin", &wish(json!({})));
+    assert_eq!((&done["state"], &done["result"]["kept"]), (&"succeeded".into(), &"nothing".into()));
+    assert_eq!(content(&office), "before");
+    write(&office, "after");
+    let done = job(&office, "admin", &wish(json!({"may_replace": true, "safety_backup": false})));
+    assert_eq!(
+        (&done["state"], &done["result"]["safety_backup"]),
+        (&"succeeded".into(), &Value::Null)
+    );
+    assert_eq!(content(&office), "before");
+    // The same id again is the same job, and another wish under it is refused.
+    let id = done["id"].as_str().unwrap();
+    let again = wish(json!({"may_replace": true, "safety_backup": false, "id": id}));
+    assert_eq!(job(&office, "admin", &again)["id"], id);
+    let other = wish(json!({"may_replace": true, "id": id})).to_string();
+    assert_eq!(office.ask("POST", "/jobs", Some(&office.token("admin")), &other).0, 400);
+}
+
+#[test]
+fn restore_whose_command_is_interrupted_leaves_the_target_as_it_was() {
+    let hook = "before_restore = { run = ['sh', '-c', 'touch reached; sleep 600'] }";
+    let office = Office::new(Shell::with_tree(hook));
+    let serving = office.serve(&[]);
+    office.json("operator", &["backup", "shop"]);
+    write(&office, "after");
+    let restoring = office.start("admin", &["restore", "shop", "--yes"]);
+    let reached = office.server.path("reached");
+    wait_until("the restore is about to swap", || reached.exists());
+    assert_eq!(ends_on(Signal::INT, restoring), Some(130), "{}", office.log());
+    let state = || office.json("viewer", &["jobs", "list"])[0]["state"].clone();
+    wait_until("the job is cancelled", || state() == "cancelled");
+    assert_eq!(content(&office), "after");
+    // The same of a server that is told to end.
+    std::fs::remove_file(&reached).unwrap();
+    let restoring = office.start("admin", &["restore", "shop", "--yes"]);
+    wait_until("the restore is about to swap", || reached.exists());
+    serving.end();
+    let _serving = office.serve(&[]);
+    assert_eq!(restoring.wait_with_output().unwrap().status.code(), Some(1), "{}", office.log());
+    assert_eq!(content(&office), "after");
+    assert_eq!(state(), "cancelled");
+}
