@@ -17,9 +17,9 @@ use crate::{Catalog, CatalogError, Token, TokenKind};
 pub enum Role {
     /// Looks.
     Viewer,
-    /// Asks for backups, drills and tests, cancels jobs, holds backups.
+    /// Asks for backups, drills, previews and tests, cancels jobs, holds backups.
     Operator,
-    /// Releases and deletes backups, deletes jobs, reads the audit.
+    /// Restores, releases and deletes backups, deletes jobs, reads the audit.
     Admin,
     /// Everything.
     Owner,

@@ -4,6 +4,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use socket2::{SockFilter, SockRef};
+
+use crate::daemon::wait_until;
+
+/// The word of the kernel's packet filters for "so many bytes pass".
+const RETURN: u16 = 0x06;
+
 /// How a network is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
@@ -73,6 +80,30 @@ impl Proxy {
     /// Makes the network another after so many more bytes.
     pub fn set_after(&self, bytes: u64, network: Network) {
         self.shared.lock().then = Some((bytes, network));
+    }
+
+    /// Lets the machine at the other end of all connections vanish: it answers nothing any more, not even what systems ask each
+    /// other to see whether somebody is there.
+    pub fn vanish(&self) {
+        self.set(Network::Silent);
+        // What is under way would be sent again and again, which is a sign of life.
+        wait_until("all is sent", || !self.is_sending());
+        // A filter that lets no byte of any packet through: the kernel drops each as if it had never come.
+        let nothing = [SockFilter::new(RETURN, 0, 0, 0)];
+        for stream in &self.shared.lock().streams {
+            SockRef::from(stream).attach_filter(&nothing).expect("a filter");
+        }
+    }
+
+    /// Says whether anything was sent to clients that did not arrive yet.
+    fn is_sending(&self) -> bool {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the system's connections");
+        let ours = format!("0100007F:{:04X}", self.port);
+        let mut connections = table.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            (fields.next() == Some(ours.as_str())).then(|| fields.nth(2).unwrap_or_default())
+        });
+        connections.any(|queues| !queues.starts_with("00000000:"))
     }
 
     /// Says how it is now.

@@ -78,7 +78,7 @@ impl Installation {
             SourceKind::Remote(remote) => {
                 let (name, worker) = (&source.name, &remote.worker);
                 let text = format!(
-                    "source {name} is on another machine, where {worker} backs it up: this is done there, with `backstay recover` first; `restore --to` and `--to-file` work here"
+                    "source {name} is on another machine, where {worker} backs it up: this is done there, with `backstay recover` first"
                 );
                 return Err(UsageError(text).into());
             }

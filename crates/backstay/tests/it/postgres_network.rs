@@ -14,8 +14,12 @@ use crate::shell::Shell;
 /// Waits that must end; nothing is asserted about how long they take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn wait_until(what: &str, is_so: impl FnMut() -> bool) {
+    wait_for(PATIENCE, what, is_so);
+}
+
+fn wait_for(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(10));
@@ -204,6 +208,27 @@ fn signal_ends_a_dump_and_a_load_whose_server_fell_silent() {
 #[test]
 fn signal_ends_a_comparison_and_a_safety_backup_whose_server_fell_silent() {
     breaks(Network::Silent, &[("comparison", &COMPARISON), ("safety backup", &SAFETY)]);
+}
+
+/// Nobody tells it to end: it asks again and again whether the server is there, and gives up after two minutes.
+#[test]
+fn dump_whose_server_vanished_from_the_network_ends_by_itself() {
+    let setting = Setting::new();
+    let before = setting.server.digest("shop");
+    setting.proxy.set_after(DUMP.bytes, Network::Silent);
+    let mut child = start(&setting.shell, DUMP.words);
+    wait_until("it is in the middle", || setting.proxy.network() == Network::Silent);
+    setting.proxy.vanish();
+    let mut state = None;
+    wait_for(Duration::from_mins(4), "it gives up", || {
+        state = child.try_wait().unwrap();
+        state.is_some()
+    });
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("error: "), "{error}");
+    setting.is_as_before_and_the_next_run_is_good(&before, "a server that vanished");
 }
 
 #[test]
