@@ -60,6 +60,7 @@ fn source_of_a_worker_is_restored_from_the_server_and_put_back() {
     let safety = report["safety_backup"].as_str().unwrap();
     let kept = fleet.server.json(&["show", safety]);
     assert_eq!((&kept["trigger"], &kept["status"]), (&"pre-restore".into(), &"complete".into()));
+    assert_ne!(kept["encryption"], made["encryption"], "it is sealed with the newest key");
     fleet.server.ends(0, &["verify", safety]);
     let job = &fleet.jobs("orders")[0];
     assert_eq!((&job["kind"], &job["worker"]), (&"restore".into(), &"db1".into()), "{job}");
@@ -117,13 +118,25 @@ fn restore_whose_worker_is_killed_behind_the_swap_is_told_as_lost_and_can_be_put
     assert!(fleet.jobs("orders")[0]["error"].as_str().unwrap().contains("lease lost"));
     std::fs::remove_file(fleet.worker.path("wait")).unwrap();
     assert!(server.digest("shop") == backed_up);
+    // As if it had been killed a moment before: the next job brings it to an end.
+    let kept = rusqlite::Connection::open(fleet.worker.path("home/catalog.db")).unwrap();
+    assert_eq!(kept.execute("UPDATE swaps SET state = 'begun'", []).unwrap(), 1);
+    drop(kept);
     let _working = fleet.work(&["--name", "db1"]);
     wait_until("the worker is there again", || fleet.worker_is_there());
+    let mut backup = fleet.server.command(&["backup", "orders"]);
+    under_clock(&fleet.server, &mut backup);
+    assert!(backup.status().unwrap().success());
+    let said = log(&fleet.worker);
+    assert!(said.contains("was interrupted") && said.contains("it is finished now"), "{said}");
     let mut undo = fleet.server.command(&["undo", "orders"]);
     under_clock(&fleet.server, &mut undo);
     assert!(undo.status().unwrap().success());
     assert!(server.digest("shop") == changed, "{}", log(&fleet.worker));
-    assert_eq!(fleet.states("orders"), ["succeeded", "failed", "succeeded", "succeeded"]);
+    assert_eq!(
+        fleet.states("orders"),
+        ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
+    );
     fleet.server.ends(0, &["confirm", "orders"]);
     assert_eq!(server.sql("postgres", DATABASES), "2", "nothing is left");
 }
