@@ -21,8 +21,8 @@ use crate::config::{
     Additions, Config, CredentialConfig, Env, RemoteConfig, SourceConfig, StorageConfig,
     StorageKind,
 };
-use crate::expected::{Expected, expected};
 use crate::installation::{Installation, Tested, tested_name};
+use crate::past::Past;
 
 /// All that a worker needs for one job, with its secrets.
 #[derive(Serialize, Deserialize)]
@@ -99,9 +99,9 @@ pub(crate) struct DrillOrder {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct RestoreOrder {
     pub(crate) spec: RestoreSpec,
-    /// How long it should take, as the server knows from the last one.
+    /// The newest restore that the server knows of, for a preview.
     #[serde(default)]
-    pub(crate) expected: Option<Expected>,
+    pub(crate) past: Option<Past>,
     /// That seals the backup of what is there before; none if nothing is backed up.
     #[serde(default)]
     seals_with: Option<KeyOrder>,
@@ -184,11 +184,19 @@ impl Installation {
                 Task::Drill(Box::new(DrillOrder { backup: backup.clone(), access }))
             }
             JobSpec::Preview(spec) => {
-                Task::Preview(Box::new(self.restore_order(source, spec, false).await?))
+                let (access, vault) = self.access_to(source, &spec.backup).await?;
+                let past = Past::of(self, source, &vault).await?;
+                let spec = spec.clone();
+                Task::Preview(Box::new(RestoreOrder { spec, past, seals_with: None, access }))
             }
             JobSpec::Restore(spec) => {
-                let is_written = spec.safety_backup;
-                Task::Restore(Box::new(self.restore_order(source, spec, is_written).await?))
+                let seals_with = match spec.safety_backup {
+                    true => self.access_for_writing(source).await?.key,
+                    false => None,
+                };
+                let (access, _) = self.access_to(source, &spec.backup).await?;
+                let spec = spec.clone();
+                Task::Restore(Box::new(RestoreOrder { spec, past: None, seals_with, access }))
             }
             JobSpec::Undo { .. } => Task::Undo(Box::new(self.access_for_writing(source).await?)),
             JobSpec::Confirm { .. } => {
@@ -213,20 +221,6 @@ impl Installation {
         Ok(BackupOrder { spec: spec.clone(), waits, access })
     }
 
-    async fn restore_order(
-        &self,
-        source: &SourceConfig,
-        spec: &RestoreSpec,
-        is_written: bool,
-    ) -> anyhow::Result<RestoreOrder> {
-        let seals_with = match is_written {
-            true => self.access_for_writing(source).await?.key,
-            false => None,
-        };
-        let (access, expected) = self.access_to(source, &spec.backup).await?;
-        Ok(RestoreOrder { spec: spec.clone(), expected, seals_with, access })
-    }
-
     /// Gives what a new backup is sealed and written with.
     async fn access_for_writing(&self, source: &SourceConfig) -> anyhow::Result<Access> {
         let storage = self.storage(&source.storage)?;
@@ -235,22 +229,21 @@ impl Installation {
         self.access(storage, &vault, Some(vault.keyring().newest()?)).await
     }
 
-    /// Gives what a backup is opened with, and says how long its restore should take.
+    /// Gives what a backup is opened with, and the vault that it lies in.
     async fn access_to(
         &self,
         source: &SourceConfig,
         backup: &BackupId,
-    ) -> anyhow::Result<(Access, Option<Expected>)> {
+    ) -> anyhow::Result<(Access, Vault)> {
         let storage = self.storage(&source.storage)?;
         let vault = self.vault(storage).await?;
         let place = source.place(backup.clone());
         let manifest = vault.manifest(&self.cx, &place).await?;
-        let expected = expected(self, &vault, &place, manifest.plain_bytes()).await?;
         let key = match &manifest.encryption {
             Encryption::Sealed { key } => Some(vault.keyring().entry(key)?),
             Encryption::None => None,
         };
-        Ok((self.access(storage, &vault, key).await?, expected))
+        Ok((self.access(storage, &vault, key).await?, vault))
     }
 
     async fn access(

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::holdings;
 use super::restore::ask;
 use crate::cli::RestoreArgs;
-use crate::expected::Expected;
+use crate::past::Past;
 use crate::{plain, render};
 
 /// Lines and bytes of what a worker shows; more of it nobody reads, and no answer has room for it.
@@ -34,9 +34,9 @@ pub(crate) struct Preview {
 }
 
 impl Preview {
-    pub(super) fn new(plan: &RestorePlan, expected: Option<&Expected>, now: Timestamp) -> Self {
+    pub(super) fn new(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Self {
         let (backup, replaces) = (plan.place.backup.clone(), plan.outlook.replaces);
-        Self { backup, replaces, lines: lines(plan, expected, now), facts: facts(plan, expected) }
+        Self { backup, replaces, lines: lines(plan, past, now), facts: facts(plan, past) }
     }
 
     /// Reads what somebody else found.
@@ -82,8 +82,9 @@ impl Preview {
     }
 }
 
-fn facts(plan: &RestorePlan, expected: Option<&Expected>) -> Value {
+fn facts(plan: &RestorePlan, past: Option<&Past>) -> Value {
     let (manifest, outlook) = (&plan.manifest, &plan.outlook);
+    let expected = past.map(|past| past.expected(manifest.plain_bytes()).as_secs_f64());
     json!({
         "backup": plan.place.backup,
         "source": plan.place.source,
@@ -96,14 +97,14 @@ fn facts(plan: &RestorePlan, expected: Option<&Expected>) -> Value {
         "target": outlook.target,
         "replaces": outlook.replaces,
         "how": how(outlook.how),
-        "expected_seconds": expected.map(|expected| expected.takes.as_secs_f64()),
+        "expected_seconds": expected,
         "content": plan.content().cloned().map(Content::without_secrets),
         "present": outlook.present,
         "warnings": outlook.warnings,
     })
 }
 
-fn lines(plan: &RestorePlan, expected: Option<&Expected>, now: Timestamp) -> Vec<String> {
+fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String> {
     let (manifest, outlook) = (&plan.manifest, &plan.outlook);
     let mut lines = vec![
         format!(
@@ -138,9 +139,9 @@ fn lines(plan: &RestorePlan, expected: Option<&Expected>, now: Timestamp) -> Vec
         ));
         lines.push(format!("How       {}", how(outlook.how)));
     }
-    lines.extend(expected.map(|expected| {
-        let (takes, took) = (render::seconds(expected.takes), render::seconds(expected.took));
-        format!("Expected  {takes}: restoring {} took {took}", expected.backup)
+    lines.extend(past.map(|past| {
+        let takes = render::seconds(past.expected(manifest.plain_bytes()));
+        format!("Expected  {takes}: restoring {} took {}", past.backup, render::seconds(past.took))
     }));
     lines.extend(outlook.warnings.iter().map(|warning| format!("Warning   {warning}")));
     lines

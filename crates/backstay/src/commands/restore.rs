@@ -20,8 +20,8 @@ use super::undo::{finish_interrupted, let_go_of_expired};
 use crate::cli::RestoreArgs;
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
-use crate::expected::expected;
 use crate::installation::{Installation, random};
+use crate::past::Past;
 use crate::render;
 
 pub(super) async fn restore(
@@ -47,9 +47,8 @@ pub(super) async fn restore(
         return super::files::download_part(app, &vault, source.place(id), None, file, false).await;
     }
     let planned = Planned::new(app, &vault, &source, (id, Choice::of(&args))).await?;
-    let plan = planned.plan();
-    let expected = expected(app, &vault, &plan.place, plan.manifest.plain_bytes()).await?;
-    let preview = Preview::new(plan, expected.as_ref(), app.cx.now());
+    let past = Past::of(app, &source, &vault).await?;
+    let preview = Preview::new(planned.plan(), past.as_ref(), app.cx.now());
     preview.show(&app.cx, &args, json)?;
     if args.dry_run {
         return Ok(Exit::Done);

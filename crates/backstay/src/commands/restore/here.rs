@@ -19,9 +19,9 @@ use crate::commands::preview::Preview;
 use crate::commands::undo::{CatalogJournal, finish_interrupted, let_go_of_expired, sweep};
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
-use crate::expected::Expected;
 use crate::installation::Installation;
 use crate::opening::environment;
+use crate::past::Past;
 use crate::{plain, render};
 
 /// Of the warnings of others so many are told.
@@ -171,11 +171,11 @@ pub(crate) async fn preview_here(
     app: &Installation,
     source: &SourceConfig,
     vault: &Vault,
-    (spec, expected): (&RestoreSpec, Option<&Expected>),
+    (spec, past): (&RestoreSpec, Option<&Past>),
 ) -> anyhow::Result<Preview> {
     let planned = Planned::new(app, vault, source, (spec.backup.clone(), spec.into())).await?;
     planned.ensure_kept()?;
-    Ok(Preview::new(&planned.plan, expected, app.cx.now()))
+    Ok(Preview::new(&planned.plan, past, app.cx.now()))
 }
 
 /// Restores a source to its own place, as somebody confirmed who saw a preview.

@@ -16,8 +16,8 @@ use crate::commands::restore::{preview_here, ready, restore_here};
 use crate::commands::undo::{confirm_here, sweep, undo_here};
 use crate::commands::watched::Watched;
 use crate::config::SourceConfig;
-use crate::expected::expected;
 use crate::installation::Installation;
+use crate::past::Past;
 
 /// The pause between two looks at whether somebody cancelled a job, and at how far it is.
 const LOOK: Duration = Duration::from_secs(2);
@@ -64,10 +64,8 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
         }
         JobSpec::Preview(spec) => {
             let vault = app.vault(app.storage(&source.storage)?).await?;
-            let place = source.place(spec.backup.clone());
-            let bytes = vault.manifest(&app.cx, &place).await?.plain_bytes();
-            let expected = expected(app, &vault, &place, bytes).await?;
-            let wanted = (spec, expected.as_ref());
+            let past = Past::of(app, source, &vault).await?;
+            let wanted = (spec, past.as_ref());
             Ok(Ended::Done(preview_here(app, source, &vault, wanted).await?.to_json()))
         }
         JobSpec::Restore(spec) => {

@@ -96,7 +96,7 @@ impl Job {
             Task::Test => Ok(Done::Look(self.cx.run(look_here(&app, &source)).await??)),
             Task::Preview(order) => {
                 let vault = app.vault_of(&order.access, Use::Read).await?;
-                let wanted = (&order.spec, order.expected.as_ref());
+                let wanted = (&order.spec, order.past.as_ref());
                 Ok(Done::Other(preview_here(&app, &source, &vault, wanted).await?.to_json()))
             }
             Task::Restore(order) => {
