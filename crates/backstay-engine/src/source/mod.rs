@@ -16,7 +16,7 @@ pub mod mysql;
 mod one_file;
 mod own_names;
 pub mod postgres;
-mod program;
+pub(crate) mod program;
 pub mod redis;
 mod said;
 pub mod set;

@@ -1,4 +1,4 @@
-//! Running a program of a database engine to its end, with what it complains of.
+//! Running a program, of a database engine or of the user's, to its end, with what it complains of.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(super) fn widen(pipe: impl AsFd) {
     }
 }
 
-/// A program of a database engine failed.
+/// A program failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{program} failed ({status}): {finding}")]
 pub struct ProgramError {
@@ -55,7 +55,7 @@ impl ProgramError {
 }
 
 /// A running program. It is killed when this is dropped, with what it started.
-pub(super) struct Program {
+pub(crate) struct Program {
     name: String,
     pub(super) child: Child,
     complaints: Complaints,
@@ -142,7 +142,7 @@ impl Program {
     }
 
     /// Starts a program whose standard error is listened to.
-    pub(super) fn start(name: &str, mut command: Command) -> Result<Self, ProgramError> {
+    pub(crate) fn start(name: &str, mut command: Command) -> Result<Self, ProgramError> {
         command.stderr(Stdio::piped());
         let mut child = spawn(name, command)?;
         let stderr = child.stderr.take();
@@ -159,7 +159,7 @@ impl Program {
     }
 
     /// Waits for its end.
-    pub(super) async fn wait(&mut self) -> Result<ExitStatus, ProgramError> {
+    pub(crate) async fn wait(&mut self) -> Result<ExitStatus, ProgramError> {
         self.child.wait().await.map_err(|error| ProgramError {
             program: self.name.clone(),
             status: "cannot be waited for".to_owned(),
@@ -168,7 +168,7 @@ impl Program {
     }
 
     /// Says what a status means, after the program's end.
-    pub(super) async fn judge(mut self, status: ExitStatus) -> Result<(), ProgramError> {
+    pub(crate) async fn judge(mut self, status: ExitStatus) -> Result<(), ProgramError> {
         if status.success() {
             return Ok(());
         }

@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use backstay_testkit::daemon::wait_until;
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::shell::Shell;
 
 fn with_shop(extra: &str) -> Shell {
@@ -27,6 +30,29 @@ fn hook_that_fails_after_the_backup_fails_the_command_and_the_backup_stays() {
     let shop = status.as_array().unwrap().iter().find(|one| one["source"] == "shop").unwrap();
     assert_eq!((&shop["last_job"], &shop["newest_good"]), (&"succeeded".into(), &id.into()));
     assert!(shop["troubles"].to_string().contains("after_backup"), "{status}");
+}
+
+/// Says whether what the hook left in the background runs.
+fn child_runs(shell: &Shell) -> bool {
+    let child = std::fs::read_to_string(shell.path("child")).unwrap();
+    let state = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+    state.is_ok_and(|state| !state.contains(") Z "))
+}
+
+#[test]
+fn hook_that_takes_too_long_ends_with_all_that_it_started_and_an_app_in_the_background_goes_on() {
+    let shell = with_shop("before_backup = { run = ['sh', 'hook.sh'], timeout = '20s' }");
+    std::fs::write(shell.path("hook.sh"), "sleep 600 & echo $! > child").unwrap();
+    shell.ends(0, &["backup", "shop"]);
+    assert!(child_runs(&shell), "it was started to stay");
+    let child = std::fs::read_to_string(shell.path("child")).unwrap();
+    let child = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+    kill_process(child, Signal::KILL).unwrap();
+    shell.edit_config("timeout = '20s'", "timeout = '1s'");
+    std::fs::write(shell.path("hook.sh"), "sleep 600 & echo $! > child; wait").unwrap();
+    let error = shell.complains(1, &["backup", "shop"]);
+    assert!(error.contains("before_backup") && error.contains("longer than 1 s"), "{error}");
+    wait_until("what it started is gone", || !child_runs(&shell));
 }
 
 #[test]
