@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use backstay_format::Slug;
 use jiff::{SignedDuration, Timestamp};
 use sea_orm::QueryResult;
 use serde::{Deserialize, Serialize};
@@ -289,16 +288,6 @@ impl Catalog {
         let micros = |name| row.try_get::<i64>("", name).map_err(unreadable);
         let took = SignedDuration::from_micros(micros("finished_at")? - micros("begun_at")?);
         Ok(Some(PastRestore { backup: row.try_get("", "backup").map_err(unreadable)?, took }))
-    }
-
-    /// Returns the worker that the newest restore of a source was given to, if one was.
-    pub async fn last_restorer(&self, of: OfSource<'_>) -> Result<Option<Slug>, CatalogError> {
-        let select = "SELECT worker FROM jobs WHERE source = $1 AND organisation = $2 AND kind = 'restore' \
-                      AND worker IS NOT NULL ORDER BY queued_at DESC LIMIT 1";
-        let values = [of.source.into(), of.organisation.into()];
-        let row = self.query_one("looked for jobs", select, values).await?;
-        let name = row.map_or(Ok(None), |row| column::<Option<String>>(&row, "jobs", "worker"))?;
-        name.map(|name| name.parse().map_err(|_| unreadable("jobs", "worker"))).transpose()
     }
 
     /// Returns the newest backup job of a source that was begun.

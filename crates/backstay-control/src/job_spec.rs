@@ -1,6 +1,6 @@
 //! What is asked of a job.
 
-use backstay_format::{BackupId, Slug, Trigger};
+use backstay_format::{BackupId, Trigger};
 use serde::{Deserialize, Serialize};
 
 use crate::JobKind;
@@ -23,15 +23,9 @@ pub enum JobSpec {
     /// A restore to the source's own place.
     Restore(RestoreSpec),
     /// Putting back what the newest restore replaced.
-    Undo {
-        /// The worker that made it, and knows where that lies; none where the server did.
-        worker: Option<Slug>,
-    },
+    Undo,
     /// Letting go of what the newest restore replaced.
-    Confirm {
-        /// The worker that made it.
-        worker: Option<Slug>,
-    },
+    Confirm,
 }
 
 /// What is asked of a restore to a source's own place.
@@ -71,14 +65,14 @@ impl JobSpec {
             Self::Test => JobKind::Test,
             Self::Preview(_) => JobKind::Preview,
             Self::Restore(_) => JobKind::Restore,
-            Self::Undo { .. } => JobKind::Undo,
-            Self::Confirm { .. } => JobKind::Confirm,
+            Self::Undo => JobKind::Undo,
+            Self::Confirm => JobKind::Confirm,
         }
     }
 
     /// Says whether it changes what the source's app sees.
     pub fn is_change(&self) -> bool {
-        matches!(self, Self::Restore(_) | Self::Undo { .. } | Self::Confirm { .. })
+        matches!(self, Self::Restore(_) | Self::Undo | Self::Confirm)
     }
 
     /// Returns which backup it is given, if it is.
@@ -86,15 +80,7 @@ impl JobSpec {
         match self {
             Self::Drill { backup } => Some(backup),
             Self::Preview(spec) | Self::Restore(spec) => Some(&spec.backup),
-            Self::Backup(_) | Self::Test | Self::Undo { .. } | Self::Confirm { .. } => None,
-        }
-    }
-
-    /// Returns the only worker that can do it, where it is not any that takes the source.
-    pub fn bound_to(&self) -> Option<&Slug> {
-        match self {
-            Self::Undo { worker } | Self::Confirm { worker } => worker.as_ref(),
-            _ => None,
+            Self::Backup(_) | Self::Test | Self::Undo | Self::Confirm => None,
         }
     }
 }

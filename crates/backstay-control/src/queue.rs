@@ -21,6 +21,10 @@ const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 const OUTAGE_RETRIES: i64 = 6;
 /// No job pauses for longer: one that says so has it from a clock that was set back.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
+/// What changes a source is done soon or not at all: what somebody confirmed is not what he would confirm hours later.
+const LONGEST_CONFIRMED: SignedDuration = SignedDuration::from_mins(15);
+/// The kinds of such jobs, as a list for SQL.
+const CHANGES: &str = "'restore', 'undo', 'confirm'";
 /// A job that nobody took up for so long is of a source that no server has.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How long the jobs are remembered that made backups, or did not.
@@ -138,13 +142,14 @@ impl Catalog {
         Ok(inserted == 1)
     }
 
-    /// Enqueues what a person asks for: a member by way of a server, or a command. The same id again changes nothing.
+    /// Enqueues what a person asks for: a member by way of a server, or a command. The same id again changes nothing; returns
+    /// whether it is new.
     pub async fn enqueue(
         &self,
         (id, of): (String, OfSource<'_>),
         (spec, asked_by): (&JobSpec, Option<&str>),
         now: Timestamp,
-    ) -> Result<JobId, CatalogError> {
+    ) -> Result<(JobId, bool), CatalogError> {
         let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, spec, asked_by, organisation) \
                       VALUES ($1, $2, $3, $4, $5, '', $6, $7, $8) ON CONFLICT (id) DO NOTHING";
         let values = [
@@ -157,21 +162,35 @@ impl Catalog {
             asked_by.into(),
             of.organisation.into(),
         ];
-        self.execute("enqueued a job", insert, values).await?;
-        Ok(JobId(id))
+        let inserted = self.execute("enqueued a job", insert, values).await?;
+        Ok((JobId(id), inserted == 1))
     }
 
     /// Returns jobs that may begin now, those first that waited longest.
     pub async fn waiting_jobs(&self, now: Timestamp) -> Result<Vec<WaitingJob>, CatalogError> {
-        let select = "SELECT id, source, spec FROM jobs WHERE state = 'queued' AND (not_before <= $1 OR not_before > $2) \
-                      ORDER BY queued_at, id";
+        let select = format!(
+            "SELECT id, source, spec FROM jobs WHERE state = 'queued' AND (not_before <= $1 OR not_before > $2) \
+             AND (kind NOT IN ({CHANGES}) OR queued_at >= $3) ORDER BY queued_at, id"
+        );
         let latest = now.checked_add(LONGEST_PAUSE).unwrap_or(Timestamp::MAX);
-        let values = [now.as_microsecond().into(), latest.as_microsecond().into()];
-        let rows = self.query_all("looked for waiting jobs", select, values).await?;
+        let oldest = now.checked_sub(LONGEST_CONFIRMED).unwrap_or(Timestamp::MIN);
+        let times = [now, latest, oldest].map(|time| time.as_microsecond().into());
+        let rows = self.query_all("looked for waiting jobs", &select, times).await?;
         let jobs = rows.iter().map(waiting);
         // What a newer server is asked for waits for that one, and holds up nothing else.
         let is_newer = |error: &CatalogError| matches!(error, CatalogError::Unreadable { name } if name == "jobs.spec");
         jobs.filter(|job| !job.as_ref().is_err_and(is_newer)).collect()
+    }
+
+    /// Cancels what was to change a source and waited for too long.
+    pub async fn cancel_stale_changes(&self, now: Timestamp) -> Result<(), CatalogError> {
+        let update = format!(
+            "UPDATE jobs SET state = 'cancelled', finished_at = $1, error = 'it did not begin within 15 minutes, and nothing was changed; ask again' \
+             WHERE state = 'queued' AND kind IN ({CHANGES}) AND queued_at < $2"
+        );
+        let oldest = now.checked_sub(LONGEST_CONFIRMED).unwrap_or(Timestamp::MIN);
+        let times = [now, oldest].map(|time| time.as_microsecond().into());
+        self.execute("cancelled old jobs", &update, times).await.map(drop)
     }
 
     /// Takes a waiting job up, under the lease on its source. Returns whether it still waited.

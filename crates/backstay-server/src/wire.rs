@@ -130,6 +130,9 @@ pub struct JobEnd {
     /// What was said meanwhile, line by line.
     #[serde(default)]
     pub log: String,
+    /// Of what changes a source: whether the worker keeps what a restore of it replaced.
+    #[serde(default)]
+    pub keeps: Option<bool>,
 }
 
 /// What came of a job.

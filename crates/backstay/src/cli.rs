@@ -122,7 +122,7 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Restore a source: preview, confirm, load beside, swap
+    /// Restore a source: preview, confirm, load beside, swap. A server (--server) and workers restore to the source's own place
     #[command(after_help = EXIT_CODES)]
     Restore(RestoreArgs),
     /// Restore the newest good backup into a scratch place, ask the configured checks, and say how long it took
@@ -137,13 +137,13 @@ pub(crate) enum Command {
     /// Put back what the last restore replaced
     #[command(after_help = EXIT_CODES)]
     Undo {
-        /// Of this source
+        /// Of this source; the last of all if left out, where no workers and no server are asked
         source: Option<String>,
     },
     /// Let go of what the last restore replaced
     #[command(after_help = EXIT_CODES)]
     Confirm {
-        /// Of this source
+        /// Of this source; the last of all if left out, where no workers and no server are asked
         source: Option<String>,
     },
     /// Read and authenticate every byte of backups

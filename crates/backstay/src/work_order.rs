@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use backstay_control::{BackupSpec, Catalog, Home, JobSpec, RestoreSpec, WaitingJob};
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
+use tokio::time::timeout;
 
 use crate::config::{
     Additions, Config, CredentialConfig, Env, RemoteConfig, SourceConfig, StorageConfig,
@@ -23,6 +25,9 @@ use crate::config::{
 };
 use crate::installation::{Installation, Tested, tested_name};
 use crate::past::Past;
+
+/// How long the newest restore is looked for.
+const LOOK_BACK: Duration = Duration::from_secs(5);
 
 /// All that a worker needs for one job, with its secrets.
 #[derive(Serialize, Deserialize)]
@@ -48,8 +53,8 @@ pub(crate) enum Task {
     Preview(Box<RestoreOrder>),
     /// A restore of one of its backups to its own place.
     Restore(Box<RestoreOrder>),
-    /// Putting back what its newest restore replaced.
-    Undo(Box<Access>),
+    /// Putting back what its newest restore replaced: nothing of that is in the vault.
+    Undo,
     /// Letting go of what that replaced.
     Confirm(Box<Access>),
 }
@@ -61,8 +66,8 @@ impl Task {
             Self::Backup(order) => Some(&order.access),
             Self::Drill(order) => Some(&order.access),
             Self::Preview(order) | Self::Restore(order) => Some(&order.access),
-            Self::Undo(access) | Self::Confirm(access) => Some(access),
-            Self::Test => None,
+            Self::Confirm(access) => Some(access),
+            Self::Test | Self::Undo => None,
         }
     }
 
@@ -185,7 +190,9 @@ impl Installation {
             }
             JobSpec::Preview(spec) => {
                 let (access, vault) = self.access_to(source, &spec.backup).await?;
-                let past = Past::of(self, source, &vault).await?;
+                // Nobody waits long for what is only of interest.
+                let past = timeout(LOOK_BACK, Past::of(self, source, &vault)).await;
+                let past = past.ok().and_then(Result::ok).flatten();
                 let spec = spec.clone();
                 Task::Preview(Box::new(RestoreOrder { spec, past, seals_with: None, access }))
             }
@@ -198,10 +205,8 @@ impl Installation {
                 let spec = spec.clone();
                 Task::Restore(Box::new(RestoreOrder { spec, past: None, seals_with, access }))
             }
-            JobSpec::Undo { .. } => Task::Undo(Box::new(self.access_for_writing(source).await?)),
-            JobSpec::Confirm { .. } => {
-                Task::Confirm(Box::new(self.access_for_writing(source).await?))
-            }
+            JobSpec::Undo => Task::Undo,
+            JobSpec::Confirm => Task::Confirm(Box::new(self.access_for_writing(source).await?)),
         };
         Ok(WorkOrder {
             organisation: source.organisation.clone(),

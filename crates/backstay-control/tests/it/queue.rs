@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use backstay_control::{
-    Again, Catalog, DueSlot, Holder, JobState, OfSource, Progress, Since, WaitingJob, Whose,
+    Again, Catalog, DueSlot, Holder, JobSpec, JobState, OfSource, Progress, Since, WaitingJob,
+    Whose,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -361,6 +362,28 @@ async fn job_that_nobody_took_up_fails_and_old_ones_are_forgotten_but_for_the_ne
         assert_eq!(states(&catalog, "old").await.len(), 1);
         let told = catalog.last_backup_job(of("gone")).await.unwrap().unwrap().error.unwrap();
         assert!(told.contains("no server took it up"), "{told}");
+    }
+}
+
+/// V50: a yes is not good for ever.
+#[tokio::test]
+async fn what_changes_a_source_begins_soon_or_not_at_all() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        let at = now(&catalog).await;
+        for spec in [JobSpec::Undo, JobSpec::Test] {
+            catalog.enqueue((id(), of("shop")), (&spec, Some("anna")), at).await.unwrap();
+        }
+        catalog.cancel_stale_changes(at + minutes(14)).await.unwrap();
+        assert_eq!(catalog.waiting_jobs(at + minutes(14)).await.unwrap().len(), 2);
+        let [left] = &catalog.waiting_jobs(at + minutes(16)).await.unwrap()[..] else {
+            panic!("{}: only the look waits on", place.name())
+        };
+        assert_eq!(left.spec, JobSpec::Test);
+        catalog.cancel_stale_changes(at + minutes(16)).await.unwrap();
+        let mut ended = states(&catalog, "shop").await;
+        ended.sort_by_key(|(state, _)| state.as_str());
+        assert_eq!(ended, [(JobState::Cancelled, 1), (JobState::Queued, 1)], "{}", place.name());
     }
 }
 

@@ -12,7 +12,7 @@ use backstay_server::{BackupView, CallError, Client, JobRequest, JobView, Member
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::elsewhere::{Look, tell, without_backup};
+use super::elsewhere::{Look, result_or_error, tell, without_backup};
 use super::guard::guard_asking;
 use super::{backup, drill, jobs, list, look, members, restore, said, status};
 use crate::cli::{
@@ -365,11 +365,7 @@ impl Asking {
     /// Has something done that has a result.
     async fn result(&self, source: &str, work: Work) -> anyhow::Result<Value> {
         let job = self.have_done((source, work), None).await?;
-        match (job.result, job.error) {
-            (_, Some(error)) => Err(anyhow::anyhow!(error)),
-            (Some(result), None) => Ok(result),
-            (None, None) => Err(anyhow::anyhow!("it ended without a result")),
-        }
+        result_or_error(job.result, job.error)
     }
 
     async fn restore(&self, args: &RestoreArgs, json: bool) -> anyhow::Result<Exit> {

@@ -53,7 +53,7 @@ pub(super) async fn nobody_takes(
     );
     let wanted = bound_to.map_or_else(
         || remote.worker.to_string(),
-        |name| format!("worker {name}, which made the newest restore"),
+        |name| format!("worker {name}, which restored it last and keeps what was there"),
     );
     Ok(Some(format!("no worker is there for it: it wants {wanted}, and {last}")))
 }
@@ -112,16 +112,20 @@ async fn ask(
     (source, remote): (&SourceConfig, &RemoteConfig),
     spec: &JobSpec,
 ) -> anyhow::Result<Job> {
-    if let Some(nobody) = nobody_takes(app, remote, spec.bound_to()).await? {
+    let bound = bound_to(app, source, Some(spec)).await?;
+    if let Some(nobody) = nobody_takes(app, remote, bound.as_ref()).await? {
         anyhow::bail!(nobody);
     }
-    let (now, me) = (app.catalog.time(app.cx.now()).await?, Holder::this_process(&host()));
-    if let Some(held) = app.catalog.held(source.name.as_str(), &me, now).await? {
+    let now = app.catalog.time(app.cx.now()).await?;
+    // A restore waits for its turn: the preview before it may not have given everything back yet.
+    let waits = spec.is_change() || matches!(spec, JobSpec::Preview(_));
+    let me = Holder::this_process(&host());
+    if !waits && let Some(held) = app.catalog.held(source.name.as_str(), &me, now).await? {
         return Err(held.into());
     }
-    let job = app.catalog.enqueue((new_job_id(), source.as_job()), (spec, None), now).await?;
+    let (job, _) = app.catalog.enqueue((new_job_id(), source.as_job()), (spec, None), now).await?;
     app.cx.event(Event::Step { what: format!("waiting for {}", remote.worker) });
-    let (ended, reason) = match app.cx.run(wait(app, remote, &job)).await {
+    let (ended, reason) = match app.cx.run(wait(app, (source, remote), &job)).await {
         Ok(ended) => (ended, "it was given up"),
         Err(cancelled) => (Err(cancelled.into()), "whoever asked for it was interrupted"),
     };
@@ -183,9 +187,18 @@ pub(super) async fn result(
 ) -> anyhow::Result<Value> {
     let spec = specify(app, source, work).await?;
     let ended = ask(app, (source, remote), &spec).await?;
-    match (ended.result, ended.error) {
+    let result = ended.result.as_deref().map(serde_json::from_str).transpose()?;
+    result_or_error(result, ended.error)
+}
+
+/// Returns what a job came to, or what went wrong with it.
+pub(super) fn result_or_error(
+    result: Option<Value>,
+    error: Option<String>,
+) -> anyhow::Result<Value> {
+    match (result, error) {
         (_, Some(error)) => Err(anyhow::anyhow!(error)),
-        (Some(result), None) => Ok(serde_json::from_str(&result)?),
+        (Some(result), None) => Ok(result),
         (None, None) => Err(anyhow::anyhow!("it ended without a result")),
     }
 }
@@ -220,8 +233,8 @@ pub(super) async fn specify(
             let backup = whole(id).context("a restore needs to know which backup is meant")?;
             JobSpec::Restore(restore_of(backup, wish))
         }
-        Work::Undo => JobSpec::Undo { worker: restorer(app, source).await? },
-        Work::Confirm => JobSpec::Confirm { worker: restorer(app, source).await? },
+        Work::Undo => JobSpec::Undo,
+        Work::Confirm => JobSpec::Confirm,
     })
 }
 
@@ -235,12 +248,39 @@ async fn chosen(
     choose(app, &vault, source, &Wanted { id, at }).await
 }
 
-/// Returns the worker that knows where what the newest restore replaced lies, if one does.
-async fn restorer(app: &Installation, source: &SourceConfig) -> anyhow::Result<Option<Slug>> {
-    if source.remote().is_none() {
+/// Returns the only worker that may do a job, where it is not any that takes the source: what changes that goes to the one that
+/// keeps what a restore of it replaced, or may have been killed in one, until somebody confirms or it is revoked.
+pub(super) async fn bound_to(
+    app: &Installation,
+    source: &SourceConfig,
+    spec: Option<&JobSpec>,
+) -> anyhow::Result<Option<Slug>> {
+    let is_bound = |spec: &JobSpec| spec.is_change() || matches!(spec, JobSpec::Preview(_));
+    if source.remote().is_none() || !spec.is_some_and(is_bound) {
         return Ok(None);
     }
-    Ok(app.catalog.last_restorer(source.as_job()).await?)
+    let keeper: Option<Slug> = app.catalog.setting(&keeper_name(&source.name)).await?;
+    let Some(keeper) = keeper else { return Ok(None) };
+    let workers = app.catalog.workers().await?;
+    Ok(workers.into_iter().map(|worker| worker.name).find(|name| *name == keeper))
+}
+
+/// Remembers which worker keeps what a restore of a source replaced, if one does.
+pub(super) async fn set_keeper(
+    app: &Installation,
+    source: &SourceConfig,
+    worker: Option<&Slug>,
+) -> anyhow::Result<()> {
+    let name = keeper_name(&source.name);
+    match worker {
+        Some(worker) => app.catalog.set_setting(&name, worker).await?,
+        None => app.catalog.forget(&name).await?,
+    }
+    Ok(())
+}
+
+fn keeper_name(source: &Slug) -> String {
+    format!("worker that restored {source}")
 }
 
 /// Says in full what is to be restored of a backup.
@@ -266,7 +306,11 @@ pub(super) fn whole(id: &str) -> anyhow::Result<BackupId> {
 }
 
 /// Waits for the end of a job, and tells how far it is.
-async fn wait(app: &Installation, remote: &RemoteConfig, id: &JobId) -> anyhow::Result<Job> {
+async fn wait(
+    app: &Installation,
+    (source, remote): (&SourceConfig, &RemoteConfig),
+    id: &JobId,
+) -> anyhow::Result<Job> {
     let mut told = Progress::default();
     loop {
         let job = app.catalog.job(id).await?.context("the job is gone from the catalog")?;
@@ -276,8 +320,8 @@ async fn wait(app: &Installation, remote: &RemoteConfig, id: &JobId) -> anyhow::
         match job.state {
             // Nobody waits for ever for a worker that went away.
             JobState::Queued => {
-                let bound_to = job.spec.as_ref().and_then(JobSpec::bound_to);
-                if let Some(nobody) = nobody_takes(app, remote, bound_to).await? {
+                let bound = bound_to(app, source, job.spec.as_ref()).await?;
+                if let Some(nobody) = nobody_takes(app, remote, bound.as_ref()).await? {
                     anyhow::bail!(nobody);
                 }
             }

@@ -8,7 +8,7 @@ use backstay_engine::source::How;
 use backstay_format::{BackupId, Content};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::holdings;
 use super::restore::ask;
@@ -17,7 +17,7 @@ use crate::past::Past;
 use crate::{plain, render};
 
 /// Lines and bytes of what a worker shows; more of it nobody reads, and no answer has room for it.
-const MOST_LINES: usize = 500;
+const MOST_LINES: usize = 200;
 const MOST_BYTES: usize = 2 << 20;
 
 /// What a restore would do, as whoever asks sees it, wherever it was found out (V47-V50).
@@ -30,7 +30,7 @@ pub(crate) struct Preview {
     /// For a person.
     lines: Vec<String>,
     /// For programs.
-    facts: Value,
+    facts: Map<String, Value>,
 }
 
 impl Preview {
@@ -43,20 +43,27 @@ impl Preview {
     pub(crate) fn read(value: Value) -> anyhow::Result<Self> {
         let mut preview: Self =
             serde_json::from_value(value).context("the preview cannot be understood")?;
-        preview.lines.truncate(MOST_LINES);
-        preview.lines.iter_mut().for_each(|line| *line = plain::line(line));
+        preview.cut();
         Ok(preview)
     }
 
     /// Returns it for somebody else, without the tables one by one where these are too many.
-    pub(crate) fn to_json(&self) -> Value {
-        let mut value = serde_json::to_value(self).expect("a preview is plain values");
-        if value.to_string().len() > MOST_BYTES {
-            for name in ["content", "present"] {
-                value["facts"][name] = Value::Null;
+    pub(crate) fn into_json(mut self) -> Value {
+        self.cut();
+        let value = |preview: &Self| serde_json::to_value(preview).expect("plain values");
+        for name in ["content", "present", "warnings"] {
+            let whole = value(&self);
+            if whole.to_string().len() <= MOST_BYTES {
+                return whole;
             }
+            self.facts.insert(name.to_owned(), Value::Null);
         }
-        value
+        value(&self)
+    }
+
+    fn cut(&mut self) {
+        self.lines.truncate(MOST_LINES);
+        self.lines.iter_mut().for_each(|line| *line = plain::line(line));
     }
 
     /// Shows it.
@@ -82,10 +89,10 @@ impl Preview {
     }
 }
 
-fn facts(plan: &RestorePlan, past: Option<&Past>) -> Value {
+fn facts(plan: &RestorePlan, past: Option<&Past>) -> Map<String, Value> {
     let (manifest, outlook) = (&plan.manifest, &plan.outlook);
     let expected = past.map(|past| past.expected(manifest.plain_bytes()).as_secs_f64());
-    json!({
+    let facts = json!({
         "backup": plan.place.backup,
         "source": plan.place.source,
         "started_at": manifest.started_at,
@@ -101,7 +108,8 @@ fn facts(plan: &RestorePlan, past: Option<&Past>) -> Value {
         "content": plan.content().cloned().map(Content::without_secrets),
         "present": outlook.present,
         "warnings": outlook.warnings,
-    })
+    });
+    serde_json::from_value(facts).expect("an object")
 }
 
 fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String> {

@@ -27,7 +27,7 @@ pub(super) use self::ending::passing;
 use self::ending::{Taken, begin};
 use self::work::{Begun, work};
 use super::backup::warn_without_kit;
-use super::elsewhere::nobody_takes;
+use super::elsewhere::{bound_to, nobody_takes};
 use super::watched::{Watched, hear_job};
 use crate::cli::{Global, ServeArgs};
 use crate::config::{Config, SourceConfig};
@@ -202,6 +202,7 @@ impl Server {
             );
             self.say(&format!("{}: the process that worked on it died; {next}", lost.source));
         }
+        catalog.cancel_stale_changes(now).await?;
         self.enqueue(now).await?;
         Ok((now, self.app.catalog.waiting_jobs(now).await?))
     }
@@ -237,8 +238,9 @@ impl Server {
         };
         if let Some(remote) = source.remote() {
             // Whoever asked for it waits for nobody.
+            let bound = bound_to(&self.app, &source, Some(&job.spec)).await?;
             if job.is_asked_for
-                && let Some(nobody) = nobody_takes(&self.app, remote, job.spec.bound_to()).await?
+                && let Some(nobody) = nobody_takes(&self.app, remote, bound.as_ref()).await?
             {
                 self.app.catalog.cancel_job(&job.id, &nobody, now).await?;
             }

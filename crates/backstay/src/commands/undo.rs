@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::elsewhere;
 use crate::config::SourceConfig;
+use crate::exit::UsageError;
 use crate::installation::Installation;
 
 /// Writes swaps into the catalog.
@@ -79,7 +80,14 @@ async fn said_by_worker(
     name: Option<&str>,
     work: Work,
 ) -> anyhow::Result<Option<String>> {
-    let Some(source) = name.and_then(|name| app.config.sources.get(name)) else { return Ok(None) };
+    let Some(name) = name else {
+        if app.config.sources.values().any(|source| source.remote().is_some()) {
+            let text = "of which source? name it: workers restore some of them";
+            return Err(UsageError(text.to_owned()).into());
+        }
+        return Ok(None);
+    };
+    let Some(source) = app.config.sources.get(name) else { return Ok(None) };
     let Some(remote) = source.remote() else { return Ok(None) };
     let said = elsewhere::result(app, (source, remote), work).await?;
     Ok(Some(serde_json::from_value(said)?))
@@ -100,14 +108,16 @@ pub(super) async fn undo_here(app: &Installation, source: &SourceConfig) -> anyh
         replacement.beside(),
         record.safety.as_deref().unwrap_or("(none was made)")
     );
-    if let Some(hook) = &source.before_restore {
-        run_hook(&app.cx, "before_restore", hook).await?;
-    }
     let undone = async {
+        if let Some(hook) = &source.before_restore {
+            run_hook(&app.cx, "before_restore", hook).await?;
+        }
         engine_source.check_free(&replacement)?;
         let swap = swapper.plan(&app.cx, &replacement, Direction::Undo).await?;
+        app.cx.check()?;
         app.catalog.begin_undo(&record.id, serde_json::to_string(&swap)?).await?;
-        swapper.run(&app.cx, &swap).await?;
+        // Once begun, it is brought to its end.
+        swapper.run(&app.cx.for_cleanup(), &swap).await?;
         app.catalog.set_swap_state(&record.id, SwapState::Undone).await?;
         anyhow::Ok(())
     };
@@ -142,12 +152,18 @@ async fn let_go(app: &Installation, record: &SwapRecord) -> anyhow::Result<Strin
     let source = app.source(&record.source).await?;
     let replacement = swap.replacement();
     let beside = replacement.beside();
+    // All that is needed afterwards is found first: what is gone cannot be let go of once more.
+    let held = match &record.safety {
+        Some(safety) => {
+            let storage = app.storage(&record.storage)?;
+            let place = storage.place(&record.source.parse()?, safety.parse()?);
+            Some((app.vault_for_writing(storage).await?, place))
+        }
+        None => None,
+    };
     let discarded = app.engine_source(&source)?.swapper().discard(&app.cx, &replacement).await;
     discarded.with_context(|| format!("cannot remove {beside}"))?;
-    if let Some(safety) = &record.safety {
-        let storage = app.storage(&record.storage)?;
-        let vault = app.vault_for_writing(storage).await?;
-        let place = storage.place(&record.source.parse()?, safety.parse()?);
+    if let Some((vault, place)) = held {
         vault.release(&app.cx, &place).await?;
     }
     app.catalog.end_swap(&record.id).await?;
@@ -184,6 +200,23 @@ pub(super) async fn finish_interrupted(
             Err(error) => return Err(error.into()),
         }
         restart(app, source).await?;
+    }
+    Ok(())
+}
+
+/// Refuses where somebody must say first what becomes of an interrupted restore: it may be old news, and what it would replace
+/// newer.
+pub(super) async fn ensure_settled(
+    app: &Installation,
+    source: &SourceConfig,
+) -> anyhow::Result<()> {
+    let name = &source.name;
+    for record in app.catalog.swaps(Some(name.as_str())).await? {
+        let is_settled = matches!(record.state, SwapState::Swapped | SwapState::Undone);
+        anyhow::ensure!(
+            is_settled,
+            "a restore of {name} was interrupted, and may be half done: `backstay undo {name}` takes it back, another `backstay restore {name}` comes after it"
+        );
     }
     Ok(())
 }

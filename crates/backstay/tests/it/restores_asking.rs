@@ -156,8 +156,14 @@ fn restore_by_hand_replaces_nothing_that_nobody_said_yes_to() {
     let id = done["id"].as_str().unwrap();
     let again = wish(json!({"may_replace": true, "safety_backup": false, "id": id}));
     assert_eq!(job(&office, "admin", &again)["id"], id);
-    let other = wish(json!({"may_replace": true, "id": id})).to_string();
-    assert_eq!(office.ask("POST", "/jobs", Some(&office.token("admin")), &other).0, 400);
+    let mine = json!({"may_replace": true, "safety_backup": false, "id": id});
+    let another = office.json("operator", &["backup", "shop"])["id"].clone();
+    for (name, value) in [("safety_backup", json!(true)), ("backup", another)] {
+        let mut other = mine.clone();
+        other[name] = value;
+        let other = wish(other).to_string();
+        assert_eq!(office.ask("POST", "/jobs", Some(&office.token("admin")), &other).0, 400);
+    }
 }
 
 #[test]
@@ -183,4 +189,26 @@ fn restore_whose_command_is_interrupted_leaves_the_target_as_it_was() {
     assert_eq!(restoring.wait_with_output().unwrap().status.code(), Some(1), "{}", office.log());
     assert_eq!(content(&office), "after");
     assert_eq!(state(), "cancelled");
+}
+
+#[test]
+fn undo_that_is_interrupted_before_the_swap_starts_the_app_again() {
+    let stop = "before_restore = { run = ['sh', '-c', 'if [ -e hang ]; then touch reached; sleep 600; fi'] }";
+    let begin = "after_restore = { run = ['sh', '-c', 'touch started'] }";
+    let office = Office::new(Shell::with_tree(&format!("{stop}\n{begin}")));
+    let _serving = office.serve(&[]);
+    office.json("operator", &["backup", "shop"]);
+    write(&office, "after");
+    office.ends(0, "admin", &["restore", "shop", "--yes"]);
+    let (started, hang) = (office.server.path("started"), office.server.path("hang"));
+    std::fs::remove_file(&started).unwrap();
+    std::fs::write(&hang, "").unwrap();
+    let undoing = office.start("admin", &["undo", "shop"]);
+    wait_until("the app is stopped", || office.server.path("reached").exists());
+    assert_eq!(ends_on(Signal::INT, undoing), Some(130), "{}", office.log());
+    wait_until("the app is started again", || started.exists());
+    assert_eq!(content(&office), "before", "nothing was put back");
+    std::fs::remove_file(&hang).unwrap();
+    office.ends(0, "admin", &["undo", "shop"]);
+    assert_eq!(content(&office), "after");
 }

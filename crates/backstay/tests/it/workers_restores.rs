@@ -49,6 +49,8 @@ fn source_of_a_worker_is_restored_from_the_server_and_put_back() {
         (&made["id"], &true.into()),
         "{preview}"
     );
+    let error = fleet.server.complains(2, &["undo"]);
+    assert!(error.contains("of which source"), "{error}");
     let told = fleet.server.run(&["restore", "orders", "--dry-run"]).stderr;
     let told = String::from_utf8(told).unwrap();
     assert!(told.contains("1000 rows, 400 now"), "{told}");
@@ -118,7 +120,7 @@ fn restore_whose_worker_is_killed_behind_the_swap_is_told_as_lost_and_can_be_put
     assert!(fleet.jobs("orders")[0]["error"].as_str().unwrap().contains("lease lost"));
     std::fs::remove_file(fleet.worker.path("wait")).unwrap();
     assert!(server.digest("shop") == backed_up);
-    // As if it had been killed a moment before: the next job brings it to an end.
+    // As if it had been killed a moment before: nobody but a person says what becomes of it.
     let kept = rusqlite::Connection::open(fleet.worker.path("home/catalog.db")).unwrap();
     assert_eq!(kept.execute("UPDATE swaps SET state = 'begun'", []).unwrap(), 1);
     drop(kept);
@@ -126,17 +128,15 @@ fn restore_whose_worker_is_killed_behind_the_swap_is_told_as_lost_and_can_be_put
     wait_until("the worker is there again", || fleet.worker_is_there());
     let mut backup = fleet.server.command(&["backup", "orders"]);
     under_clock(&fleet.server, &mut backup);
-    assert!(backup.status().unwrap().success());
-    let said = log(&fleet.worker);
-    assert!(said.contains("was interrupted") && said.contains("it is finished now"), "{said}");
+    let refused = backup.output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("was interrupted"), "{said}");
+    assert!(said.contains("`backstay undo orders` takes it back"), "{said}");
     let mut undo = fleet.server.command(&["undo", "orders"]);
     under_clock(&fleet.server, &mut undo);
     assert!(undo.status().unwrap().success());
     assert!(server.digest("shop") == changed, "{}", log(&fleet.worker));
-    assert_eq!(
-        fleet.states("orders"),
-        ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
-    );
+    assert_eq!(fleet.states("orders"), ["succeeded", "failed", "failed", "succeeded", "succeeded"]);
     fleet.server.ends(0, &["confirm", "orders"]);
     assert_eq!(server.sql("postgres", DATABASES), "2", "nothing is left");
 }
@@ -208,9 +208,26 @@ fn what_a_restore_replaced_is_put_back_by_the_worker_that_knows_where_it_is() {
     workers.remove(place).1.kill();
     // That the other one is there helps nobody.
     set_clock(&fleet.server, 120);
-    wait_until("one is missed", || !there());
-    let error = fleet.server.complains(1, &["undo", "orders"]);
-    assert!(error.contains(&format!("it wants worker {restorer}")), "{error}");
+    let run = |words: &[&str]| {
+        let mut command = fleet.server.command(words);
+        under_clock(&fleet.server, &mut command);
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let there = || run(&["--json", "workers", "list"]).1.matches("\"there\": true").count();
+    wait_until("only one is there", || there() == 1);
+    for words in [&["undo", "orders"][..], &["restore", "orders", "--yes"]] {
+        let (code, error) = run(words);
+        let wanted = format!("it wants worker {restorer}");
+        assert!(code == Some(1) && error.contains(&wanted), "{words:?}: {error}");
+    }
+    // Unless it will never come back.
+    fleet.server.ends(0, &["workers", "revoke", &restorer]);
+    let (code, error) = run(&["undo", "orders"]);
+    assert!(code == Some(1) && error.contains("no restore that waits"), "{error}");
+    let (code, error) = run(&["restore", "orders", "--yes"]);
+    assert_eq!(code, Some(0), "{error}");
 }
 
 #[test]
@@ -230,6 +247,10 @@ fn restore_of_a_worker_that_says_nonsense_fails() {
     for (answer, said) in [
         (preview(&json!(other)), "it looked at another backup"),
         (json!({"result": "done", "answer": "well"}), "cannot be understood"),
+        (
+            json!({"result": "done", "answer": {"backup": made["id"], "replaces": false, "lines": [], "facts": "x"}}),
+            "cannot be understood",
+        ),
         (report(&made["id"]), "cannot be understood"),
         (json!({"result": "tested", "summary": "fine"}), "something else than it was asked for"),
     ] {

@@ -174,7 +174,6 @@ pub(crate) async fn preview_here(
     (spec, past): (&RestoreSpec, Option<&Past>),
 ) -> anyhow::Result<Preview> {
     let planned = Planned::new(app, vault, source, (spec.backup.clone(), spec.into())).await?;
-    planned.ensure_kept()?;
     Ok(Preview::new(&planned.plan, past, app.cx.now()))
 }
 
@@ -253,20 +252,30 @@ impl RestoreReport {
     pub(crate) fn read(value: Value) -> anyhow::Result<Self> {
         let mut report: Self =
             serde_json::from_value(value).context("the report of the restore cannot be read")?;
-        report.target = plain::sentence(&report.target);
-        report.warnings.truncate(MOST_WARNINGS);
-        report.warnings.iter_mut().for_each(|text| *text = plain::sentence(text));
+        report.cut();
         Ok(report)
     }
 
     /// Returns it for somebody else.
-    pub(crate) fn to_json(&self) -> Value {
+    pub(crate) fn into_json(mut self) -> Value {
+        self.cut();
         serde_json::to_value(self).expect("a report is plain values")
+    }
+
+    fn cut(&mut self) {
+        self.target = plain::sentence(&self.target);
+        self.warnings.truncate(MOST_WARNINGS);
+        self.warnings.iter_mut().for_each(|text| *text = plain::sentence(text));
     }
 
     /// Adds what a person should know.
     pub(crate) fn warn(&mut self, text: String) {
         self.warnings.push(text);
+    }
+
+    /// Says whether something was there before.
+    pub(crate) fn replaced(&self) -> bool {
+        !matches!(self.kept, Kept::Nothing)
     }
 
     fn summary(&self) -> String {

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use super::to_the_end;
-use crate::commands::elsewhere::{nobody_takes, restore_of, specify, whole};
+use crate::commands::elsewhere::{bound_to, nobody_takes, restore_of, specify, whole};
 use crate::commands::{jobs, list, look, members, status};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, new_job_id};
@@ -196,13 +196,7 @@ impl Desk for FrontDesk {
     async fn ask(&self, member: Member, request: JobRequest) -> Result<JobView, Refusal> {
         let app = self.app(&member);
         // Of whoever is gone before it is in the queue nothing is done: he could not cancel it.
-        let (job, is_new) =
-            enqueue(&app, &member, request).await.map_err(|error| refusal(&error))?;
-        if is_new && job.spec.as_ref().is_some_and(JobSpec::is_change) {
-            let outcome = format!("asked for as job {}", job.id.as_str());
-            let changed = (job.kind.as_str(), job.source.clone());
-            app.audit_change(member.name.to_string(), changed, outcome).await;
-        }
+        let job = enqueue(&app, &member, request).await.map_err(|error| refusal(&error))?;
         self.asked.notify_one();
         Ok(jobs::view(&job))
     }
@@ -237,38 +231,48 @@ impl Desk for FrontDesk {
     }
 }
 
-/// Puts a job into the queue that a member asks for; the same one again is the same job. Returns whether it is new.
+/// Puts a job into the queue that a member asks for; the same one again is the same job.
 async fn enqueue(
     app: &Installation,
     member: &Member,
     JobRequest { id, source, work }: JobRequest,
-) -> anyhow::Result<(Job, bool)> {
+) -> anyhow::Result<Job> {
     let given = id.unwrap_or_else(new_job_id);
     let id = JobId::parse(&given).ok_or_else(|| {
         let found = plain::name(&given);
         UsageError(format!("found the id {found:?} of a job, expected a number below 2^64"))
     })?;
     let source = app.config.sources.get(&source).ok_or_else(|| app.no_source(&source))?;
-    if let Some(job) = app.catalog.job(&id).await? {
+    let the_same = |job: Job| {
         let is_same = is_same_work(job.spec.as_ref(), &work)
             && job.source == source.name.as_str()
             && job.organisation == source.organisation.as_str()
             && job.asked_by.as_deref() == Some(member.name.as_str());
-        return is_same.then_some((job, false)).ok_or_else(|| {
+        is_same.then_some(job).ok_or_else(|| {
             UsageError(format!("there is another job {given}; ask with another id, or none")).into()
-        });
+        })
+    };
+    if let Some(job) = app.catalog.job(&id).await? {
+        return the_same(job);
     }
-    let spec = specify(app, source, work).await?;
+    let spec = specify(app, source, work.clone()).await?;
+    let bound = bound_to(app, source, Some(&spec)).await?;
     if let Some(remote) = source.remote()
-        && let Some(nobody) = nobody_takes(app, remote, spec.bound_to()).await?
+        && let Some(nobody) = nobody_takes(app, remote, bound.as_ref()).await?
     {
         anyhow::bail!(nobody);
     }
     let now = app.catalog.time(app.cx.now()).await?;
+    if spec.is_change() {
+        // Before it is one, so that no restore is without it.
+        let changed = (spec.kind().as_str(), source.name.to_string());
+        let outcome = format!("asked for as job {given}");
+        app.audit_change(member.name.to_string(), changed, outcome).await;
+    }
     let asked = (&spec, Some(member.name.as_str()));
-    app.catalog.enqueue((given, source.as_job()), asked, now).await?;
-    let job = app.catalog.job(&id).await?.context("the job is gone from the catalog")?;
-    Ok((job, true))
+    app.catalog.enqueue((given.clone(), source.as_job()), asked, now).await?;
+    // Somebody may have had the same id a moment before.
+    the_same(app.catalog.job(&id).await?.context("the job is gone from the catalog")?)
 }
 
 /// Says whether a job is what somebody asks for. Which backup is taken may have been chosen since.
@@ -280,12 +284,14 @@ fn is_same_work(spec: Option<&JobSpec>, work: &Work) -> bool {
         }
         (Some(JobSpec::Preview(spec)), Work::Preview(wish))
         | (Some(JobSpec::Restore(spec)), Work::Restore(wish)) => {
-            *spec == restore_of(spec.backup.clone(), wish.clone())
+            let id = wish.backup.as_deref().unwrap_or_default();
+            spec.backup.as_str().starts_with(id)
+                && *spec == restore_of(spec.backup.clone(), wish.clone())
         }
         (Some(JobSpec::Drill { .. }), Work::Drill { .. })
         | (Some(JobSpec::Test), Work::Test)
-        | (Some(JobSpec::Undo { .. }), Work::Undo)
-        | (Some(JobSpec::Confirm { .. }), Work::Confirm) => true,
+        | (Some(JobSpec::Undo), Work::Undo)
+        | (Some(JobSpec::Confirm), Work::Confirm) => true,
         _ => false,
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backstay_control::{
-    CatalogError, EnrolError, Enrolment, Holder, Lease, LeaseError, Token, TokenKind, WaitingJob,
-    Worker,
+    CatalogError, EnrolError, Enrolment, Holder, JobSpec, Lease, LeaseError, Token, TokenKind,
+    WaitingJob, Worker,
 };
 use backstay_engine::error::Passing;
 use backstay_engine::event::Event;
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::ending::{Taken, again_after, begin, end_failed, passing};
 use super::finish::{Ending, finish};
 use super::{by_priority, may_not_begin, to_the_end};
+use crate::commands::elsewhere::{bound_to, set_keeper};
 use crate::commands::watched::{Watched, hear_job};
 use crate::config::{RemoteConfig, SourceConfig, WorkerChoice};
 use crate::installation::{Installation, host};
@@ -127,13 +128,19 @@ impl Dispatch {
         let waiting = app.catalog.waiting_jobs(now).await.map_err(away)?;
         for job in by_priority(&app.config, waiting) {
             let Some(source) = app.config.sources.get(&job.source) else { continue };
-            let is_bound = job.spec.bound_to().is_some_and(|name| *name != worker.name);
-            let remote = source.remote().filter(|remote| remote.worker.takes(worker) && !is_bound);
+            let remote = source.remote().filter(|remote| remote.worker.takes(worker));
             let Some(remote) = remote else { continue };
             if may_not_begin(source, &job, now) || self.rests(&source.storage) {
                 continue;
             }
-            match self.grant(&app, (worker, process), (&job, source, remote), now).await {
+            let granted = async {
+                let bound = bound_to(&app, source, Some(&job.spec)).await?;
+                if bound.is_some_and(|name| name != worker.name) {
+                    return Ok(None);
+                }
+                self.grant(&app, (worker, process), (&job, source, remote), now).await
+            };
+            match granted.await {
                 Ok(None) => {}
                 Ok(grant) => return Ok(grant),
                 // One that cannot be given keeps no other from it.
@@ -166,6 +173,13 @@ impl Dispatch {
         let holder = worker.holder(&process.instance, process.pid);
         let Some(taken) = Taken::take(app, (source, job), &holder).await? else { return Ok(None) };
         let begun = begin(app, source, (job, &taken.source, Some(worker)), now).await;
+        let order = match order {
+            // From here on it may keep what was there.
+            Ok(order) if matches!((&begun, &job.spec), (Ok(true), JobSpec::Restore(_))) => {
+                set_keeper(app, source, Some(&worker.name)).await.map(|()| order)
+            }
+            order => order,
+        };
         match (begun, order) {
             (Ok(true), Ok(order)) => {
                 app.cx.event(Event::Step { what: format!("{}: given to {worker}", job.source) });

@@ -201,7 +201,7 @@ fn tell(app: &Installation, ended: &Result<Ended, Wrong>) {
             }
         }
         Ok(Ended::Drilled(..) | Ended::Tested(_) | Ended::Done(_)) => return,
-        Err((_, error)) => Event::Warning { text: format!("it was not done: {error:#}") },
+        Err((_, error)) => Event::Warning { text: format!("it went wrong: {error:#}") },
     };
     app.cx.event(event);
 }
@@ -248,6 +248,10 @@ pub(super) async fn end_failed(
         }
     }
     let (state, error) = match (wish, again) {
+        // What a restore was at when it was stopped is told: it may have been more than half done.
+        (Some(reason), _) if job.spec.is_change() => {
+            (JobState::Cancelled, &anyhow::anyhow!("cancelled: {reason}; {error:#}"))
+        }
         (Some(reason), _) => (JobState::Cancelled, &anyhow::anyhow!("cancelled: {reason}")),
         (None, Some(Again::Interrupted { .. })) => (JobState::Cancelled, error),
         (None, _) => (JobState::Failed, error),

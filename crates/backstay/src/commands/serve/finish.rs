@@ -9,7 +9,7 @@ use backstay_engine::cx::Cx;
 use backstay_engine::error::Passing;
 use backstay_engine::event::Event;
 use backstay_engine::vault::{BackupPlace, Vault};
-use backstay_format::{BackupId, IndexEntry};
+use backstay_format::{BackupId, IndexEntry, Trigger};
 use backstay_server::{JobEnd, Outcome, Stop};
 use jiff::SignedDuration;
 use serde_json::Value;
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::ending::{Ended, Kept, Wrong, again_after, close, end_failed, passing, why_again};
 use crate::commands::backup::{Made, settle};
 use crate::commands::drill::DrillReport;
+use crate::commands::elsewhere::set_keeper;
 use crate::commands::preview::Preview;
 use crate::commands::restore::RestoreReport;
 use crate::commands::watched::Watched;
@@ -51,6 +52,13 @@ pub(super) async fn finish(ending: Ending) {
         end_failed(&app, &job, None, &error).await;
         return kept.give_back().await;
     };
+    if job.spec.is_change()
+        && let Some(keeps) = end.keeps
+        && let Err(error) = set_keeper(&app, source, keeps.then_some(&worker.name)).await
+    {
+        let text = format!("who keeps what was there could not be written down: {error:#}");
+        app.cx.event(Event::Warning { text });
+    }
     let ended = judge((&app, &whole), source, (&job, &worker), end.outcome).await;
     let theirs = plain::lines(&end.log);
     Box::pin(close(&app, source, (&job, kept), (&theirs, &watched), ended)).await;
@@ -117,19 +125,26 @@ async fn checked(
         JobSpec::Preview(spec) => {
             let preview = Preview::read(answer)?;
             ensure!(preview.backup == spec.backup, "it looked at another backup");
-            Ok(preview.to_json())
+            Ok(preview.into_json())
         }
         JobSpec::Restore(spec) => {
             let mut report = RestoreReport::read(answer)?;
             ensure!(report.backup == spec.backup, "it restored another backup");
-            if let Some(safety) = &report.safety_backup
-                && let Err(error) = is_whole(app, source, safety).await
-            {
-                report.warn(format!("the safety backup {safety} cannot be seen: {error:#}"));
+            match &report.safety_backup {
+                Some(safety) => {
+                    if let Err(error) = look_at_safety(app, source, safety).await {
+                        let text = format!("the safety backup {safety} cannot be seen: {error:#}");
+                        report.warn(text);
+                    }
+                }
+                None if spec.safety_backup && report.replaced() => {
+                    report.warn("the worker made no backup of what was there".to_owned());
+                }
+                None => {}
             }
-            Ok(report.to_json())
+            Ok(report.into_json())
         }
-        JobSpec::Undo { .. } | JobSpec::Confirm { .. } => {
+        JobSpec::Undo | JobSpec::Confirm => {
             let said: String = serde_json::from_value(answer).context("expected a sentence")?;
             Ok(plain::sentence(&said).into())
         }
@@ -139,14 +154,15 @@ async fn checked(
     }
 }
 
-/// Sees that a backup is there, with all that it names.
-async fn is_whole(
+/// Sees that what a restore replaced was backed up, and that all of it is there.
+async fn look_at_safety(
     app: &Installation,
     source: &SourceConfig,
     backup: &BackupId,
 ) -> anyhow::Result<()> {
     let vault = app.vault(app.storage(&source.storage)?).await?;
     let manifest = vault.manifest(&app.cx, &source.place(backup.clone())).await?;
+    ensure!(manifest.trigger == Trigger::PreRestore, "it was made for something else");
     Ok(vault.check_objects(&app.cx, &manifest).await?)
 }
 

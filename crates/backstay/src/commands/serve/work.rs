@@ -66,7 +66,7 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
             let vault = app.vault(app.storage(&source.storage)?).await?;
             let past = Past::of(app, source, &vault).await?;
             let wanted = (spec, past.as_ref());
-            Ok(Ended::Done(preview_here(app, source, &vault, wanted).await?.to_json()))
+            Ok(Ended::Done(preview_here(app, source, &vault, wanted).await?.into_json()))
         }
         JobSpec::Restore(spec) => {
             begins("restore");
@@ -77,10 +77,10 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
                 false => app.vault(storage).await?,
             };
             let report = Box::pin(restore_here(app, source, &vault, spec)).await?;
-            Ok(Ended::Done(report.to_json()))
+            Ok(Ended::Done(report.into_json()))
         }
-        JobSpec::Undo { .. } => Ok(Ended::Done(undo_here(app, source).await?.into())),
-        JobSpec::Confirm { .. } => Ok(Ended::Done(confirm_here(app, source).await?.into())),
+        JobSpec::Undo => Ok(Ended::Done(undo_here(app, source).await?.into())),
+        JobSpec::Confirm => Ok(Ended::Done(confirm_here(app, source).await?.into())),
         JobSpec::Test => {
             let Look { summary, warnings } = look_here(app, source).await?;
             Ok(Ended::Tested(std::iter::once(summary).chain(warnings).collect()))

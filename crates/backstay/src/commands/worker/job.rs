@@ -23,7 +23,9 @@ use crate::commands::elsewhere::{Look, look_here};
 use crate::commands::restore::{preview_here, restore_here};
 use crate::commands::room::warn_of_little;
 use crate::commands::serve::passing;
-use crate::commands::undo::{confirm_here, finish_interrupted, let_go_of_expired, undo_here};
+use crate::commands::undo::{
+    confirm_here, ensure_settled, finish_interrupted, let_go_of_expired, undo_here,
+};
 use crate::commands::watched::{Watched, hear_job};
 use crate::installation::Installation;
 use crate::lease::{Renew, Renewal, renew_until_lost};
@@ -39,6 +41,7 @@ const TELL_FOR: Duration = Duration::from_mins(10);
 struct Job {
     worker: Worker,
     id: String,
+    source: String,
     leases: Vec<LeaseRef>,
     /// The job's own, which its end and its loss stop.
     cx: Cx,
@@ -61,7 +64,8 @@ pub(super) async fn work(worker: Worker, grant: Grant) {
     let Grant { job: id, source, leases, work } = grant;
     let watched = Arc::new(Watched::default());
     let cx = worker.cx.piece().heard_by(|screen| hear_job(&source, &watched, screen));
-    let job = Job { worker, id, leases, cx, watched, is_cancelled: AtomicBool::new(false) };
+    let is_cancelled = AtomicBool::new(false);
+    let job = Job { worker, id, source, leases, cx, watched, is_cancelled };
     let made = tokio::select! {
         made = Box::pin(job.make(work)) => made,
         never = job.report() => match never {},
@@ -77,11 +81,9 @@ impl Job {
         let place = (self.worker.home.clone(), self.worker.catalog.clone());
         let app = Installation::for_order(place, &order, self.cx.clone(), &environment())?;
         let source = app.source(order.source.as_str()).await?;
-        if !matches!(order.task, Task::Test | Task::Preview(_)) {
-            finish_interrupted(&app, &source).await?;
-        }
         match &order.task {
             Task::Backup(backup) => {
+                ensure_settled(&app, &source).await?;
                 warn_of_little(&app, &source);
                 let vault = app.vault_of(&backup.access, Use::Write).await?;
                 let tries = if backup.waits { Tries::Several } else { Tries::One };
@@ -97,19 +99,18 @@ impl Job {
             Task::Preview(order) => {
                 let vault = app.vault_of(&order.access, Use::Read).await?;
                 let wanted = (&order.spec, order.past.as_ref());
-                Ok(Done::Other(preview_here(&app, &source, &vault, wanted).await?.to_json()))
+                Ok(Done::Other(preview_here(&app, &source, &vault, wanted).await?.into_json()))
             }
             Task::Restore(order) => {
                 let what_for = if order.spec.safety_backup { Use::Write } else { Use::Read };
                 let vault = app.vault_of(&order.access, what_for).await?;
+                // It sweeps nothing: what its own catalog does not know may be kept by another installation of that machine.
+                finish_interrupted(&app, &source).await?;
                 let_go_of_expired(&app, &source).await;
                 let report = restore_here(&app, &source, &vault, &order.spec).await?;
-                Ok(Done::Other(report.to_json()))
+                Ok(Done::Other(report.into_json()))
             }
-            Task::Undo(access) => {
-                app.vault_of(access, Use::Write).await?;
-                Ok(Done::Other(undo_here(&app, &source).await?.into()))
-            }
+            Task::Undo => Ok(Done::Other(undo_here(&app, &source).await?.into())),
             Task::Confirm(access) => {
                 app.vault_of(access, Use::Write).await?;
                 Ok(Done::Other(confirm_here(&app, &source).await?.into()))
@@ -163,6 +164,12 @@ impl Job {
         Outcome::Failed { error: text, passing }
     }
 
+    /// Says whether this machine keeps what a restore of the source replaced, or may have been stopped in one.
+    async fn keeps(&self) -> Option<bool> {
+        let swaps = self.worker.catalog.swaps(Some(&self.source)).await;
+        swaps.ok().map(|swaps| !swaps.is_empty())
+    }
+
     /// Tells the server, which may be away for a while.
     async fn tell_end(&self, outcome: Outcome) {
         let end = JobEnd {
@@ -171,6 +178,7 @@ impl Job {
             leases: self.leases.clone(),
             outcome,
             log: self.watched.log(),
+            keeps: self.keeps().await,
         };
         let until = Instant::now() + TELL_FOR;
         loop {
