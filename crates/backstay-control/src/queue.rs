@@ -142,14 +142,13 @@ impl Catalog {
         Ok(inserted == 1)
     }
 
-    /// Enqueues what a person asks for: a member by way of a server, or a command. The same id again changes nothing; returns
-    /// whether it is new.
+    /// Enqueues what a person asks for: a member by way of a server, or a command. The same id again changes nothing.
     pub async fn enqueue(
         &self,
         (id, of): (String, OfSource<'_>),
         (spec, asked_by): (&JobSpec, Option<&str>),
         now: Timestamp,
-    ) -> Result<(JobId, bool), CatalogError> {
+    ) -> Result<JobId, CatalogError> {
         let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, spec, asked_by, organisation) \
                       VALUES ($1, $2, $3, $4, $5, '', $6, $7, $8) ON CONFLICT (id) DO NOTHING";
         let values = [
@@ -162,8 +161,8 @@ impl Catalog {
             asked_by.into(),
             of.organisation.into(),
         ];
-        let inserted = self.execute("enqueued a job", insert, values).await?;
-        Ok((JobId(id), inserted == 1))
+        self.execute("enqueued a job", insert, values).await?;
+        Ok(JobId(id))
     }
 
     /// Returns jobs that may begin now, those first that waited longest.

@@ -123,7 +123,7 @@ async fn ask(
     if !waits && let Some(held) = app.catalog.held(source.name.as_str(), &me, now).await? {
         return Err(held.into());
     }
-    let (job, _) = app.catalog.enqueue((new_job_id(), source.as_job()), (spec, None), now).await?;
+    let job = app.catalog.enqueue((new_job_id(), source.as_job()), (spec, None), now).await?;
     app.cx.event(Event::Step { what: format!("waiting for {}", remote.worker) });
     let (ended, reason) = match app.cx.run(wait(app, (source, remote), &job)).await {
         Ok(ended) => (ended, "it was given up"),
