@@ -1,6 +1,6 @@
 //! What is asked of a job.
 
-use backstay_format::{BackupId, Trigger};
+use backstay_format::{BackupId, Slug, Trigger};
 use serde::{Deserialize, Serialize};
 
 use crate::JobKind;
@@ -41,8 +41,10 @@ pub struct RestoreSpec {
     pub accept_unsealed: bool,
     /// Whether what is there is backed up before.
     pub safety_backup: bool,
-    /// Whether somebody said yes to replacing what is there.
-    pub may_replace: bool,
+    /// What somebody said yes to replacing: the target, as a preview names it; none where there was nothing.
+    pub replaces: Option<String>,
+    /// The worker that made the preview, if one did: another may see another place under the same name.
+    pub worker: Option<Slug>,
 }
 
 /// What is asked of a backup.

@@ -264,7 +264,7 @@ impl Catalog {
         now: Timestamp,
         mut id: impl FnMut() -> String,
     ) -> Result<Vec<LostJob>, CatalogError> {
-        let select = "SELECT j.id, j.source, j.token, j.holder, j.cancel, l.token AS lease, l.expires_at FROM jobs j \
+        let select = "SELECT j.id, j.source, j.kind, j.token, j.holder, j.cancel, l.token AS lease, l.expires_at FROM jobs j \
                       LEFT JOIN leases l ON l.source = j.source WHERE j.state IN ('leased', 'running') AND (j.source = $1 OR $1 = '')";
         let values = [leased.unwrap_or_default().into()];
         let mut lost = Vec::new();
@@ -272,8 +272,8 @@ impl Catalog {
             if leased.is_none() && !is_lost(&row, me, now)? {
                 continue;
             }
-            let (job, source) =
-                (JobId(column(&row, "jobs", "id")?), column(&row, "jobs", "source")?);
+            let job = JobId(column(&row, "jobs", "id")?);
+            let source: String = column(&row, "jobs", "source")?;
             if !self.condemn(&job, column(&row, "jobs", "token")?).await? {
                 continue;
             }
@@ -282,7 +282,12 @@ impl Catalog {
                 Some(reason) => (JobState::Cancelled, format!("cancelled: {reason}"), None),
                 None => {
                     let next_try = self.try_again((id(), &job), Again::LeaseLost, now).await?;
-                    let error = "lease lost: the process that worked on it died".to_owned();
+                    let kind: String = column(&row, "jobs", "kind")?;
+                    let advice = CHANGES.contains(&format!("'{kind}'")).then(|| {
+                        format!("; it may have been done: `backstay undo {source}` puts back what was there")
+                    });
+                    let error = "lease lost: the process that worked on it died".to_owned()
+                        + &advice.unwrap_or_default();
                     (JobState::Failed, error, next_try)
                 }
             };

@@ -256,9 +256,15 @@ async fn job(
 async fn ask(
     State(desk): Asked,
     Extension(member): Extension<Member>,
-    request: Result<Json<JobRequest>, JsonRejection>,
+    request: Result<Json<Value>, JsonRejection>,
 ) -> Result<Json<JobView>, Refusal> {
     let request = body(request)?;
+    if let Some(word) = JobRequest::unknown_word(&request) {
+        let found: String = word.chars().filter(|c| !c.is_control()).take(100).collect();
+        return Err(Refusal::Malformed(format!("a restore has no {found:?}; nothing was done")));
+    }
+    let request: JobRequest =
+        serde_json::from_value(request).map_err(|error| Refusal::Malformed(error.to_string()))?;
     ensure_may(&member, request.work.least())?;
     desk.ask(member, request).await.map(Json)
 }

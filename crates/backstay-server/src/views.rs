@@ -298,20 +298,45 @@ pub struct RestoreWish {
     /// Backs up what is there before.
     #[serde(default = "yes")]
     pub safety_backup: bool,
-    /// Whether somebody said yes to replacing what is there.
+    /// What somebody said yes to replacing: the `target` of a preview.
     #[serde(default)]
-    pub may_replace: bool,
+    pub replaces: Option<String>,
+    /// The worker that made the preview, if one did.
+    #[serde(default)]
+    pub worker: Option<Slug>,
+}
+
+impl JobRequest {
+    /// Refuses what is misspelt where it would restore more than was asked, or elsewhere. Returns the first such word.
+    pub(crate) fn unknown_word(request: &Value) -> Option<&str> {
+        const WORDS: [&str; 11] = [
+            "id",
+            "source",
+            "kind",
+            "backup",
+            "at",
+            "only",
+            "in_place",
+            "accept_unsealed",
+            "safety_backup",
+            "replaces",
+            "worker",
+        ];
+        let is_restore = ["preview", "restore"].iter().any(|kind| request["kind"] == *kind);
+        let mut words = request.as_object().filter(|_| is_restore)?.keys();
+        words.find(|word| !WORDS.contains(&word.as_str())).map(String::as_str)
+    }
 }
 
 impl Work {
+    /// Says whether it changes what the source's app sees.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Restore(_) | Self::Undo | Self::Confirm)
+    }
+
     /// Returns what a member must at least be to ask for it.
     pub fn least(&self) -> Role {
-        match self {
-            Self::Backup { .. } | Self::Drill { .. } | Self::Test | Self::Preview(_) => {
-                Role::Operator
-            }
-            Self::Restore(_) | Self::Undo | Self::Confirm => Role::Admin,
-        }
+        if self.is_change() { Role::Admin } else { Role::Operator }
     }
 }
 

@@ -9,10 +9,9 @@ use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_format::Trigger;
 use backstay_server::{BackupView, CallError, Client, JobRequest, JobView, MemberClient, Work};
-use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::elsewhere::{Look, result_or_error, tell, without_backup};
+use super::elsewhere::{Did, Look, how_far, tell, without_backup};
 use super::guard::guard_asking;
 use super::{backup, drill, jobs, list, look, members, restore, said, status};
 use crate::cli::{
@@ -171,6 +170,9 @@ impl Asking {
             Err(cancelled) => cancelled.into(),
         };
         self.cancel(&id).await;
+        if request.work.is_change() {
+            self.cx.event(Event::Warning { text: how_far(&id, source) });
+        }
         Err(error)
     }
 
@@ -363,9 +365,9 @@ impl Asking {
     }
 
     /// Has something done that has a result.
-    async fn result(&self, source: &str, work: Work) -> anyhow::Result<Value> {
+    async fn result(&self, source: &str, work: Work) -> anyhow::Result<Did> {
         let job = self.have_done((source, work), None).await?;
-        result_or_error(job.result, job.error)
+        Did::of(job.result, job.error, job.worker)
     }
 
     async fn restore(&self, args: &RestoreArgs, json: bool) -> anyhow::Result<Exit> {
@@ -380,8 +382,8 @@ impl Asking {
     /// Has something done for a source that ends with a sentence.
     async fn said(&self, source: Option<String>, work: Work) -> anyhow::Result<String> {
         let source = source.ok_or_else(|| UsageError("of which source? name it".to_owned()))?;
-        let said = self.result(&source, work).await?;
-        serde_json::from_value(said).context("the server's answer cannot be understood")
+        let did = self.result(&source, work).await?;
+        serde_json::from_value(did.result).context("the server's answer cannot be understood")
     }
 
     async fn jobs(&self, command: JobsCommand, json: bool) -> anyhow::Result<Exit> {

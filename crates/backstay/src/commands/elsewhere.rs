@@ -53,7 +53,7 @@ pub(super) async fn nobody_takes(
     );
     let wanted = bound_to.map_or_else(
         || remote.worker.to_string(),
-        |name| format!("worker {name}, which restored it last and keeps what was there"),
+        |name| format!("worker {name}, which made the preview or keeps what was there before the last restore"),
     );
     Ok(Some(format!("no worker is there for it: it wants {wanted}, and {last}")))
 }
@@ -132,8 +132,19 @@ async fn ask(
     // That the catalog did not answer for a moment stops nothing.
     if ended.as_ref().is_err_and(|error| !error.is::<CatalogError>()) {
         app.catalog.cancel_job(&job, reason, app.cx.now()).await?;
+        if spec.is_change() {
+            let text = how_far(job.as_str(), source.name.as_str());
+            app.cx.event(Event::Warning { text });
+        }
     }
     ended
+}
+
+/// Says what to do about a restore that nobody waits for any more.
+pub(super) fn how_far(job: &str, source: &str) -> String {
+    format!(
+        "job {job} is told to stop, and may have got further: `backstay jobs show {job}` says how it ended, and what it replaced `backstay undo {source}` puts back"
+    )
 }
 
 /// Has a backup made by a worker.
@@ -184,22 +195,32 @@ pub(super) async fn result(
     app: &Installation,
     (source, remote): (&SourceConfig, &RemoteConfig),
     work: Work,
-) -> anyhow::Result<Value> {
+) -> anyhow::Result<Did> {
     let spec = specify(app, source, work).await?;
     let ended = ask(app, (source, remote), &spec).await?;
     let result = ended.result.as_deref().map(serde_json::from_str).transpose()?;
-    result_or_error(result, ended.error)
+    Did::of(result, ended.error, ended.worker)
 }
 
-/// Returns what a job came to, or what went wrong with it.
-pub(super) fn result_or_error(
-    result: Option<Value>,
-    error: Option<String>,
-) -> anyhow::Result<Value> {
-    match (result, error) {
-        (_, Some(error)) => Err(anyhow::anyhow!(error)),
-        (Some(result), None) => Ok(result),
-        (None, None) => Err(anyhow::anyhow!("it ended without a result")),
+/// What a job came to.
+pub(super) struct Did {
+    pub(super) result: Value,
+    /// The worker that did it, if one did.
+    pub(super) worker: Option<String>,
+}
+
+impl Did {
+    /// Reads what a job came to, or what went wrong with it.
+    pub(super) fn of(
+        result: Option<Value>,
+        error: Option<String>,
+        worker: Option<String>,
+    ) -> anyhow::Result<Self> {
+        match (result, error) {
+            (_, Some(error)) => Err(anyhow::anyhow!(error)),
+            (Some(result), None) => Ok(Self { result, worker }),
+            (None, None) => Err(anyhow::anyhow!("it ended without a result")),
+        }
     }
 }
 
@@ -229,6 +250,11 @@ pub(super) async fn specify(
             JobSpec::Preview(restore_of(backup, wish))
         }
         Work::Restore(wish) => {
+            if wish.at.is_some() {
+                let text =
+                    "a restore knows its backup by the id, and no time: ask for a preview first";
+                return Err(UsageError(text.to_owned()).into());
+            }
             let id = wish.backup.as_deref().unwrap_or_default();
             let backup = whole(id).context("a restore needs to know which backup is meant")?;
             JobSpec::Restore(restore_of(backup, wish))
@@ -260,9 +286,17 @@ pub(super) async fn bound_to(
         return Ok(None);
     }
     let keeper: Option<Slug> = app.catalog.setting(&keeper_name(&source.name)).await?;
-    let Some(keeper) = keeper else { return Ok(None) };
-    let workers = app.catalog.workers().await?;
-    Ok(workers.into_iter().map(|worker| worker.name).find(|name| *name == keeper))
+    if let Some(keeper) = keeper {
+        let workers = app.catalog.workers().await?;
+        if workers.iter().any(|worker| worker.name == keeper) {
+            return Ok(Some(keeper));
+        }
+    }
+    // What one worker was seen to replace, another does not.
+    Ok(match spec {
+        Some(JobSpec::Restore(spec)) => spec.worker.clone(),
+        _ => None,
+    })
 }
 
 /// Remembers which worker keeps what a restore of a source replaced, if one does.
@@ -285,16 +319,8 @@ fn keeper_name(source: &Slug) -> String {
 
 /// Says in full what is to be restored of a backup.
 pub(super) fn restore_of(backup: BackupId, wish: RestoreWish) -> RestoreSpec {
-    let RestoreWish {
-        backup: _,
-        at: _,
-        only,
-        in_place,
-        accept_unsealed,
-        safety_backup,
-        may_replace,
-    } = wish;
-    RestoreSpec { backup, only, in_place, accept_unsealed, safety_backup, may_replace }
+    let RestoreWish { only, in_place, accept_unsealed, safety_backup, replaces, worker, .. } = wish;
+    RestoreSpec { backup, only, in_place, accept_unsealed, safety_backup, replaces, worker }
 }
 
 /// Reads the id of a backup: half of it may be another's.

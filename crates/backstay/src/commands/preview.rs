@@ -17,7 +17,9 @@ use crate::past::Past;
 use crate::{plain, render};
 
 /// Lines and bytes of what a worker shows; more of it nobody reads, and no answer has room for it.
-const MOST_LINES: usize = 200;
+const MOST_LINES: usize = 500;
+/// Lines of it about what the backup holds, and warnings.
+const MOST_OF_A_KIND: usize = 200;
 const MOST_BYTES: usize = 2 << 20;
 
 /// What a restore would do, as whoever asks sees it, wherever it was found out (V47-V50).
@@ -25,6 +27,8 @@ const MOST_BYTES: usize = 2 << 20;
 pub(crate) struct Preview {
     /// Which backup would be restored.
     pub(crate) backup: BackupId,
+    /// Where it would go, as the restore must find it again.
+    pub(super) target: String,
     /// Whether something is there that would be replaced.
     pub(super) replaces: bool,
     /// For a person.
@@ -36,7 +40,11 @@ pub(crate) struct Preview {
 impl Preview {
     pub(super) fn new(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Self {
         let (backup, replaces) = (plan.place.backup.clone(), plan.outlook.replaces);
-        Self { backup, replaces, lines: lines(plan, past, now), facts: facts(plan, past) }
+        let target = plan.outlook.target.to_string();
+        let (lines, facts) = (lines(plan, past, now), facts(plan, past));
+        let mut preview = Self { backup, target, replaces, lines, facts };
+        preview.cut();
+        preview
     }
 
     /// Reads what somebody else found.
@@ -49,7 +57,6 @@ impl Preview {
 
     /// Returns it for somebody else, without the tables one by one where these are too many.
     pub(crate) fn into_json(mut self) -> Value {
-        self.cut();
         let value = |preview: &Self| serde_json::to_value(preview).expect("plain values");
         for name in ["content", "present", "warnings"] {
             let whole = value(&self);
@@ -57,6 +64,7 @@ impl Preview {
                 return whole;
             }
             self.facts.insert(name.to_owned(), Value::Null);
+            self.facts.insert("left_out".to_owned(), "what is null is too large to send".into());
         }
         value(&self)
     }
@@ -137,7 +145,8 @@ fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String>
         format!("Schema    {} migrations{}", applied.len(), last.unwrap_or_default())
     }));
     let present = outlook.present.as_ref();
-    lines.extend(plan.content().into_iter().flat_map(|then| holdings::describe(then, present)));
+    let held = plan.content().map(|then| holdings::describe(then, present)).unwrap_or_default();
+    lines.extend(first(held, "lines"));
     let verb = if outlook.replaces { "Replaces " } else { "Makes    " };
     lines.push(format!("{verb} {}", outlook.target));
     if outlook.replaces {
@@ -151,7 +160,17 @@ fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String>
         let takes = render::seconds(past.expected(manifest.plain_bytes()));
         format!("Expected  {takes}: restoring {} took {}", past.backup, render::seconds(past.took))
     }));
-    lines.extend(outlook.warnings.iter().map(|warning| format!("Warning   {warning}")));
+    let warnings = outlook.warnings.iter().map(|warning| format!("Warning   {warning}"));
+    lines.extend(first(warnings.collect(), "warnings"));
+    lines
+}
+
+/// Returns as many lines as a person reads, and says how many there are more.
+fn first(mut lines: Vec<String>, what: &str) -> Vec<String> {
+    if let Some(more) = lines.len().checked_sub(MOST_OF_A_KIND).filter(|more| *more > 0) {
+        lines.truncate(MOST_OF_A_KIND);
+        lines.push(format!("          and {more} more {what}; --dry-run --json lists all"));
+    }
     lines
 }
 

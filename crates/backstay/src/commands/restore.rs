@@ -4,17 +4,15 @@ mod here;
 
 use std::io::{BufRead as _, IsTerminal as _};
 
-use anyhow::Context as _;
 use backstay_control::{JobKind, JobState};
 use backstay_engine::cx::Cx;
 use backstay_engine::vault::Vault;
 use backstay_format::{BackupId, IndexEntry};
 use backstay_server::{RestoreWish, Work};
-use serde_json::Value;
 
 use self::here::{Choice, Planned};
 pub(super) use self::here::{RestoreReport, preview_here, ready, restore_here};
-use super::elsewhere;
+use super::elsewhere::{self, Did};
 use super::preview::Preview;
 use super::undo::{finish_interrupted, let_go_of_expired};
 use crate::cli::RestoreArgs;
@@ -90,10 +88,11 @@ pub(super) async fn restore_by(
     cx: &Cx,
     args: &RestoreArgs,
     json: bool,
-    have_done: impl AsyncFn(Work) -> anyhow::Result<Value>,
+    have_done: impl AsyncFn(Work) -> anyhow::Result<Did>,
 ) -> anyhow::Result<Exit> {
     let wish = wish(args)?;
-    let preview = Preview::read(have_done(Work::Preview(wish.clone())).await?)?;
+    let Did { result, worker } = have_done(Work::Preview(wish.clone())).await?;
+    let preview = Preview::read(result)?;
     preview.show(cx, args, json)?;
     if args.dry_run {
         return Ok(Exit::Done);
@@ -102,10 +101,11 @@ pub(super) async fn restore_by(
     let confirmed = RestoreWish {
         backup: Some(preview.backup.to_string()),
         at: None,
-        may_replace: preview.replaces,
+        replaces: preview.replaces.then_some(preview.target),
+        worker: worker.map(|name| name.parse()).transpose()?,
         ..wish
     };
-    let report = RestoreReport::read(have_done(Work::Restore(confirmed)).await?)?;
+    let report = RestoreReport::read(have_done(Work::Restore(confirmed)).await?.result)?;
     report.show(&args.source, json)
 }
 
@@ -113,16 +113,20 @@ pub(super) async fn restore_by(
 fn wish(args: &RestoreArgs) -> anyhow::Result<RestoreWish> {
     let only = args.only.iter().map(|only| {
         let text = only.to_str().map(str::to_owned);
-        text.with_context(|| format!("{} cannot be asked for: it is not UTF-8", only.display()))
+        text.ok_or_else(|| {
+            let only = only.display();
+            UsageError(format!("{only} cannot be asked for: it is not UTF-8"))
+        })
     });
     Ok(RestoreWish {
         backup: args.id.clone(),
         at: args.at,
-        only: only.collect::<anyhow::Result<_>>()?,
+        only: only.collect::<Result<_, _>>()?,
         in_place: args.in_place,
         accept_unsealed: args.accept_unsealed,
         safety_backup: !args.no_safety_backup,
-        may_replace: false,
+        replaces: None,
+        worker: None,
     })
 }
 

@@ -89,13 +89,16 @@ async fn said_by_worker(
     };
     let Some(source) = app.config.sources.get(name) else { return Ok(None) };
     let Some(remote) = source.remote() else { return Ok(None) };
-    let said = elsewhere::result(app, (source, remote), work).await?;
-    Ok(Some(serde_json::from_value(said)?))
+    let did = elsewhere::result(app, (source, remote), work).await?;
+    Ok(Some(serde_json::from_value(did.result)?))
 }
 
 /// Puts it back on this machine, under the lease on the source. The restored data is kept beside until confirmed.
 pub(super) async fn undo_here(app: &Installation, source: &SourceConfig) -> anyhow::Result<String> {
-    finish_interrupted(app, source).await?;
+    if let Some(undone) = finish_interrupted(app, source).await? {
+        // That was it: the restore before it is none of this one's business.
+        return Ok(format!("{undone} is as it was before the restore"));
+    }
     let name = Some(source.name.as_str());
     let record = newest(app, name, |record| record.state == SwapState::Swapped).await?;
     let done: Swap = parse(&record)?;
@@ -155,7 +158,8 @@ async fn let_go(app: &Installation, record: &SwapRecord) -> anyhow::Result<Strin
     // All that is needed afterwards is found first: what is gone cannot be let go of once more.
     let held = match &record.safety {
         Some(safety) => {
-            let storage = app.storage(&record.storage)?;
+            // It may have another name by now.
+            let storage = app.storage(&record.storage).or_else(|_| app.storage(&source.storage))?;
             let place = storage.place(&record.source.parse()?, safety.parse()?);
             Some((app.vault_for_writing(storage).await?, place))
         }
@@ -172,11 +176,13 @@ async fn let_go(app: &Installation, record: &SwapRecord) -> anyhow::Result<Strin
 
 /// Brings to its end what a killed process began: the loaded data was proven before, and every step can be done again.
 ///
-/// Called under the source's lease, so no living process is at it.
+/// Called under the source's lease, so no living process is at it. Returns what is as it was before a restore, if it was an undo
+/// that was interrupted.
 pub(super) async fn finish_interrupted(
     app: &Installation,
     source: &SourceConfig,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<String>> {
+    let mut undone = None;
     for record in app.catalog.swaps(Some(source.name.as_str())).await? {
         let (after, what) = match record.state {
             SwapState::Begun => (SwapState::Swapped, "restore"),
@@ -185,13 +191,18 @@ pub(super) async fn finish_interrupted(
         };
         let swap: Swap = parse(&record)?;
         let text = format!(
-            "a {what} of {} was interrupted while {} was swapped; it is finished now",
+            "the {what} of {} was interrupted while {} was swapped; it is finished now",
             source.name,
             swap.replacement().target()
         );
         app.cx.event(Event::Warning { text });
         match app.engine_source(source)?.swapper().run(&app.cx, &swap).await {
-            Ok(()) => app.catalog.set_swap_state(&record.id, after).await?,
+            Ok(()) => {
+                app.catalog.set_swap_state(&record.id, after).await?;
+                if after == SwapState::Undone {
+                    undone = Some(swap.replacement().target().to_string());
+                }
+            }
             Err(error) if error.is_gone() => {
                 let text = format!("it cannot be finished: {error}; what is there stays as it is");
                 app.cx.event(Event::Warning { text });
@@ -201,7 +212,7 @@ pub(super) async fn finish_interrupted(
         }
         restart(app, source).await?;
     }
-    Ok(())
+    Ok(undone)
 }
 
 /// Refuses where somebody must say first what becomes of an interrupted restore: it may be old news, and what it would replace
@@ -212,10 +223,13 @@ pub(super) async fn ensure_settled(
 ) -> anyhow::Result<()> {
     let name = &source.name;
     for record in app.catalog.swaps(Some(name.as_str())).await? {
-        let is_settled = matches!(record.state, SwapState::Swapped | SwapState::Undone);
-        anyhow::ensure!(
-            is_settled,
-            "a restore of {name} was interrupted, and may be half done: `backstay undo {name}` takes it back, another `backstay restore {name}` comes after it"
+        let what = match record.state {
+            SwapState::Begun => "restore",
+            SwapState::Undoing => "undo",
+            SwapState::Swapped | SwapState::Undone => continue,
+        };
+        anyhow::bail!(
+            "the {what} of {name} was interrupted, and may be half done: `backstay undo {name}` puts back what was there, another `backstay restore {name}` comes after it"
         );
     }
     Ok(())

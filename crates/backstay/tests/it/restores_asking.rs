@@ -122,20 +122,32 @@ fn restore_by_hand_replaces_nothing_that_nobody_said_yes_to() {
         wish.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         wish
     };
+    let shop = office.json("operator", &["restore", "shop", "--dry-run"])["target"].clone();
     let refused = job(&office, "admin", &wish(json!({})));
     let error = refused["error"].as_str().unwrap();
-    assert!(refused["state"] == "failed" && error.contains("nobody said yes"), "{refused}");
+    assert!(refused["state"] == "failed" && error.contains("said yes to is nothing"), "{refused}");
     assert_eq!(content(&office), "after");
     // Half an id may be another's, and none is none.
     let half = &made["id"].as_str().unwrap()[..10];
     for backup in [json!(half), Value::Null, json!("../shop")] {
-        let asked = wish(json!({"backup": backup, "may_replace": true})).to_string();
+        let asked = wish(json!({"backup": backup, "replaces": shop})).to_string();
         let (status, said) = office.ask("POST", "/jobs", Some(&office.token("admin")), &asked);
         assert!(status == 400 && said.contains("whole id"), "{said}");
     }
+    // What was seen is not what would be replaced.
+    let refused = job(&office, "admin", &wish(json!({"replaces": "/srv/other"})));
+    let error = refused["error"].as_str().unwrap();
+    assert!(refused["state"] == "failed" && error.contains("/srv/other"), "{refused}");
+    // A word that nobody knows restores nothing, and no more than was meant.
+    for word in ["olny", "to", "safety-backup"] {
+        let asked = wish(json!({"replaces": shop, word: "a.txt"})).to_string();
+        let (status, said) = office.ask("POST", "/jobs", Some(&office.token("admin")), &asked);
+        assert!(status == 400 && said.contains(word), "{said}");
+    }
+    assert_eq!(content(&office), "after");
     // What is not below the tree is nobody's to restore.
     for only in ["../storage", "/etc", ""] {
-        let asked = wish(json!({"only": [only], "may_replace": true}));
+        let asked = wish(json!({"only": [only], "replaces": shop}));
         let failed = job(&office, "admin", &asked);
         assert_eq!(failed["state"], "failed", "{only}: {failed}");
     }
@@ -146,7 +158,7 @@ fn restore_by_hand_replaces_nothing_that_nobody_said_yes_to() {
     assert_eq!((&done["state"], &done["result"]["kept"]), (&"succeeded".into(), &"nothing".into()));
     assert_eq!(content(&office), "before");
     write(&office, "after");
-    let done = job(&office, "admin", &wish(json!({"may_replace": true, "safety_backup": false})));
+    let done = job(&office, "admin", &wish(json!({"replaces": shop, "safety_backup": false})));
     assert_eq!(
         (&done["state"], &done["result"]["safety_backup"]),
         (&"succeeded".into(), &Value::Null)
@@ -154,9 +166,9 @@ fn restore_by_hand_replaces_nothing_that_nobody_said_yes_to() {
     assert_eq!(content(&office), "before");
     // The same id again is the same job, and another wish under it is refused.
     let id = done["id"].as_str().unwrap();
-    let again = wish(json!({"may_replace": true, "safety_backup": false, "id": id}));
+    let again = wish(json!({"replaces": shop, "safety_backup": false, "id": id}));
     assert_eq!(job(&office, "admin", &again)["id"], id);
-    let mine = json!({"may_replace": true, "safety_backup": false, "id": id});
+    let mine = json!({"replaces": shop, "safety_backup": false, "id": id});
     let another = office.json("operator", &["backup", "shop"])["id"].clone();
     for (name, value) in [("safety_backup", json!(true)), ("backup", another)] {
         let mut other = mine.clone();
@@ -211,4 +223,55 @@ fn undo_that_is_interrupted_before_the_swap_starts_the_app_again() {
     std::fs::remove_file(&hang).unwrap();
     office.ends(0, "admin", &["undo", "shop"]);
     assert_eq!(content(&office), "after");
+}
+
+#[test]
+fn undo_that_was_killed_behind_the_swap_is_finished_and_undoes_nothing_older() {
+    let office = Office::new(Shell::with_tree(""));
+    let _serving = office.serve(&[]);
+    let first = office.json("operator", &["backup", "shop"])["id"].clone();
+    write(&office, "second");
+    let second = office.json("operator", &["backup", "shop"])["id"].clone();
+    write(&office, "third");
+    for id in [&first, &second] {
+        office.ends(0, "admin", &["restore", "shop", "--id", id.as_str().unwrap(), "--yes"]);
+    }
+    let catalog = rusqlite::Connection::open(office.server.path("home/catalog.db")).unwrap();
+    let killed = "CREATE TRIGGER killed BEFORE UPDATE ON swaps WHEN new.state = 'undone' BEGIN SELECT raise(ABORT, 'killed'); END";
+    catalog.execute_batch(killed).unwrap();
+    office.ends(1, "admin", &["undo", "shop"]);
+    assert_eq!(content(&office), "before");
+    catalog.execute_batch("DROP TRIGGER killed").unwrap();
+    let said = office.ends(0, "admin", &["undo", "shop"]);
+    assert!(said.contains("is as it was before the restore"), "{said}");
+    assert_eq!(content(&office), "before", "as after the first restore");
+    office.ends(0, "admin", &["undo", "shop"]);
+    assert_eq!(content(&office), "third");
+}
+
+#[test]
+fn preview_of_very_many_tables_says_all_the_same_what_is_replaced() {
+    let shell = Shell::bare();
+    let path = shell.path("app.db");
+    let app = rusqlite::Connection::open(&path).unwrap();
+    app.execute_batch("BEGIN; CREATE TABLE \"esc\u{1b}[31m\" (id)").unwrap();
+    for n in 0..1000 {
+        app.execute_batch(&format!("CREATE TABLE t{n} (id)")).unwrap();
+    }
+    app.execute_batch("COMMIT").unwrap();
+    shell.set_config(format!(
+        "[storages.main]\nprovider = 'local'\npath = '{}'\n\n[sources.app]\nkind = 'sqlite'\npath = '{}'\nstorage = 'main'\n",
+        shell.path("storage").display(),
+        path.display(),
+    ));
+    let office = Office::new(shell);
+    let _serving = office.serve(&[]);
+    office.json("operator", &["backup", "app"]);
+    let there = office.ends(0, "operator", &["restore", "app", "--dry-run"]);
+    let here = office.server.run(&["restore", "app", "--dry-run"]).stderr;
+    for told in [there, String::from_utf8(here).unwrap()] {
+        assert!(told.contains("Replaces ") && told.contains("How  "), "{told}");
+        assert!(told.contains("more lines; --dry-run --json lists all"), "{told}");
+        assert!(!told.contains('\u{1b}'), "{told}");
+    }
 }

@@ -392,9 +392,9 @@ fn mistakes_are_told_where_they_can_be_mended() {
     let error = fleet.server.complains(1, &["source", "test", "shop"]);
     assert!(error.contains("the environment variable DATA is not set"), "{error}");
     // What is done on the machine of the source is not done here.
-    fleet.server.ends(0, &["backup", "db"]);
-    let error = fleet.server.complains(2, &["restore", "db", "--yes"]);
-    assert!(error.contains("is on another machine"), "{error}");
+    std::fs::write(fleet.server.path("dump.sql"), "dump").unwrap();
+    let error = fleet.server.complains(2, &["import", "db", "dump.sql"]);
+    assert!(error.contains("read by a worker on another machine"), "{error}");
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn restore_whose_worker_is_killed_behind_the_swap_is_told_as_lost_and_can_be_put
     set_clock(&fleet.server, 61);
     wait_until("the job is lost", || fleet.states("orders")[0] == "failed");
     assert_eq!(restoring.wait(), 1);
-    assert!(fleet.jobs("orders")[0]["error"].as_str().unwrap().contains("lease lost"));
+    assert!(fleet.jobs("orders")[0]["error"].as_str().unwrap().contains("it may have been done"));
     std::fs::remove_file(fleet.worker.path("wait")).unwrap();
     assert!(server.digest("shop") == backed_up);
     // As if it had been killed a moment before: nobody but a person says what becomes of it.
@@ -131,7 +131,7 @@ fn restore_whose_worker_is_killed_behind_the_swap_is_told_as_lost_and_can_be_put
     let refused = backup.output().unwrap();
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(1) && said.contains("was interrupted"), "{said}");
-    assert!(said.contains("`backstay undo orders` takes it back"), "{said}");
+    assert!(said.contains("`backstay undo orders` puts back what was there"), "{said}");
     let mut undo = fleet.server.command(&["undo", "orders"]);
     under_clock(&fleet.server, &mut undo);
     assert!(undo.status().unwrap().success());
@@ -242,13 +242,13 @@ fn restore_of_a_worker_that_says_nonsense_fails() {
     fleet.server.ends(0, &["workers", "revoke", "db1"]);
     let hand = Hand::enrol(&fleet, "db1", "elsewhere");
     let other = format!("2020{}", &made["id"].as_str().unwrap()[4..]);
-    let preview = |backup: &Value| json!({"result": "done", "answer": {"backup": backup, "replaces": false, "lines": ["\u{1b}[2Jgood"], "facts": {}}});
+    let preview = |backup: &Value| json!({"result": "done", "answer": {"backup": backup, "target": "x", "replaces": false, "lines": ["\u{1b}[2Jgood"], "facts": {}}});
     let report = |backup: &Value| json!({"result": "done", "answer": {"backup": backup, "target": "x", "items": 1, "bytes": 1, "kept": "nothing"}});
     for (answer, said) in [
         (preview(&json!(other)), "it looked at another backup"),
         (json!({"result": "done", "answer": "well"}), "cannot be understood"),
         (
-            json!({"result": "done", "answer": {"backup": made["id"], "replaces": false, "lines": [], "facts": "x"}}),
+            json!({"result": "done", "answer": {"backup": made["id"], "target": "x", "replaces": false, "lines": [], "facts": "x"}}),
             "cannot be understood",
         ),
         (report(&made["id"]), "cannot be understood"),
@@ -271,7 +271,11 @@ fn restore_of_a_worker_that_says_nonsense_fails() {
         assert_eq!(hand.end(&hand.take(), &preview(&made["id"])), 202);
         let job = hand.take();
         let spec = &job["work"]["task"]["restore"]["spec"];
-        assert_eq!((&spec["backup"], &spec["may_replace"]), (&made["id"], &false.into()), "{job}");
+        assert_eq!(
+            (&spec["backup"], &spec["replaces"], &spec["worker"]),
+            (&made["id"], &Value::Null, &"db1".into()),
+            "{job}"
+        );
         assert_eq!(hand.end(&job, &preview(&made["id"])), 202);
         let output = restore.join().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -187,10 +187,11 @@ pub(crate) async fn restore_here(
     let planned = Planned::new(app, vault, source, (spec.backup.clone(), spec.into())).await?;
     planned.ensure_kept()?;
     let outlook = &planned.plan.outlook;
+    let target = outlook.target.to_string();
     anyhow::ensure!(
-        spec.may_replace || !outlook.replaces,
-        "found {}, which this would replace, and nobody said yes to that (may_replace): look at a preview first",
-        outlook.target
+        !outlook.replaces || spec.replaces.as_ref() == Some(&target),
+        "this would replace {target}, and what somebody said yes to is {}: look at a preview first",
+        spec.replaces.as_deref().unwrap_or("nothing")
     );
     let report = planned.run(app, vault).await?;
     for text in &report.warnings {
