@@ -34,7 +34,7 @@ pub(super) async fn restore(
         }
         source => source,
     };
-    if let (Some(remote), None) = (source.remote(), &args.to_file) {
+    if let (Some(remote), None, None) = (source.remote(), &args.to, &args.to_file) {
         let have_done = async |work| elsewhere::result(app, (&source, remote), work).await;
         return restore_by(&app.cx, &args, json, have_done).await;
     }
