@@ -88,6 +88,9 @@ pub enum JobState {
 }
 
 impl JobKind {
+    /// Those that change what the source's app sees.
+    pub(crate) const CHANGES: [Self; 3] = [Self::Restore, Self::Undo, Self::Confirm];
+
     /// Returns the word for it in the catalog and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -74,7 +74,12 @@ impl JobSpec {
 
     /// Says whether it changes what the source's app sees.
     pub fn is_change(&self) -> bool {
-        matches!(self, Self::Restore(_) | Self::Undo | Self::Confirm)
+        JobKind::CHANGES.contains(&self.kind())
+    }
+
+    /// Says whether it is part of restoring the source to its own place: looking at it before, doing it, and what comes after.
+    pub fn is_of_restore(&self) -> bool {
+        self.is_change() || matches!(self, Self::Preview(_))
     }
 
     /// Returns which backup it is given, if it is.

@@ -23,8 +23,6 @@ const OUTAGE_RETRIES: i64 = 6;
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 /// What changes a source is done soon or not at all: what somebody confirmed is not what he would confirm hours later.
 const LONGEST_CONFIRMED: SignedDuration = SignedDuration::from_mins(15);
-/// The kinds of such jobs, as a list for SQL.
-const CHANGES: &str = "'restore', 'undo', 'confirm'";
 /// A job that nobody took up for so long is of a source that no server has.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How long the jobs are remembered that made backups, or did not.
@@ -167,9 +165,10 @@ impl Catalog {
 
     /// Returns jobs that may begin now, those first that waited longest.
     pub async fn waiting_jobs(&self, now: Timestamp) -> Result<Vec<WaitingJob>, CatalogError> {
+        let changes = changes();
         let select = format!(
             "SELECT id, source, spec FROM jobs WHERE state = 'queued' AND (not_before <= $1 OR not_before > $2) \
-             AND (kind NOT IN ({CHANGES}) OR queued_at >= $3) ORDER BY queued_at, id"
+             AND (kind NOT IN ({changes}) OR queued_at >= $3) ORDER BY queued_at, id"
         );
         let latest = now.checked_add(LONGEST_PAUSE).unwrap_or(Timestamp::MAX);
         let oldest = now.checked_sub(LONGEST_CONFIRMED).unwrap_or(Timestamp::MIN);
@@ -183,9 +182,10 @@ impl Catalog {
 
     /// Cancels what was to change a source and waited for too long.
     pub async fn cancel_stale_changes(&self, now: Timestamp) -> Result<(), CatalogError> {
+        let changes = changes();
         let update = format!(
             "UPDATE jobs SET state = 'cancelled', finished_at = $1, error = 'it did not begin within 15 minutes, and nothing was changed; ask again' \
-             WHERE state = 'queued' AND kind IN ({CHANGES}) AND queued_at < $2"
+             WHERE state = 'queued' AND kind IN ({changes}) AND queued_at < $2"
         );
         let oldest = now.checked_sub(LONGEST_CONFIRMED).unwrap_or(Timestamp::MIN);
         let times = [now, oldest].map(|time| time.as_microsecond().into());
@@ -283,7 +283,7 @@ impl Catalog {
                 None => {
                     let next_try = self.try_again((id(), &job), Again::LeaseLost, now).await?;
                     let kind: String = column(&row, "jobs", "kind")?;
-                    let advice = CHANGES.contains(&format!("'{kind}'")).then(|| {
+                    let advice = JobKind::CHANGES.iter().any(|change| change.as_str() == kind).then(|| {
                         format!("; it may have been done: `backstay undo {source}` puts back what was there")
                     });
                     let error = "lease lost: the process that worked on it died".to_owned()
@@ -397,6 +397,11 @@ impl Catalog {
         let update = "UPDATE jobs SET result = $1 WHERE id = $2";
         self.execute("kept a result", update, [result.into(), job.0.clone().into()]).await.map(drop)
     }
+}
+
+/// The kinds of jobs that change a source, as a list for SQL.
+fn changes() -> String {
+    JobKind::CHANGES.map(|kind| format!("'{}'", kind.as_str())).join(", ")
 }
 
 /// Returns how often it was lost and tried again by then, and the pause; none if it was tried often enough.

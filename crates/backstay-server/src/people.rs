@@ -258,13 +258,13 @@ async fn ask(
     Extension(member): Extension<Member>,
     request: Result<Json<Value>, JsonRejection>,
 ) -> Result<Json<JobView>, Refusal> {
-    let request = body(request)?;
-    if let Some(word) = JobRequest::unknown_word(&request) {
-        let found: String = word.chars().filter(|c| !c.is_control()).take(100).collect();
+    let asked = body(request)?;
+    let request =
+        JobRequest::deserialize(&asked).map_err(|error| Refusal::Malformed(error.to_string()))?;
+    if let Some(word) = request.unknown_word(&asked) {
+        let found: String = word.chars().take(100).collect();
         return Err(Refusal::Malformed(format!("a restore has no {found:?}; nothing was done")));
     }
-    let request: JobRequest =
-        serde_json::from_value(request).map_err(|error| Refusal::Malformed(error.to_string()))?;
     ensure_may(&member, request.work.least())?;
     desk.ask(member, request).await.map(Json)
 }

@@ -307,24 +307,14 @@ pub struct RestoreWish {
 }
 
 impl JobRequest {
-    /// Refuses what is misspelt where it would restore more than was asked, or elsewhere. Returns the first such word.
-    pub(crate) fn unknown_word(request: &Value) -> Option<&str> {
-        const WORDS: [&str; 11] = [
-            "id",
-            "source",
-            "kind",
-            "backup",
-            "at",
-            "only",
-            "in_place",
-            "accept_unsealed",
-            "safety_backup",
-            "replaces",
-            "worker",
-        ];
-        let is_restore = ["preview", "restore"].iter().any(|kind| request["kind"] == *kind);
-        let mut words = request.as_object().filter(|_| is_restore)?.keys();
-        words.find(|word| !WORDS.contains(&word.as_str())).map(String::as_str)
+    /// Returns a word of what was asked that it does not know, where that would restore more than was meant, or elsewhere.
+    pub(crate) fn unknown_word<'a>(&self, asked: &'a Value) -> Option<&'a str> {
+        if !matches!(self.work, Work::Preview(_) | Work::Restore(_)) {
+            return None;
+        }
+        let known = serde_json::to_value(self).expect("a request is plain values");
+        let mut words = asked.as_object()?.keys();
+        words.find(|word| known.get(word).is_none()).map(String::as_str)
     }
 }
 

@@ -154,7 +154,7 @@ async fn source_finding(app: &Installation, source: &SourceConfig) -> Finding {
     let what = format!("source {}", source.name);
     if let Some(remote) = source.remote() {
         // What it finds is asked by `source test`, which waits for it.
-        let there = match nobody_takes(app, remote, None).await {
+        let there = match nobody_takes(app, source, None).await {
             Ok(None) => Ok(format!("{} is there", remote.worker)),
             Ok(Some(nobody)) => Err(nobody),
             Err(error) => Err(format!("{error:#}")),

@@ -32,16 +32,18 @@ pub(super) fn is_there(worker: &Worker, now: Timestamp) -> bool {
     now.duration_since(worker.seen_at).abs() <= GONE_AFTER
 }
 
-/// Says why nobody would take a source's jobs now, or those that only this worker can do; none if somebody would.
+/// Says why no worker would take a source's jobs now, or this one; none if somebody would, or if it is no worker's.
 pub(super) async fn nobody_takes(
     app: &Installation,
-    remote: &RemoteConfig,
-    bound_to: Option<&Slug>,
+    source: &SourceConfig,
+    spec: Option<&JobSpec>,
 ) -> anyhow::Result<Option<String>> {
+    let Some(remote) = source.remote() else { return Ok(None) };
+    let bound_to = bound_to(app, source, spec).await?;
     let now = app.catalog.time(app.cx.now()).await?;
     let all = app.catalog.workers().await.context("cannot look for workers")?;
     let can = |worker: &&Worker| {
-        remote.worker.takes(worker) && bound_to.is_none_or(|name| *name == worker.name)
+        remote.worker.takes(worker) && bound_to.as_ref().is_none_or(|name| *name == worker.name)
     };
     let known: Vec<&Worker> = all.iter().filter(can).collect();
     if known.iter().any(|worker| is_there(worker, now)) {
@@ -51,7 +53,7 @@ pub(super) async fn nobody_takes(
         || "there never was one; `backstay workers invite` makes a token for it".to_owned(),
         |worker| format!("{worker} was there last at {:.0}, on {}", worker.seen_at, worker.host),
     );
-    let wanted = bound_to.map_or_else(
+    let wanted = bound_to.as_ref().map_or_else(
         || remote.worker.to_string(),
         |name| format!("worker {name}, which made the preview or keeps what was there before the last restore"),
     );
@@ -98,10 +100,8 @@ pub(super) async fn look(app: &Installation, source: &SourceConfig) -> anyhow::R
 pub(super) async fn without_worker(app: &Installation) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for source in app.config.sources.values() {
-        if let Some(remote) = source.remote() {
-            let nobody = nobody_takes(app, remote, None).await?;
-            found.extend(nobody.map(|text| format!("source {}: {text}", source.name)));
-        }
+        let nobody = nobody_takes(app, source, None).await?;
+        found.extend(nobody.map(|text| format!("source {}: {text}", source.name)));
     }
     Ok(found)
 }
@@ -112,20 +112,19 @@ async fn ask(
     (source, remote): (&SourceConfig, &RemoteConfig),
     spec: &JobSpec,
 ) -> anyhow::Result<Job> {
-    let bound = bound_to(app, source, Some(spec)).await?;
-    if let Some(nobody) = nobody_takes(app, remote, bound.as_ref()).await? {
+    if let Some(nobody) = nobody_takes(app, source, Some(spec)).await? {
         anyhow::bail!(nobody);
     }
-    let now = app.catalog.time(app.cx.now()).await?;
+    let (now, me) = (app.catalog.time(app.cx.now()).await?, Holder::this_process(&host()));
     // A restore waits for its turn: the preview before it may not have given everything back yet.
-    let waits = spec.is_change() || matches!(spec, JobSpec::Preview(_));
-    let me = Holder::this_process(&host());
-    if !waits && let Some(held) = app.catalog.held(source.name.as_str(), &me, now).await? {
+    if !spec.is_of_restore()
+        && let Some(held) = app.catalog.held(source.name.as_str(), &me, now).await?
+    {
         return Err(held.into());
     }
     let job = app.catalog.enqueue((new_job_id(), source.as_job()), (spec, None), now).await?;
     app.cx.event(Event::Step { what: format!("waiting for {}", remote.worker) });
-    let (ended, reason) = match app.cx.run(wait(app, (source, remote), &job)).await {
+    let (ended, reason) = match app.cx.run(wait(app, source, &job)).await {
         Ok(ended) => (ended, "it was given up"),
         Err(cancelled) => (Err(cancelled.into()), "whoever asked for it was interrupted"),
     };
@@ -281,8 +280,7 @@ pub(super) async fn bound_to(
     source: &SourceConfig,
     spec: Option<&JobSpec>,
 ) -> anyhow::Result<Option<Slug>> {
-    let is_bound = |spec: &JobSpec| spec.is_change() || matches!(spec, JobSpec::Preview(_));
-    if source.remote().is_none() || !spec.is_some_and(is_bound) {
+    if source.remote().is_none() || !spec.is_some_and(JobSpec::is_of_restore) {
         return Ok(None);
     }
     let keeper: Option<Slug> = app.catalog.setting(&keeper_name(&source.name)).await?;
@@ -332,11 +330,7 @@ pub(super) fn whole(id: &str) -> anyhow::Result<BackupId> {
 }
 
 /// Waits for the end of a job, and tells how far it is.
-async fn wait(
-    app: &Installation,
-    (source, remote): (&SourceConfig, &RemoteConfig),
-    id: &JobId,
-) -> anyhow::Result<Job> {
+async fn wait(app: &Installation, source: &SourceConfig, id: &JobId) -> anyhow::Result<Job> {
     let mut told = Progress::default();
     loop {
         let job = app.catalog.job(id).await?.context("the job is gone from the catalog")?;
@@ -346,8 +340,7 @@ async fn wait(
         match job.state {
             // Nobody waits for ever for a worker that went away.
             JobState::Queued => {
-                let bound = bound_to(app, source, job.spec.as_ref()).await?;
-                if let Some(nobody) = nobody_takes(app, remote, bound.as_ref()).await? {
+                if let Some(nobody) = nobody_takes(app, source, job.spec.as_ref()).await? {
                     anyhow::bail!(nobody);
                 }
             }

@@ -18,9 +18,9 @@ use crate::{plain, render};
 
 /// Lines and bytes of what a worker shows; more of it nobody reads, and no answer has room for it.
 const MOST_LINES: usize = 500;
-/// Lines of it about what the backup holds, and warnings.
-const MOST_OF_A_KIND: usize = 200;
 const MOST_BYTES: usize = 2 << 20;
+/// Lines about what a backup holds, and as many warnings.
+const MOST_OF_A_KIND: usize = 200;
 
 /// What a restore would do, as whoever asks sees it, wherever it was found out (V47-V50).
 #[derive(Debug, Serialize, Deserialize)]

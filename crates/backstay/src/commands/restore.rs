@@ -14,7 +14,7 @@ use self::here::{Choice, Planned};
 pub(super) use self::here::{RestoreReport, preview_here, ready, restore_here};
 use super::elsewhere::{self, Did};
 use super::preview::Preview;
-use super::undo::{finish_interrupted, let_go_of_expired};
+use super::undo::sweep;
 use crate::cli::RestoreArgs;
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
@@ -73,11 +73,9 @@ async fn restore_leased(app: &Installation, planned: &Planned) -> anyhow::Result
     } else {
         app.vault(storage).await?
     };
+    ready(app, source).await?;
     if planned.is_own_place() {
-        ready(app, source).await?;
-    } else {
-        finish_interrupted(app, source).await?;
-        let_go_of_expired(app, source).await;
+        sweep(app, source).await?;
     }
     planned.run(app, &vault).await
 }

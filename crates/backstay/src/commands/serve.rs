@@ -27,7 +27,7 @@ pub(super) use self::ending::passing;
 use self::ending::{Taken, begin};
 use self::work::{Begun, work};
 use super::backup::warn_without_kit;
-use super::elsewhere::{bound_to, nobody_takes};
+use super::elsewhere::nobody_takes;
 use super::watched::{Watched, hear_job};
 use crate::cli::{Global, ServeArgs};
 use crate::config::{Config, SourceConfig};
@@ -236,11 +236,10 @@ impl Server {
         let Some(source) = self.app.config.sources.get(&job.source).cloned() else {
             return Ok(None);
         };
-        if let Some(remote) = source.remote() {
+        if source.remote().is_some() {
             // Whoever asked for it waits for nobody.
-            let bound = bound_to(&self.app, &source, Some(&job.spec)).await?;
             if job.is_asked_for
-                && let Some(nobody) = nobody_takes(&self.app, remote, bound.as_ref()).await?
+                && let Some(nobody) = nobody_takes(&self.app, &source, Some(&job.spec)).await?
             {
                 self.app.catalog.cancel_job(&job.id, &nobody, now).await?;
             }

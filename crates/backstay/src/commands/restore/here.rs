@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::hex_tag;
 use crate::cli::RestoreArgs;
 use crate::commands::preview::Preview;
-use crate::commands::undo::{CatalogJournal, finish_interrupted, let_go_of_expired, sweep};
+use crate::commands::undo::{CatalogJournal, finish_interrupted, let_go_of_expired};
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
@@ -159,11 +159,11 @@ impl Planned {
     }
 }
 
-/// Finishes and removes what earlier restores of a source left, before the next one. Called under the source's lease.
+/// Finishes and lets go of what earlier restores of a source left, before the next one. Called under the source's lease.
 pub(crate) async fn ready(app: &Installation, source: &SourceConfig) -> anyhow::Result<()> {
     finish_interrupted(app, source).await?;
     let_go_of_expired(app, source).await;
-    sweep(app, source).await
+    Ok(())
 }
 
 /// Looks at what a restore to the source's own place would do.

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use super::to_the_end;
-use crate::commands::elsewhere::{bound_to, nobody_takes, restore_of, specify, whole};
+use crate::commands::elsewhere::{nobody_takes, restore_of, specify, whole};
 use crate::commands::{jobs, list, look, members, status};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, new_job_id};
@@ -256,10 +256,7 @@ async fn enqueue(
         return the_same(job);
     }
     let spec = specify(app, source, work.clone()).await?;
-    let bound = bound_to(app, source, Some(&spec)).await?;
-    if let Some(remote) = source.remote()
-        && let Some(nobody) = nobody_takes(app, remote, bound.as_ref()).await?
-    {
+    if let Some(nobody) = nobody_takes(app, source, Some(&spec)).await? {
         anyhow::bail!(nobody);
     }
     let now = app.catalog.time(app.cx.now()).await?;

@@ -71,6 +71,7 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
         JobSpec::Restore(spec) => {
             begins("restore");
             ready(app, source).await?;
+            sweep(app, source).await?;
             let storage = app.storage(&source.storage)?;
             let vault = match spec.safety_backup {
                 true => app.vault_for_writing(storage).await?,

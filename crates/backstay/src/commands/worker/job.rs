@@ -20,12 +20,10 @@ use super::Worker;
 use crate::commands::backup::{Tries, write};
 use crate::commands::drill::{DrillReport, drill_here};
 use crate::commands::elsewhere::{Look, look_here};
-use crate::commands::restore::{preview_here, restore_here};
+use crate::commands::restore::{preview_here, ready, restore_here};
 use crate::commands::room::warn_of_little;
 use crate::commands::serve::passing;
-use crate::commands::undo::{
-    confirm_here, ensure_settled, finish_interrupted, let_go_of_expired, undo_here,
-};
+use crate::commands::undo::{confirm_here, ensure_settled, undo_here};
 use crate::commands::watched::{Watched, hear_job};
 use crate::installation::Installation;
 use crate::lease::{Renew, Renewal, renew_until_lost};
@@ -105,8 +103,7 @@ impl Job {
                 let what_for = if order.spec.safety_backup { Use::Write } else { Use::Read };
                 let vault = app.vault_of(&order.access, what_for).await?;
                 // It sweeps nothing: what its own catalog does not know may be kept by another installation of that machine.
-                finish_interrupted(&app, &source).await?;
-                let_go_of_expired(&app, &source).await;
+                ready(&app, &source).await?;
                 let report = restore_here(&app, &source, &vault, &order.spec).await?;
                 Ok(Done::Other(report.into_json()))
             }
