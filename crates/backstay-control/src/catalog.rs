@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use backstay_format::Keyring;
+use backstay_format::{Keyring, Sha256};
 use jiff::Timestamp;
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseBackend, DatabaseConnection, DbErr,
@@ -407,6 +407,11 @@ pub(crate) fn column<T: TryGetable>(
     name: &str,
 ) -> Result<T, CatalogError> {
     row.try_get("", name).map_err(|_| unreadable(table, name))
+}
+
+/// Reads the digest of a token's secret.
+pub(crate) fn digest_column(row: &QueryResult, table: &str) -> Result<Sha256, CatalogError> {
+    column::<String>(row, table, "secret")?.parse().map_err(|_| unreadable(table, "secret"))
 }
 
 /// Reads a column that holds a time, if it holds one.

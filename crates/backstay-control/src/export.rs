@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::catalog::KEYRING;
+use crate::member::MemberRecord;
+use crate::worker::WorkerRecord;
 use crate::{Catalog, CatalogError};
 
 /// The version of an export.
@@ -22,6 +24,12 @@ struct Export {
     settings: BTreeMap<String, String>,
     /// Secrets in hexadecimal digits, by name.
     secrets: BTreeMap<String, Zeroizing<String>>,
+    /// Who may ask, with the digests of their tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    members: Vec<MemberRecord>,
+    /// Who works on other machines, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    workers: Vec<WorkerRecord>,
 }
 
 /// The version alone: a newer export may have another shape.
@@ -30,23 +38,28 @@ struct Version {
     format: i64,
 }
 
-/// What an import found: settings and secrets by name.
+/// What an import found: settings and secrets by name, members and workers as they are called.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Imported {
     /// Those that were not here.
     pub taken: Vec<String>,
     /// Those that were here, and the same.
     pub same: Vec<String>,
-    /// Those that are here with another value, which stays.
+    /// Those that are here with another value, which stays; members and workers also that are revoked here.
     pub stayed: Vec<String>,
 }
 
 impl Catalog {
-    /// Writes down these settings and all secrets but for the keys. The same catalog gives the same text; it holds open
-    /// secrets.
+    /// Writes down these settings, all secrets but for the keys, members and workers. The same catalog gives the same text; it
+    /// holds open secrets.
     pub async fn export(&self, settings: &[&str]) -> Result<Zeroizing<String>, CatalogError> {
-        let mut export =
-            Export { format: FORMAT, settings: BTreeMap::new(), secrets: BTreeMap::new() };
+        let mut export = Export {
+            format: FORMAT,
+            settings: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            members: self.member_records().await?,
+            workers: self.worker_records().await?,
+        };
         for name in settings {
             if let Some(value) = self.setting_text(name).await? {
                 export.settings.insert((*name).to_owned(), value);
@@ -60,7 +73,7 @@ impl Catalog {
         Ok(Zeroizing::new(serde_json::to_string(&export).expect("an export is plain values")))
     }
 
-    /// Takes over what an export has and this catalog has not: of settings these, and all secrets.
+    /// Takes over what an export has and this catalog has not: of settings these, and all else.
     pub async fn import(&self, export: &[u8], settings: &[&str]) -> Result<Imported, CatalogError> {
         let unreadable = || CatalogError::Unreadable { name: EXPORT.to_owned() };
         let Version { format: found } = serde_json::from_slice(export).map_err(|_| unreadable())?;
@@ -76,6 +89,11 @@ impl Catalog {
                 .ok_or_else(unreadable)?;
             secrets.push((name, Zeroizing::new(secret)));
         }
+        let are_sound = export.members.iter().all(MemberRecord::is_sound)
+            && export.workers.iter().all(WorkerRecord::is_sound);
+        if !are_sound {
+            return Err(unreadable());
+        }
         let mut imported = Imported::default();
         for (name, value) in &export.settings {
             if !settings.contains(&name.as_str()) {
@@ -89,6 +107,16 @@ impl Catalog {
             let is_taken = self.first_secret(name, &secret).await?;
             let is_same = is_taken || self.secret(name).await?.as_ref() == Some(&secret);
             imported.note(name, is_taken, is_same);
+        }
+        for member in &export.members {
+            let is_taken = self.first_member(member).await?;
+            let is_same = is_taken || self.member_records().await?.contains(member);
+            imported.note(&member.to_string(), is_taken, is_same);
+        }
+        for worker in &export.workers {
+            let is_taken = self.first_worker(worker).await?;
+            let is_same = is_taken || self.worker_records().await?.contains(worker);
+            imported.note(&worker.to_string(), is_taken, is_same);
         }
         Ok(imported)
     }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use backstay_format::Slug;
+use backstay_format::{Sha256, Slug};
 use jiff::Timestamp;
 use sea_orm::QueryResult;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{column, time_column, unreadable};
+use crate::catalog::{column, digest_column, time_column, unreadable};
 use crate::{Catalog, CatalogError, Token, TokenKind};
 
 /// What a member may do: all that those before may, and more.
@@ -42,6 +42,33 @@ pub struct Member {
     pub expires_at: Option<Timestamp>,
     /// When it asked for something last, about.
     pub seen_at: Option<Timestamp>,
+}
+
+/// A member as the catalog keeps it, and as it comes back after a loss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberRecord {
+    id: String,
+    /// The digest of its token's secret.
+    secret: Sha256,
+    organisation: Slug,
+    name: Slug,
+    role: Role,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+}
+
+impl MemberRecord {
+    /// Says whether it can be that of a member.
+    pub(crate) fn is_sound(&self) -> bool {
+        Token::is_id(&self.id)
+    }
+}
+
+/// As it is listed.
+impl fmt::Display for MemberRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "member {}/{}", self.organisation, self.name)
+    }
 }
 
 impl Role {
@@ -96,19 +123,45 @@ impl Catalog {
         let values =
             [organisation.to_string().into(), name.to_string().into(), now.as_microsecond().into()];
         self.execute("ended a member", expire, values).await?;
+        let record = MemberRecord {
+            id: token.id.clone(),
+            secret: token.digest(),
+            organisation: organisation.clone(),
+            name: name.clone(),
+            role,
+            created_at: now,
+            expires_at,
+        };
+        Ok(self.first_member(&record).await?.then_some(token))
+    }
+
+    /// Keeps a member unless there was one of its id, or there is one of its name. Returns whether it did.
+    pub(crate) async fn first_member(&self, record: &MemberRecord) -> Result<bool, CatalogError> {
         let insert = "INSERT INTO members (id, secret, organisation, name, role, created_at, expires_at) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
         let values = [
-            token.id.clone().into(),
-            token.digest().to_string().into(),
-            organisation.to_string().into(),
-            name.to_string().into(),
-            role.as_str().into(),
-            now.as_microsecond().into(),
-            expires_at.map(Timestamp::as_microsecond).into(),
+            record.id.clone().into(),
+            record.secret.to_string().into(),
+            record.organisation.to_string().into(),
+            record.name.to_string().into(),
+            record.role.as_str().into(),
+            record.created_at.as_microsecond().into(),
+            record.expires_at.map(Timestamp::as_microsecond).into(),
         ];
-        let is_new = self.execute("made a member", insert, values).await? == 1;
-        Ok(is_new.then_some(token))
+        Ok(self.execute("made a member", insert, values).await? == 1)
+    }
+
+    /// Returns the members that are not revoked, always in the same order.
+    pub(crate) async fn member_records(&self) -> Result<Vec<MemberRecord>, CatalogError> {
+        let select =
+            format!("SELECT secret, {COLUMNS} FROM members WHERE revoked_at IS NULL ORDER BY id");
+        let rows = self.query_all("looked for members", &select, []).await?;
+        let record = |row: &QueryResult| {
+            let Member { id, organisation, name, role, created_at, expires_at, .. } = read(row)?;
+            let secret = digest_column(row, "members")?;
+            Ok(MemberRecord { id, secret, organisation, name, role, created_at, expires_at })
+        };
+        rows.iter().map(record).collect()
     }
 
     /// Returns the members of an organisation, or all, by organisation and name.

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use backstay_format::{Sha256, Slug};
 use jiff::Timestamp;
-use sea_orm::QueryResult;
+use sea_orm::{QueryResult, Value};
+use serde::{Deserialize, Serialize};
 
-use crate::catalog::{column, time_column, unreadable};
+use crate::catalog::{column, digest_column, time_column, unreadable};
 use crate::{Catalog, CatalogError, Holder, Token, TokenKind};
 
 /// Which name and which labels a worker may take.
@@ -54,6 +55,43 @@ pub struct Worker {
     pub enrolled_at: Timestamp,
     /// When it asked for work last.
     pub seen_at: Timestamp,
+}
+
+/// A worker as the catalog keeps it, and as it comes back after a loss; what it says of itself is not among that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerRecord {
+    id: String,
+    /// The digest of its token's secret.
+    secret: Sha256,
+    name: Slug,
+    labels: BTreeSet<Slug>,
+    enrolled_at: Timestamp,
+}
+
+impl WorkerRecord {
+    /// Says whether it can be that of a worker.
+    pub(crate) fn is_sound(&self) -> bool {
+        Token::is_id(&self.id)
+    }
+
+    /// Returns the values that [`INSERT`] takes, of a worker that was not heard of since it enrolled.
+    fn values(&self, (host, version): (&str, &str)) -> [Value; 7] {
+        [
+            self.id.clone().into(),
+            self.secret.to_string().into(),
+            self.name.to_string().into(),
+            to_text(&self.labels).into(),
+            host.into(),
+            version.into(),
+            self.enrolled_at.as_microsecond().into(),
+        ]
+    }
+}
+
+impl fmt::Display for WorkerRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {}", self.name)
+    }
 }
 
 /// Why a worker was not enrolled.
@@ -153,18 +191,15 @@ impl Catalog {
         let claim =
             "UPDATE invitations SET worker = $1 WHERE id = $2 AND (worker IS NULL OR worker = $1)";
         let claimed = vec![wish.id.clone().into(), invitation.id.clone().into()];
-        let insert = "INSERT INTO workers (id, secret, name, labels, host, version, enrolled_at, seen_at) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT DO NOTHING";
-        let inserted = vec![
-            wish.id.clone().into(),
-            wish.secret.to_string().into(),
-            wish.name.to_string().into(),
-            to_text(labels).into(),
-            wish.host.clone().into(),
-            wish.version.clone().into(),
-            now.as_microsecond().into(),
-        ];
-        let both = vec![(claim, claimed), (insert, inserted)];
+        let record = WorkerRecord {
+            id: wish.id.clone(),
+            secret: wish.secret,
+            name: wish.name.clone(),
+            labels: labels.clone(),
+            enrolled_at: now,
+        };
+        let inserted = record.values((&wish.host, &wish.version)).into();
+        let both = vec![(claim, claimed), (INSERT, inserted)];
         let done = self.all_or_none("enrolled a worker", both).await?;
         match self.enrolled(wish).await? {
             Some(worker) if done => Ok(worker),
@@ -247,6 +282,24 @@ impl Catalog {
         self.execute("saw a worker", update, values).await.map(drop)
     }
 
+    /// Keeps a worker unless there was one of its id, or there is one of its name. Returns whether it did.
+    pub(crate) async fn first_worker(&self, record: &WorkerRecord) -> Result<bool, CatalogError> {
+        Ok(self.execute("made a worker", INSERT, record.values(("", ""))).await? == 1)
+    }
+
+    /// Returns the workers that are not revoked, always in the same order.
+    pub(crate) async fn worker_records(&self) -> Result<Vec<WorkerRecord>, CatalogError> {
+        let select =
+            format!("SELECT secret, {COLUMNS} FROM workers WHERE revoked_at IS NULL ORDER BY id");
+        let rows = self.query_all("looked for workers", &select, []).await?;
+        let record = |row: &QueryResult| {
+            let Worker { id, name, labels, enrolled_at, .. } = read(row)?;
+            let secret = digest_column(row, "workers")?;
+            Ok(WorkerRecord { id, secret, name, labels, enrolled_at })
+        };
+        rows.iter().map(record).collect()
+    }
+
     /// Returns all workers that are not revoked, by name.
     pub async fn workers(&self) -> Result<Vec<Worker>, CatalogError> {
         let select =
@@ -266,6 +319,8 @@ impl Catalog {
     }
 }
 
+const INSERT: &str = "INSERT INTO workers (id, secret, name, labels, host, version, enrolled_at, seen_at) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT DO NOTHING";
 const COLUMNS: &str = "id, name, labels, host, version, enrolled_at, seen_at";
 
 fn read(row: &QueryResult) -> Result<Worker, CatalogError> {

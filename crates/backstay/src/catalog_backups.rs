@@ -93,6 +93,11 @@ impl Installation {
         }
     }
 
+    /// Backs up the catalog to all storages that have a vault, after something that a loss must not bring back.
+    pub(crate) async fn back_up_catalog_now(&self) {
+        self.back_up_catalog_too(&self.config.storages.keys().cloned().collect()).await;
+    }
+
     /// Backs up the catalog to a storage, unless that has it as it is. It is believed for so long to have what it had.
     pub(crate) async fn back_up_catalog(
         &self,

@@ -71,6 +71,7 @@ pub(super) async fn members(
                 return Err(UsageError(text).into());
             }
             render::print(&format!("{name} is no member any more"))?;
+            app.back_up_catalog_now().await;
         }
     }
     Ok(Exit::Done)

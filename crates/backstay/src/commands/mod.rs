@@ -144,8 +144,8 @@ async fn run_here(
         Command::Keys(command) => keys::keys(app, command, json).await,
         Command::Guard(args) => Box::pin(guard::guard(app, &args)).await,
         Command::Jobs(command) => jobs::jobs(app, command, json).await,
-        Command::Workers(command) => workers::workers(app, command, json).await,
-        Command::Members(command) => members::members(app, command, json).await,
+        Command::Workers(command) => Box::pin(workers::workers(app, command, json)).await,
+        Command::Members(command) => Box::pin(members::members(app, command, json)).await,
         Command::Audit { limit } => {
             members::show_audit(&members::entries(app, None, limit).await?, json)
         }

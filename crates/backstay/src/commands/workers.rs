@@ -67,7 +67,9 @@ async fn revoke(app: &Installation, name: &Slug) -> anyhow::Result<()> {
     render::print(&format!(
         "worker {name} is none any more; what it had of storages' credentials and of the newest key it may have kept: \
          replace them if it was broken into (`backstay storage credentials`, `backstay keys rotate`)"
-    ))
+    ))?;
+    app.back_up_catalog_now().await;
+    Ok(())
 }
 
 fn labels(worker: &Worker) -> Vec<String> {

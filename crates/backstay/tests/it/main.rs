@@ -44,6 +44,7 @@ mod postgres_shapes;
 mod postgres_size;
 mod postgres_tables;
 mod postgres_tls;
+mod recovered;
 mod redis;
 mod redis_faults;
 mod redis_ways;

@@ -74,11 +74,33 @@ async fn import(
             (&backup.host, if imported.taken.is_empty() { "were here" } else { "are back" });
         tell(json, &format!("the settings of {host} of {since} {what}"))?;
         for name in imported.stayed.iter().filter(|name| *name != CATALOG_ID) {
-            warn(&format!("here are other {name} already, which stay"));
+            warn(&format!("{name} stays as it is here"));
         }
+        tell_who_may_ask(app, json).await?;
         return Ok(Some(imported));
     }
     Ok(None)
+}
+
+/// Says whose tokens are worth something here: whoever was revoked after that backup comes back, too.
+async fn tell_who_may_ask(app: &Installation, json: bool) -> anyhow::Result<()> {
+    let members = app.catalog.members(None).await?;
+    let members = members
+        .iter()
+        .map(|member| format!("{}/{} ({})", member.organisation, member.name, member.role));
+    let workers = app.catalog.workers().await?;
+    let workers = workers.iter().map(|worker| worker.name.to_string());
+    for (what, names) in [("members", members.collect::<Vec<_>>()), ("workers", workers.collect())]
+    {
+        if !names.is_empty() {
+            let names = names.join(", ");
+            tell(
+                json,
+                &format!("{what}: {names}; `backstay {what} revoke` ends who should be none"),
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Says whether a backup is of no use to anybody, rather than out of reach for now.
