@@ -11,6 +11,17 @@ use crate::bench::{Common, Scratch, backstay, print_head, print_rows, s3_environ
 
 pub(crate) const DATABASE: &str = "bench";
 
+/// Size of the small database, of which the start and the end of a process are what counts.
+const SMALL_MIB: usize = 10;
+/// Its runs are short, and a moment's noise is much of one: so many times as many of them.
+const SMALL_RUNS: usize = 5;
+
+/// What one subject does in one run, in this order. The later backup is of the same database once more.
+const VERBS: [&str; 3] = ["first backup", "later backup", "restore"];
+
+/// What each of [`VERBS`] cost.
+type Costs = [Cost; VERBS.len()];
+
 /// How much is measured, and how often.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -63,7 +74,11 @@ pub(crate) fn run<E: Engine>(options: &Options, root: &Path, tools: &Path) -> an
     let scratch = Scratch::create(&root.join("target/bench"))?;
     let storage = Server::start(&tools.join("rclone"), &scratch.0.join("server"))?;
     print_head();
-    for (what, mib) in [("large database", options.mib), ("database of 10 MiB", 10)] {
+    let runs = options.common.runs.max(1);
+    for (what, mib, runs) in [
+        ("large database", options.mib, runs),
+        ("database of 10 MiB", SMALL_MIB, runs * SMALL_RUNS),
+    ] {
         let engine = E::start(root, mib)?;
         let course = Course {
             storage: &storage,
@@ -75,24 +90,20 @@ pub(crate) fn run<E: Engine>(options: &Options, root: &Path, tools: &Path) -> an
         std::fs::create_dir(course.scratch)?;
         // The last is Backstay.
         let subjects = E::WAYS.len() + 1;
-        let mut costs: Vec<Vec<(Cost, Cost)>> = vec![Vec::new(); subjects];
-        for run in 0..options.common.runs.max(1) {
+        let mut costs: Vec<Vec<Costs>> = vec![Vec::new(); subjects];
+        for run in 0..runs {
             for turn in 0..subjects {
                 // Everybody comes first once: what the one before leaves to server and disk meets all of them.
                 let subject = (turn + run) % subjects;
                 costs[subject].push(course.once(subject, run)?);
             }
         }
-        for (verb, is_restore) in [("backup", false), ("restore", true)] {
+        for (at, verb) in VERBS.into_iter().enumerate() {
             let names = E::WAYS.iter().map(|way| way.name).chain(["Backstay, sealed"]);
-            let of_verb = |costs: &Vec<(Cost, Cost)>| -> Vec<Cost> {
-                let chosen = costs.iter();
-                chosen
-                    .map(|(backup, restore)| if is_restore { *restore } else { *backup })
-                    .collect()
+            let median = |costs: &Vec<Costs>| {
+                medians(&costs.iter().map(|costs| costs[at]).collect::<Vec<_>>())
             };
-            let rows: Vec<(&str, Cost)> =
-                names.zip(costs.iter().map(|costs| medians(&of_verb(costs)))).collect();
+            let rows: Vec<(&str, Cost)> = names.zip(costs.iter().map(median)).collect();
             print_rows(&format!("{what}, {verb}"), &rows);
         }
     }
@@ -109,7 +120,7 @@ struct Course<'a, E> {
 }
 
 impl<E: Engine> Course<'_, E> {
-    fn once(&self, subject: usize, run: usize) -> anyhow::Result<(Cost, Cost)> {
+    fn once(&self, subject: usize, run: usize) -> anyhow::Result<Costs> {
         let name =
             format!("{}-{run}-{subject}", self.scratch.file_name().unwrap_or_default().display());
         let scratch = self.scratch.join(&name);
@@ -119,14 +130,17 @@ impl<E: Engine> Course<'_, E> {
         bench.prepare()?;
         let restored = format!("restored_{subject}_{run}");
         self.settle()?;
-        let mut backup = measure(&mut bench.backup(), self.storage.pid())?;
-        backup.stored_mib = self.storage.stored_mib(&name)?;
+        let mut first = measure(&mut bench.backup(), self.storage.pid())?;
+        first.stored_mib = self.storage.stored_mib(&name)?;
+        self.settle()?;
+        let mut later = measure(&mut bench.backup(), self.storage.pid())?;
+        later.stored_mib = self.storage.stored_mib(&name)?;
         self.settle()?;
         let mut restore = measure(&mut bench.restore(&restored), self.storage.pid())?;
-        restore.stored_mib = backup.stored_mib;
+        restore.stored_mib = later.stored_mib;
         ensure!(self.engine.is_equal(&restored)?, "{name} gave back something else");
         self.engine.drop_database(&restored)?;
-        Ok((backup, restore))
+        Ok([first, later, restore])
     }
 
     /// Waits until server and disk have nothing left to do.

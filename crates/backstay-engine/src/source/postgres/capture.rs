@@ -34,8 +34,6 @@ struct Opened {
     server_version: String,
     consistency_point: String,
     view: View,
-    size_bytes: u64,
-    tables: u64,
 }
 
 /// Connects, begins to read, and says what a backup would find.
@@ -44,13 +42,13 @@ pub(super) async fn probe(cx: &Cx, source: &PostgresSource) -> Result<Probe, Pos
     check_readable(&opened.client, &source.connection.user).await?;
     Ok(Probe {
         engine: Some(engine(&opened.server_version)),
-        size_bytes: opened.size_bytes,
-        items: Some(opened.tables),
+        size_bytes: describe::size_bytes(&opened.client).await?,
+        items: Some(describe::tables(&opened.client).await?),
         warnings: Vec::new(),
     })
 }
 
-/// Asks all that is needed for a dump to begin, at once: each answer that is waited for costs a small backup dear.
+/// Asks what is needed for a dump to begin, at once, and nothing else: whatever is waited for here costs a small backup dear.
 async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, PostgresError> {
     let client = source.connection.connect(cx).await?;
     let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
@@ -60,8 +58,7 @@ async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, PostgresError>
          BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
          SELECT pg_export_snapshot(), current_setting('server_version_num'), current_setting('server_version'),
                 CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
-                getdatabaseencoding(), pg_database_size(current_database()),
-                (SELECT count(*) FROM pg_class WHERE relkind = 'r' AND NOT relnamespace::regnamespace::text ~ '^(pg_|information_schema$)')"
+                getdatabaseencoding()"
     );
     let rows = describe::texts(&client, &begin, "begin to read").await?;
     let mut columns = rows.into_iter().flatten().map(Option::unwrap_or_default);
@@ -75,8 +72,6 @@ async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, PostgresError>
         server_version: text(),
         consistency_point: text(),
         view: View { snapshot, encoding: text() },
-        size_bytes: text().parse().unwrap_or(0),
-        tables: text().parse().unwrap_or(0),
     })
 }
 
@@ -125,24 +120,24 @@ impl DatabaseCapture {
     ) -> Result<Self, PostgresError> {
         let opened = open(cx, source).await?;
         // It connects and looks around while we do.
-        let estimate = opened.size_bytes.saturating_sub(EMPTY_DATABASE_BYTES);
         let part = |name: &str| folder.map_or_else(|| name.to_owned(), |f| format!("{f}/{name}"));
-        let spec = fixed_part(&part(DUMP), MediaType::PostgresDump, Some(estimate));
-        let (writer, dump) = part_pipe(spec);
+        let (writer, mut dump) = part_pipe(fixed_part(&part(DUMP), MediaType::PostgresDump, None));
         let mut dumping = JoinSet::new();
         let started = start_dump(cx, source, &opened.tools, &opened.view, writer)?;
         drop(dumping.spawn(started.finish()));
         let Opened { client, major, .. } = opened;
         // Hashes of passwords are secrets, and parts that are not sealed are open to anybody.
         let with_passwords = source.options.with_passwords;
-        let ((), mut roles, memberships, properties, extensions, tablespaces) = tokio::try_join!(
+        let ((), size, mut roles, memberships, properties, extensions, tablespaces) = tokio::try_join!(
             check_readable(&client, &source.connection.user),
+            describe::size_bytes(&client),
             describe::roles(&client, with_passwords),
             describe::memberships(&client, major),
             describe::properties(&client, major),
             describe::extensions(&client),
             describe::tablespaces_in_use(&client),
         )?;
+        dump.spec.estimate_bytes = Some(size.saturating_sub(EMPTY_DATABASE_BYTES));
         let mut warnings = Vec::new();
         let migrations = match &source.options.migrations {
             Some(query) => applied_migrations(&client, query, &mut warnings).await?,

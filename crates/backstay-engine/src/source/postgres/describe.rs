@@ -29,6 +29,23 @@ pub(super) async fn version(client: &Client) -> Result<String, PostgresError> {
     Ok(row.map_err(statement("ask for the server's version"))?.get(0))
 }
 
+/// Returns the size of the database that the client is connected to, with its indexes and all else.
+pub(super) async fn size_bytes(client: &Client) -> Result<u64, PostgresError> {
+    number(client, "SELECT pg_database_size(current_database())", "ask for the size").await
+}
+
+/// Returns how many tables it has.
+pub(super) async fn tables(client: &Client) -> Result<u64, PostgresError> {
+    let query = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.relkind = 'r' AND n.nspname !~ '^(pg_|information_schema$)'";
+    number(client, query, "count the tables").await
+}
+
+async fn number(client: &Client, query: &str, action: &'static str) -> Result<u64, PostgresError> {
+    let row = client.query_one(query, &[]).await.map_err(statement(action))?;
+    Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+}
+
 /// Reads the properties of the database that the client is connected to.
 pub(super) async fn properties(
     client: &Client,

@@ -22,7 +22,6 @@ use crate::swap::{self, Direction, Swapper, failed, foreign};
 
 /// Databases that are there to be connected to while others are made, renamed and dropped.
 const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
-/// How the names of databases that restores make begin: what was loaded, and what was replaced.
 /// Makes the end of a transaction wait for the disk, whatever the server or the role is set to. All that was committed
 /// before without waiting is then on the disk, too: the log is written in its order.
 pub(super) const DURABLE: &str = "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'";
