@@ -18,9 +18,9 @@ pub enum JobSpec {
     },
     /// A look at the source.
     Test,
-    /// A look at what a restore to the source's own place would do.
+    /// A look at what a restore would do.
     Preview(RestoreSpec),
-    /// A restore to the source's own place.
+    /// A restore.
     Restore(RestoreSpec),
     /// Putting back what the newest restore replaced.
     Undo,
@@ -28,11 +28,16 @@ pub enum JobSpec {
     Confirm,
 }
 
-/// What is asked of a restore to a source's own place.
+/// What is asked of a restore to a source's own place, or beside it. One that says more than this program knows is refused: what it
+/// leaves out could be where to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RestoreSpec {
     /// Which backup.
     pub backup: BackupId,
+    /// The name of a new database on the source's server; none for the source's own place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// Only this of it: paths or tables; all of it if empty.
     pub only: Vec<String>,
     /// Whether what is there is replaced name by name, or in one transaction, instead of swapped as a whole.
@@ -45,6 +50,13 @@ pub struct RestoreSpec {
     pub replaces: Option<String>,
     /// The worker that made the preview, if one did: another may see another place under the same name.
     pub worker: Option<Slug>,
+}
+
+impl RestoreSpec {
+    /// Says whether what is there is backed up before: beside it nothing is replaced.
+    pub fn wants_safety(&self) -> bool {
+        self.to.is_none() && self.safety_backup
+    }
 }
 
 /// What is asked of a backup.
@@ -77,7 +89,7 @@ impl JobSpec {
         JobKind::CHANGES.contains(&self.kind())
     }
 
-    /// Says whether it is part of restoring the source to its own place: looking at it before, doing it, and what comes after.
+    /// Says whether it is part of restoring the source: looking at it before, doing it, and what comes after.
     pub fn is_of_restore(&self) -> bool {
         self.is_change() || matches!(self, Self::Preview(_))
     }
@@ -96,5 +108,32 @@ impl Default for JobSpec {
     /// What the scheduler asks.
     fn default() -> Self {
         Self::Backup(BackupSpec { trigger: Trigger::Scheduled, note: None, hold: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restore_that_says_more_than_this_program_knows_is_refused() {
+        let spec = RestoreSpec {
+            backup: "20260501T100000Z-22222222".parse().unwrap(),
+            to: None,
+            only: Vec::new(),
+            in_place: false,
+            accept_unsealed: false,
+            safety_backup: true,
+            replaces: None,
+            worker: None,
+        };
+        let mut told = serde_json::to_value(JobSpec::Restore(spec.clone())).unwrap();
+        assert_eq!(
+            serde_json::from_value::<JobSpec>(told.clone()).unwrap(),
+            JobSpec::Restore(spec)
+        );
+        told["restore"]["to_server"] = "elsewhere".into();
+        let refused = serde_json::from_value::<JobSpec>(told).unwrap_err().to_string();
+        assert!(refused.contains("to_server"), "{refused}");
     }
 }

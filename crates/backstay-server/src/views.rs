@@ -267,9 +267,9 @@ pub enum Work {
     },
     /// A look at the source, as a backup would.
     Test,
-    /// A look at what a restore to the source's own place would do.
+    /// A look at what a restore would do.
     Preview(RestoreWish),
-    /// A restore to the source's own place.
+    /// A restore.
     Restore(RestoreWish),
     /// Putting back what the newest restore replaced.
     Undo,
@@ -286,6 +286,9 @@ pub struct RestoreWish {
     /// The newest good one that began before this time.
     #[serde(default)]
     pub at: Option<Timestamp>,
+    /// To a new database of this name on the source's server; to the source's own place if left out.
+    #[serde(default)]
+    pub to: Option<String>,
     /// Only this of it: paths or tables.
     #[serde(default)]
     pub only: Vec<String>,

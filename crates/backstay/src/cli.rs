@@ -122,7 +122,8 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Restore a source: preview, confirm, load beside, swap. A server (--server) and workers restore to the source's own place
+    /// Restore a source: preview, confirm, load beside, swap. A server (--server) and workers restore to the source's own place, or
+    /// to a new database beside it
     #[command(after_help = EXIT_CODES)]
     Restore(RestoreArgs),
     /// Restore the newest good backup into a scratch place, ask the configured checks, and say how long it took

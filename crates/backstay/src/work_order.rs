@@ -51,7 +51,7 @@ pub(crate) enum Task {
     Test,
     /// A look at what a restore of one of its backups would do.
     Preview(Box<RestoreOrder>),
-    /// A restore of one of its backups to its own place.
+    /// A restore of one of its backups.
     Restore(Box<RestoreOrder>),
     /// Putting back what its newest restore replaced: nothing of that is in the vault.
     Undo,
@@ -197,7 +197,7 @@ impl Installation {
                 Task::Preview(Box::new(RestoreOrder { spec, past, seals_with: None, access }))
             }
             JobSpec::Restore(spec) => {
-                let seals_with = match spec.safety_backup {
+                let seals_with = match spec.wants_safety() {
                     true => self.access_for_writing(source).await?.key,
                     false => None,
                 };

@@ -371,8 +371,8 @@ impl Asking {
     }
 
     async fn restore(&self, args: &RestoreArgs, json: bool) -> anyhow::Result<Exit> {
-        if args.to.is_some() || args.to_file.is_some() {
-            let text = "a server restores a source to its own place; for --to and --to-file run the command on the server's machine, without --server and BACKSTAY_SERVER";
+        if args.to_file.is_some() {
+            let text = "a server writes no files for members; for --to-file run the command on the server's machine, without --server and BACKSTAY_SERVER";
             return Err(UsageError(text.to_owned()).into());
         }
         let have_done = async |work| self.result(&args.source, work).await;

@@ -245,6 +245,7 @@ pub(super) async fn specify(
         }
         Work::Test => JobSpec::Test,
         Work::Preview(wish) => {
+            ensure_beside(source, wish.to.as_deref())?;
             let backup = chosen(app, source, wish.backup.as_deref(), wish.at).await?;
             JobSpec::Preview(restore_of(backup, wish))
         }
@@ -254,6 +255,7 @@ pub(super) async fn specify(
                     "a restore knows its backup by the id, and no time: ask for a preview first";
                 return Err(UsageError(text.to_owned()).into());
             }
+            ensure_beside(source, wish.to.as_deref())?;
             let id = wish.backup.as_deref().unwrap_or_default();
             let backup = whole(id).context("a restore needs to know which backup is meant")?;
             JobSpec::Restore(restore_of(backup, wish))
@@ -261,6 +263,17 @@ pub(super) async fn specify(
         Work::Undo => JobSpec::Undo,
         Work::Confirm => JobSpec::Confirm,
     })
+}
+
+/// Refuses other places than the name of a new database: a job writes with the rights of the server or of a worker, and a URL may
+/// have a password in it.
+fn ensure_beside(source: &SourceConfig, to: Option<&str>) -> Result<(), UsageError> {
+    let Some(to) = to.filter(|to| !source.kind.is_beside(to.as_ref())) else { return Ok(()) };
+    let to = plain::name(to);
+    Err(UsageError(format!(
+        "--to {to}: by way of a server a restore goes to the source's own place, or to a new database by its name; to paths and to other servers \
+         restore on the server's machine, without --server and BACKSTAY_SERVER"
+    )))
 }
 
 async fn chosen(
@@ -317,8 +330,10 @@ fn keeper_name(source: &Slug) -> String {
 
 /// Says in full what is to be restored of a backup.
 pub(super) fn restore_of(backup: BackupId, wish: RestoreWish) -> RestoreSpec {
-    let RestoreWish { only, in_place, accept_unsealed, safety_backup, replaces, worker, .. } = wish;
-    RestoreSpec { backup, only, in_place, accept_unsealed, safety_backup, replaces, worker }
+    let RestoreWish {
+        to, only, in_place, accept_unsealed, safety_backup, replaces, worker, ..
+    } = wish;
+    RestoreSpec { backup, to, only, in_place, accept_unsealed, safety_backup, replaces, worker }
 }
 
 /// Reads the id of a backup: half of it may be another's.

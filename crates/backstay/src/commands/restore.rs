@@ -2,6 +2,7 @@
 
 mod here;
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, IsTerminal as _};
 
 use backstay_control::{JobKind, JobState};
@@ -27,16 +28,17 @@ pub(super) async fn restore(
     args: RestoreArgs,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let source = match app.source(&args.source).await? {
-        // Elsewhere it is as its backup says: where it was is another machine's.
-        source if source.remote().is_some() && args.to.is_some() => {
-            app.remembered_source(&args.source).await?.unwrap_or(source)
+    let mut source = app.source(&args.source).await?;
+    if let Some(remote) = source.remote() {
+        let is_there = args.to.as_ref().is_none_or(|to| source.kind.is_beside(to));
+        if is_there && args.to_file.is_none() {
+            let have_done = async |work| elsewhere::result(app, (&source, remote), work).await;
+            return restore_by(&app.cx, &args, json, have_done).await;
         }
-        source => source,
-    };
-    if let (Some(remote), None, None) = (source.remote(), &args.to, &args.to_file) {
-        let have_done = async |work| elsewhere::result(app, (&source, remote), work).await;
-        return restore_by(&app.cx, &args, json, have_done).await;
+        // Elsewhere it is as its backup says: where it was is another machine's.
+        if args.to.is_some() {
+            source = app.remembered_source(&args.source).await?.unwrap_or(source);
+        }
     }
     let vault = app.vault(app.storage(&source.storage)?).await?;
     let wanted = Wanted { id: args.id.as_deref(), at: args.at };
@@ -80,7 +82,7 @@ async fn restore_leased(app: &Installation, planned: &Planned) -> anyhow::Result
     planned.run(app, &vault).await
 }
 
-/// Has a source restored to its own place by whoever does jobs: asks for a preview, shows it, and asks for the restore that
+/// Has a source restored by whoever does jobs: asks for a preview, shows it, and asks for the restore that
 /// was confirmed (ADR 22).
 pub(super) async fn restore_by(
     cx: &Cx,
@@ -109,16 +111,18 @@ pub(super) async fn restore_by(
 
 /// Says what is wanted in the words that others are asked with.
 fn wish(args: &RestoreArgs) -> anyhow::Result<RestoreWish> {
-    let only = args.only.iter().map(|only| {
-        let text = only.to_str().map(str::to_owned);
+    let text = |given: &OsStr| {
+        let text = given.to_str().map(str::to_owned);
         text.ok_or_else(|| {
-            let only = only.display();
-            UsageError(format!("{only} cannot be asked for: it is not UTF-8"))
+            let given = given.display();
+            UsageError(format!("{given} cannot be asked for: it is not UTF-8"))
         })
-    });
+    };
+    let only = args.only.iter().map(|only| text(only.as_os_str()));
     Ok(RestoreWish {
         backup: args.id.clone(),
         at: args.at,
+        to: args.to.as_deref().map(text).transpose()?,
         only: only.collect::<Result<_, _>>()?,
         in_place: args.in_place,
         accept_unsealed: args.accept_unsealed,

@@ -167,9 +167,9 @@ impl SourceKind {
         {
             return Ok(Some(std::path::absolute(to)?.into()));
         }
-        let is_server =
-            |text: &&str| text.contains("://") || text.starts_with("file:") || text.contains("${");
-        let Some(url) = to.to_str().filter(is_server) else { return Ok(Some(to.to_owned())) };
+        let Some(url) = to.to_str().filter(|text| is_server(text)) else {
+            return Ok(Some(to.to_owned()));
+        };
         let (aimed, keeps_names) = match self {
             Self::Postgres(postgres) => (postgres.aim(url, env), postgres.databases.is_some()),
             Self::Mysql(mysql) => (mysql.aim(url, env), mysql.databases.is_some()),
@@ -186,6 +186,12 @@ impl SourceKind {
         let database = aimed.map_err(|problem| UsageError(format!("--to {problem}")))?;
         // Several databases keep their names there.
         Ok((!keeps_names).then(|| database.into()))
+    }
+
+    /// Says whether another place is a new database on the server that the source is on: neither a path nor another server.
+    pub(crate) fn is_beside(&self, to: &OsStr) -> bool {
+        let has_names = matches!(self.as_str(), "postgres" | "mysql" | "redis");
+        has_names && to.to_str().is_some_and(|text| !is_server(text))
     }
 
     /// Leaves of several databases only those that are chosen. Returns whether that was the whole choice: tables are chosen
@@ -209,6 +215,11 @@ impl SourceKind {
         *databases = Some(chosen.map_err(|error| UsageError(format!("--only: {error}")))?);
         Ok(true)
     }
+}
+
+/// Says whether another place is a server, or says where its URL is.
+fn is_server(to: &str) -> bool {
+    to.contains("://") || to.starts_with("file:") || to.contains("${")
 }
 
 impl SourceConfig {

@@ -1,6 +1,7 @@
 //! Restores that are asked for by way of a server (D7, T35, V47-V51, ADR 22).
 
 use backstay_testkit::daemon::wait_until;
+use backstay_testkit::postgres::PostgresServer;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -109,6 +110,55 @@ fn restores_need_an_admin_and_previews_an_operator() {
     let ended = |state: String| state == "succeeded" || state == "failed";
     wait_until("all is done", || states(&office.server).into_iter().all(ended));
     assert_eq!(content(&office), "after", "nobody said yes to replacing it");
+}
+
+/// To a new database by its name; to paths and other servers only on the machine itself.
+#[test]
+fn member_restores_beside_a_database_and_nowhere_else() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql("shop", "CREATE TABLE orders AS SELECT i AS id FROM generate_series(1, 100) i");
+    let office = Office::new(Shell::with_tree(""));
+    let config = office.server.config();
+    office.server.set_config(format!(
+        "{config}\n[sources.db]\nkind = 'postgres'\nurl = '{}'\nprograms = '{}'\nstorage = 'main'\n",
+        server.url("shop"),
+        server.programs().display(),
+    ));
+    let _serving = office.serve(&[]);
+    office.ends(0, "operator", &["backup", "db", "shop"]);
+    let backed_up = server.digest("shop");
+    server.sql("shop", "DELETE FROM orders");
+    let changed = server.digest("shop");
+
+    let beside = ["restore", "db", "--to", "as_it_was"];
+    let dry = [&beside[..], &["--dry-run"]].concat();
+    assert_eq!(office.json("operator", &dry), office.server.json(&dry));
+    office.ends(14, "operator", &[&beside[..], &["--yes"]].concat());
+    let report = office.json("admin", &[&beside[..], &["--yes"]].concat());
+    assert_eq!((&report["kept"], &report["safety_backup"]), (&"nothing".into(), &Value::Null));
+    assert_eq!(server.digest("as_it_was").replace("as_it_was", "shop"), backed_up);
+    assert!(server.digest("shop") == changed);
+    let said = office.ends(1, "admin", &["undo", "db"]);
+    assert!(said.contains("there is no restore that waits"), "{said}");
+
+    let path = office.server.path("elsewhere");
+    let url = server.url("elsewhere");
+    for (source, to) in [
+        ("shop", path.to_str().unwrap()),
+        ("db", &url),
+        ("db", "file:/etc/hostname"),
+        ("db", "${HOME}"),
+    ] {
+        let said = office.ends(2, "owner", &["restore", source, "--to", to, "--yes"]);
+        assert!(said.contains("on the server's machine"), "{said}");
+        let job = json!({"source": source, "kind": "restore", "backup": "x", "to": to}).to_string();
+        let (status, said) = office.ask("POST", "/jobs", Some(&office.token("owner")), &job);
+        assert!(status == 400 && said.contains("on the server's machine"), "{to}: {said}");
+    }
+    assert!(!path.exists());
+    let databases = "SELECT count(*) FROM pg_database WHERE NOT datistemplate";
+    assert_eq!(server.sql("postgres", databases), "3");
 }
 
 #[test]

@@ -98,6 +98,64 @@ fn source_of_a_worker_is_restored_from_the_server_and_put_back() {
 }
 
 #[test]
+fn source_of_a_worker_is_restored_beside_it_and_nothing_that_is_there_changes() {
+    let server = PostgresServer::start();
+    let hook = "before_restore = { run = ['sh', '-c', 'touch FOLDER/hook'] }";
+    let fleet = with_database(&server, &format!("worker = 'db1'\n{hook}"));
+    let _serving = fleet.serve();
+    fleet.invite(&["--name", "db1"]);
+    let working = fleet.work(&["--name", "db1"]);
+    wait_until("the worker is there", || fleet.worker_is_there());
+    let made = fleet.server.json(&["backup", "orders"]);
+    let backed_up = server.digest("shop");
+    server.sql("shop", "DELETE FROM orders WHERE id > 400");
+    let changed = server.digest("shop");
+
+    let beside = ["restore", "orders", "--to", "as_it_was"];
+    let preview = fleet.server.json(&[&beside[..], &["--dry-run"]].concat());
+    assert_eq!(preview["replaces"], false, "{preview}");
+    let report = fleet.server.json(&[&beside[..], &["--yes"]].concat());
+    assert_eq!((&report["kept"], &report["safety_backup"]), (&"nothing".into(), &Value::Null));
+    assert_eq!(server.digest("as_it_was").replace("as_it_was", "shop"), backed_up);
+    assert!(server.digest("shop") == changed);
+    assert!(!fleet.worker.path("hook").exists(), "the app goes on");
+    assert_eq!(server.sql("postgres", DATABASES), "3", "nothing else was made");
+    let error = fleet.server.complains(1, &["undo", "orders"]);
+    assert!(error.contains("no restore that waits"), "{error}");
+    let error = fleet.server.complains(1, &[&beside[..], &["--yes"]].concat());
+    assert!(error.contains("as_it_was is there already"), "{error}");
+    let states = fleet.states("orders");
+    assert_eq!(states[..2], ["failed", "failed"], "refused by the preview: {states:?}");
+    let some = ["restore", "orders", "--only", "public.orders", "--to", "some", "--yes"];
+    fleet.server.ends(0, &some);
+    assert_eq!(server.sql("some", "SELECT count(*) FROM orders"), "1000");
+    // Paths are those of the machine where the command runs.
+    fleet.server.ends(0, &["backup", "shop"]);
+    fleet.server.ends(0, &["restore", "shop", "--to", "copy", "--yes"]);
+    assert_eq!(std::fs::read_to_string(fleet.server.path("copy/a.txt")).unwrap(), "content");
+
+    // It needs no key that seals, since nothing is backed up before.
+    assert_eq!(working.end(), 0);
+    fleet.server.ends(0, &["workers", "revoke", "db1"]);
+    let hand = Hand::enrol(&fleet, "db1", "elsewhere");
+    std::thread::scope(|scope| {
+        let restore = scope.spawn(|| fleet.server.run(&[&beside[..], &["--yes"]].concat()));
+        let answer = json!({"result": "done", "answer": {"backup": made["id"], "target": "x", "replaces": false, "lines": [], "facts": {}}});
+        assert_eq!(hand.end(&hand.take(), &answer), 202);
+        let job = hand.take();
+        let order = &job["work"]["task"]["restore"];
+        assert_eq!(
+            (&order["spec"]["to"], &order["seals_with"]),
+            (&"as_it_was".into(), &Value::Null)
+        );
+        assert!(order["key"].is_object(), "{order}");
+        let error = json!({"result": "failed", "error": "no", "passing": null});
+        assert_eq!(hand.end(&job, &error), 202);
+        assert_eq!(restore.join().unwrap().status.code(), Some(1));
+    });
+}
+
+#[test]
 fn restore_whose_worker_is_killed_behind_the_swap_is_told_as_lost_and_can_be_put_back() {
     let server = PostgresServer::start();
     let hook = "after_restore = { run = ['sh', '-c', 'cd FOLDER; touch reached; while [ -e wait ]; do sleep 0.05; done'] }";
@@ -123,20 +181,29 @@ fn restore_whose_worker_is_killed_behind_the_swap_is_told_as_lost_and_can_be_put
     // As if it had been killed a moment before: nobody but a person says what becomes of it.
     let kept = rusqlite::Connection::open(fleet.worker.path("home/catalog.db")).unwrap();
     assert_eq!(kept.execute("UPDATE swaps SET state = 'begun'", []).unwrap(), 1);
-    drop(kept);
     let _working = fleet.work(&["--name", "db1"]);
     wait_until("the worker is there again", || fleet.worker_is_there());
-    let mut backup = fleet.server.command(&["backup", "orders"]);
-    under_clock(&fleet.server, &mut backup);
-    let refused = backup.output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(1) && said.contains("was interrupted"), "{said}");
+    let run = |words: &[&str]| {
+        let mut command = fleet.server.command(words);
+        under_clock(&fleet.server, &mut command);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(&["backup", "orders"]);
+    assert!(code == Some(1) && said.contains("was interrupted"), "{said}");
     assert!(said.contains("`backstay undo orders` puts back what was there"), "{said}");
-    let mut undo = fleet.server.command(&["undo", "orders"]);
-    under_clock(&fleet.server, &mut undo);
-    assert!(undo.status().unwrap().success());
+    // Whoever wants to look at the backup beside it has said nothing of that.
+    let (code, said) = run(&["restore", "orders", "--to", "beside", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    let state = || kept.query_row("SELECT state FROM swaps", [], |row| row.get::<_, String>(0));
+    assert_eq!(state().unwrap(), "begun");
+    server.sql("postgres", "DROP DATABASE beside");
+    let (code, said) = run(&["undo", "orders"]);
+    assert_eq!(code, Some(0), "{said}");
     assert!(server.digest("shop") == changed, "{}", log(&fleet.worker));
-    assert_eq!(fleet.states("orders"), ["succeeded", "failed", "failed", "succeeded", "succeeded"]);
+    let states = fleet.states("orders");
+    let ended = ["succeeded", "succeeded", "succeeded", "failed", "failed", "succeeded"];
+    assert_eq!(states[..ended.len()], ended, "{states:?}");
     fleet.server.ends(0, &["confirm", "orders"]);
     assert_eq!(server.sql("postgres", DATABASES), "2", "nothing is left");
 }

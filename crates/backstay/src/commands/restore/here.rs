@@ -53,7 +53,7 @@ impl Choice {
 impl From<&RestoreSpec> for Choice {
     fn from(spec: &RestoreSpec) -> Self {
         Self {
-            to: None,
+            to: spec.to.as_ref().map(Into::into),
             only: spec.only.iter().map(PathBuf::from).collect(),
             in_place: spec.in_place,
             accept_unsealed: spec.accept_unsealed,
@@ -166,7 +166,7 @@ pub(crate) async fn ready(app: &Installation, source: &SourceConfig) -> anyhow::
     Ok(())
 }
 
-/// Looks at what a restore to the source's own place would do.
+/// Looks at what a restore would do.
 pub(crate) async fn preview_here(
     app: &Installation,
     source: &SourceConfig,
@@ -177,7 +177,7 @@ pub(crate) async fn preview_here(
     Ok(Preview::new(&planned.plan, past, app.cx.now()))
 }
 
-/// Restores a source to its own place, as somebody confirmed who saw a preview.
+/// Restores a source as somebody confirmed who saw a preview.
 pub(crate) async fn restore_here(
     app: &Installation,
     source: &SourceConfig,

@@ -137,7 +137,7 @@ async fn checked(
                         report.warn(text);
                     }
                 }
-                None if spec.safety_backup && report.replaced() => {
+                None if spec.wants_safety() && report.replaced() => {
                     report.warn("the worker made no backup of what was there".to_owned());
                 }
                 None => {}

@@ -73,7 +73,7 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
             ready(app, source).await?;
             sweep(app, source).await?;
             let storage = app.storage(&source.storage)?;
-            let vault = match spec.safety_backup {
+            let vault = match spec.wants_safety() {
                 true => app.vault_for_writing(storage).await?,
                 false => app.vault(storage).await?,
             };

@@ -100,10 +100,13 @@ impl Job {
                 Ok(Done::Other(preview_here(&app, &source, &vault, wanted).await?.into_json()))
             }
             Task::Restore(order) => {
-                let what_for = if order.spec.safety_backup { Use::Write } else { Use::Read };
+                let what_for = if order.spec.wants_safety() { Use::Write } else { Use::Read };
                 let vault = app.vault_of(&order.access, what_for).await?;
-                // It sweeps nothing: what its own catalog does not know may be kept by another installation of that machine.
-                ready(&app, &source).await?;
+                // It sweeps nothing: what its own catalog does not know may be kept by another installation of that machine. And
+                // whoever only wants something beside did not say that an interrupted restore is to be finished.
+                if order.spec.to.is_none() {
+                    ready(&app, &source).await?;
+                }
                 let report = restore_here(&app, &source, &vault, &order.spec).await?;
                 Ok(Done::Other(report.into_json()))
             }
