@@ -1,4 +1,5 @@
-//! Text of others that a person will see: without what moves a terminal's cursor, and no longer than is of use.
+//! Text of others that a person will see: without what moves a terminal's cursor or turns what stands beside it around, and no
+//! longer than is of use.
 
 /// Names, versions, parts.
 const SHORT: usize = 100;
@@ -34,7 +35,13 @@ fn cut(text: &str, chars: usize) -> String {
 }
 
 fn shown(text: &str, chars: usize) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(chars).collect()
+    text.chars().map(|c| if is_shown(c) { c } else { ' ' }).take(chars).collect()
+}
+
+/// Says whether a character only shows itself: line ends and all that Unicode calls `Bidi_Control` do more.
+fn is_shown(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -43,6 +50,7 @@ mod tests {
     fn text_of_others_moves_no_cursor_and_has_an_end() {
         assert_eq!(super::name("db1\u{1b}[2J\n"), "db1 [2J");
         assert_eq!(super::line("  one\u{7} \n"), "  one");
+        assert_eq!(super::name("a\u{202e}b\u{2066}c\u{2028}d é\u{5d0}"), "a b c d é\u{5d0}");
         assert_eq!(super::sentence(&"x".repeat(1 << 20)).len(), 2000);
         let log = format!("{}last\r\u{7}", "line\n".repeat(500));
         let kept = super::lines(&log);
