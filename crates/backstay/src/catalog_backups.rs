@@ -14,7 +14,7 @@ use backstay_engine::vault::{BackupPlace, Draft, Unusable, Vault};
 use backstay_format::{BackupId, Encryption, IndexEntry, MediaType, Slug, Trigger};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::StorageConfig;
 use crate::installation::{ADDITIONS, Installation, host, random};
@@ -36,6 +36,8 @@ const PART: &str = "catalog.json";
 const BELIEVED: SignedDuration = SignedDuration::from_hours(20);
 /// How long backing the catalog up may take, while somebody waits for a backup that is made.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The pause before it is tried again, where somebody else does it.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// So many backups of a catalog are kept.
 const KEPT: usize = 30;
 /// zstd's own default.
@@ -73,16 +75,42 @@ pub(crate) enum Kept {
     NoVault,
 }
 
+/// What to do where somebody else backs the catalog up just now.
+#[derive(Debug, Clone, Copy)]
+enum IfBusy {
+    /// The next backup has what that one misses.
+    PassOver,
+    Wait,
+}
+
 impl Installation {
     /// Backs up the catalog to storages that backups were just written to, if it changed. That it fails makes nothing worse, and
     /// is warned of.
     pub(crate) async fn back_up_catalog_too(&self, storages: &BTreeSet<String>) {
+        self.back_up_catalog_to(storages, IfBusy::PassOver).await;
+    }
+
+    /// Backs up the catalog to all storages that have a vault, after something that a loss must not bring back: whoever does it
+    /// at this moment may have read the catalog before that.
+    pub(crate) async fn back_up_catalog_now(&self) {
+        let storages = self.config.storages.keys().cloned().collect();
+        self.back_up_catalog_to(&storages, IfBusy::Wait).await;
+    }
+
+    async fn back_up_catalog_to(&self, storages: &BTreeSet<String>, if_busy: IfBusy) {
         // A stop of this piece is none of the whole.
         let app = self.with_cx(self.cx.piece());
         for name in storages {
             let kept = async {
                 let storage = app.storage(name)?;
-                app.back_up_catalog(storage, (Trigger::Scheduled, BELIEVED)).await
+                let when = (Trigger::Scheduled, BELIEVED);
+                while app.back_up_catalog(storage, when).await? == Kept::Busy {
+                    match if_busy {
+                        IfBusy::PassOver => break,
+                        IfBusy::Wait => sleep(BUSY_PAUSE).await,
+                    }
+                }
+                anyhow::Ok(())
             };
             let late = || format!("it took longer than {} seconds", PATIENCE.as_secs());
             let kept = timeout(PATIENCE, kept).await.with_context(late).flatten();
@@ -91,11 +119,6 @@ impl Installation {
                 self.cx.event(Event::Warning { text });
             }
         }
-    }
-
-    /// Backs up the catalog to all storages that have a vault, after something that a loss must not bring back.
-    pub(crate) async fn back_up_catalog_now(&self) {
-        self.back_up_catalog_too(&self.config.storages.keys().cloned().collect()).await;
     }
 
     /// Backs up the catalog to a storage, unless that has it as it is. It is believed for so long to have what it had.

@@ -1,10 +1,12 @@
 //! A server whose machine is lost, and whose workers and members go on with the next (V65, ADR 18).
 
 use std::process::Output;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backstay_testkit::daemon::wait_until;
 use backstay_testkit::s3::BUCKET;
 
+use crate::shell::Shell;
 use crate::workers::Fleet;
 
 /// Loses all that the server's machine had, and recovers it from the bucket. Returns what that said.
@@ -60,4 +62,22 @@ fn server_that_was_lost_and_recovered_goes_on_with_its_workers_and_members() {
     let told = lose_and_recover(&fleet);
     assert!(told.contains("members: default/ops") && !told.contains("workers:"), "{told}");
     assert!(fleet.workers().is_empty());
+}
+
+#[test]
+fn revocation_waits_for_whoever_backs_the_catalog_up_since_before_it() {
+    let shell = Shell::with_tree("");
+    shell.ends(0, &["members", "add", "left", "--role", "owner"]);
+    shell.ends(0, &["backup", "shop"]);
+    // Another machine does, as far as anybody here can see, for two seconds more.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let until = i64::try_from((now + Duration::from_secs(2)).as_micros()).unwrap();
+    let held = "UPDATE leases SET expires_at = ?1, holder = '{\"host\": \"elsewhere\", \"boot\": \"1\", \"pid\": 1, \"started\": 1}' \
+                WHERE source LIKE 'catalog in vault %'";
+    let catalog = rusqlite::Connection::open(shell.path("home/catalog.db")).unwrap();
+    assert_eq!(catalog.execute(held, [until]).unwrap(), 1);
+
+    shell.ends(0, &["members", "revoke", "left"]);
+    let kept = shell.json(&["catalog", "backup"]);
+    assert_eq!(kept[0]["state"], "unchanged", "the revocation was in it: {kept}");
 }
