@@ -9,6 +9,7 @@ mod limit;
 mod listen;
 mod member_client;
 mod people;
+mod settings;
 mod views;
 mod wire;
 
@@ -19,6 +20,7 @@ pub use client::{CallError, Client};
 pub use listen::{ListenError, Listening, Tls, listen};
 pub use member_client::MemberClient;
 pub use people::Desk;
+pub use settings::{AccessKey, KeptView, SettingsChange, Subject, Wanted};
 pub use views::{
     AuditView, BackupView, BackupsView, Done, FindingView, ItemErrorView, JobRequest, JobView,
     RestoreWish, SourceStatus, SourceView, StatusView, StorageTest, StorageView, Work,

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::client::{CallError, Client};
+use crate::settings::{KeptView, SettingsChange, Subject};
 use crate::views::{
     AuditView, BackupsView, Done, JobRequest, JobView, Reason, SourceView, StatusView, StorageTest,
     StorageView,
@@ -107,6 +108,29 @@ impl MemberClient {
     /// Asks for the newest entries of the audit.
     pub async fn audit(&self, limit: u32) -> Result<Vec<AuditView>, CallError> {
         self.get(&["audit"], &[("limit", &limit.to_string())]).await
+    }
+
+    /// Asks for what is kept in the server's catalog instead of its configuration file.
+    pub async fn kept(&self) -> Result<KeptView, CallError> {
+        self.get(&["config"], &[]).await
+    }
+
+    /// Has that changed.
+    pub async fn change_settings(&self, change: &SettingsChange) -> Result<Done, CallError> {
+        let folder = |subject: &Subject| match subject {
+            Subject::Source => "sources",
+            Subject::Storage => "storages",
+        };
+        let (method, subject, name, wanted) = match change {
+            SettingsChange::Add(subject, name, wanted) => {
+                (Method::POST, subject, name, Some(wanted))
+            }
+            SettingsChange::Set(subject, name, wanted) => {
+                (Method::PATCH, subject, name, Some(wanted))
+            }
+            SettingsChange::Remove(subject, name) => (Method::DELETE, subject, name, None),
+        };
+        self.change(method, &[folder(subject), name], wanted).await
     }
 
     async fn get<T: DeserializeOwned>(

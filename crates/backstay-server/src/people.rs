@@ -7,13 +7,14 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Extension, Json, Router};
 use backstay_control::{Member, Role, Token, TokenKind};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::{Refusal, bearer};
+use crate::settings::{KeptView, SettingsChange, Subject, Wanted};
 use crate::views::{
     AuditView, BackupsView, Done, JobRequest, JobView, Reason, SourceView, StatusView, StorageTest,
     StorageView,
@@ -64,6 +65,14 @@ pub trait Desk: Send + Sync + 'static {
     async fn delete_job(&self, member: Member, id: String) -> Result<Done, Refusal>;
     /// Returns the newest entries of the audit.
     async fn audit(&self, member: Member, limit: u32) -> Result<Vec<AuditView>, Refusal>;
+    /// Returns what is kept in the catalog instead of the configuration file.
+    async fn kept(&self, member: Member) -> Result<KeptView, Refusal>;
+    /// Changes that.
+    async fn change_settings(
+        &self,
+        member: Member,
+        change: SettingsChange,
+    ) -> Result<Done, Refusal>;
 }
 
 type Asked = State<Arc<dyn Desk>>;
@@ -71,7 +80,7 @@ type Asked = State<Arc<dyn Desk>>;
 type Route = (&'static str, Role, MethodRouter<Arc<dyn Desk>>);
 
 /// Every route that there is. What is asked for as a job may need more: [`crate::Work::least`].
-fn routes() -> [Route; 15] {
+fn routes() -> [Route; 22] {
     [
         ("/status", Role::Viewer, get(status)),
         ("/sources", Role::Viewer, get(sources)),
@@ -88,6 +97,13 @@ fn routes() -> [Route; 15] {
         ("/jobs/{id}", Role::Admin, delete(delete_job)),
         ("/jobs/{id}/cancel", Role::Operator, post(cancel)),
         ("/audit", Role::Admin, get(audit)),
+        ("/config", Role::Owner, get(kept)),
+        ("/sources/{name}", Role::Owner, post(add_source)),
+        ("/sources/{name}", Role::Owner, patch(set_source)),
+        ("/sources/{name}", Role::Owner, delete(remove_source)),
+        ("/storages/{name}", Role::Owner, post(add_storage)),
+        ("/storages/{name}", Role::Owner, patch(set_storage)),
+        ("/storages/{name}", Role::Owner, delete(remove_storage)),
     ]
 }
 
@@ -292,4 +308,67 @@ async fn audit(
     of: Result<Query<Newest>, QueryRejection>,
 ) -> Result<Json<Vec<AuditView>>, Refusal> {
     desk.audit(member, query(of)?.limit()).await.map(Json)
+}
+
+async fn kept(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+) -> Result<Json<KeptView>, Refusal> {
+    desk.kept(member).await.map(Json)
+}
+
+async fn add_source(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(name): Path<String>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<Json<Done>, Refusal> {
+    let change = SettingsChange::Add(Subject::Source, name, body(wanted)?);
+    desk.change_settings(member, change).await.map(Json)
+}
+
+async fn add_storage(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(name): Path<String>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<Json<Done>, Refusal> {
+    let change = SettingsChange::Add(Subject::Storage, name, body(wanted)?);
+    desk.change_settings(member, change).await.map(Json)
+}
+
+async fn set_source(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(name): Path<String>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<Json<Done>, Refusal> {
+    let change = SettingsChange::Set(Subject::Source, name, body(wanted)?);
+    desk.change_settings(member, change).await.map(Json)
+}
+
+async fn set_storage(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(name): Path<String>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<Json<Done>, Refusal> {
+    let change = SettingsChange::Set(Subject::Storage, name, body(wanted)?);
+    desk.change_settings(member, change).await.map(Json)
+}
+
+async fn remove_source(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(name): Path<String>,
+) -> Result<Json<Done>, Refusal> {
+    desk.change_settings(member, SettingsChange::Remove(Subject::Source, name)).await.map(Json)
+}
+
+async fn remove_storage(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(name): Path<String>,
+) -> Result<Json<Done>, Refusal> {
+    desk.change_settings(member, SettingsChange::Remove(Subject::Storage, name)).await.map(Json)
 }

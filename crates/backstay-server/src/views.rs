@@ -368,4 +368,7 @@ pub struct AuditView {
 pub struct Done {
     /// In a line, for a person.
     pub said: String,
+    /// What he should know all the same.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }

@@ -76,10 +76,10 @@ pub(crate) enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Look at sources, add and remove them
+    /// Look at sources, add, change and remove them
     #[command(subcommand)]
     Source(SourceCommand),
-    /// Look at storages, add, test and remove them, set their credentials
+    /// Look at storages, add, test, change and remove them
     #[command(subcommand)]
     Storage(StorageCommand),
     /// Back up now
@@ -282,7 +282,7 @@ pub(crate) struct SourceAdd {
     /// The root of the tree, or the database's file
     #[arg(long, required_unless_present = "url")]
     pub(crate) path: Option<String>,
-    /// Where a database on a server is, without its password: --set 'password = "${NAME}"' tells where that is
+    /// Where a database on a server is, without its password: that is for --credentials, or --set 'password = "${NAME}"'
     #[arg(long, conflicts_with = "path")]
     pub(crate) url: Option<String>,
     /// The storage for its backups
@@ -291,9 +291,28 @@ pub(crate) struct SourceAdd {
     /// When it is to be backed up
     #[arg(long)]
     pub(crate) schedule: Option<String>,
+    /// Ask for the database's password, or read it from a line of standard input; it is kept sealed
+    #[arg(long, requires = "url")]
+    pub(crate) credentials: bool,
     /// Another setting, as a line of the file: --set 'keep = { last = 7 }'
     #[arg(long, value_name = "LINE")]
     pub(crate) set: Vec<String>,
+}
+
+/// Changes of what is kept of a source or a storage.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Its name
+    pub(crate) name: String,
+    /// A setting, as a line of the file: --set 'schedule = "daily"'; all others stay
+    #[arg(long, value_name = "LINE", required_unless_present = "unset")]
+    pub(crate) set: Vec<String>,
+    /// A setting of which nothing is said any more
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) unset: Vec<String>,
+    /// Ask for password or access key anew, or read them from standard input
+    #[arg(long)]
+    pub(crate) credentials: bool,
 }
 
 #[derive(Debug, Args)]
@@ -329,6 +348,13 @@ pub(crate) enum SourceCommand {
     List,
     /// Add a source; it is kept in the catalog, the file stays as it is
     Add(SourceAdd),
+    /// Change settings of an added source
+    Set(SetArgs),
+    /// Set or replace the database password of an added source; it is asked for, or read from a line of standard input
+    Credentials {
+        /// Its name
+        name: String,
+    },
     /// Forget an added source; its backups stay
     Remove {
         /// Its name
@@ -347,6 +373,8 @@ pub(crate) enum StorageCommand {
     List,
     /// Test a storage and add it; it is kept in the catalog, the file stays as it is
     Add(StorageAdd),
+    /// Change settings of an added storage, if its test passes with them
+    Set(SetArgs),
     /// Forget an added storage; what lies on it stays
     Remove {
         /// Its name

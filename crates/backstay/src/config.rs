@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use backstay_format::Slug;
 use backstay_format::retention::parse_bytes;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use archive::ArchiveConfig;
@@ -54,6 +54,9 @@ pub(crate) struct Additions {
     /// Tables of `[sources]`.
     #[serde(default)]
     pub(crate) sources: BTreeMap<String, toml::Table>,
+    /// The names of the secrets with the passwords of sources, by source (ADR 23).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) passwords: BTreeMap<String, String>,
 }
 
 /// A whole configuration.
@@ -369,17 +372,34 @@ impl Additions {
         rest
     }
 
-    /// Reads them from a text in the words of the file, which has nothing else in it.
-    pub(crate) fn from_text(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+    /// Puts passwords into the tables of their sources, as the file would say them.
+    pub(crate) fn fill_in(&mut self, passwords: BTreeMap<String, SecretString>) {
+        for (source, password) in passwords {
+            if let Some(table) = self.sources.get_mut(&source) {
+                // It is data, and no reference.
+                let password = password.expose_secret().replace('$', "$$");
+                table.insert("password".to_owned(), toml::Value::String(password));
+            }
+        }
     }
 
-    /// Returns them as the file would say it.
+    /// Reads them from a text in the words of the file, which has nothing else in it.
+    pub(crate) fn from_text(text: &str) -> Result<Self, String> {
+        let read: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        if read.passwords.is_empty() {
+            Ok(read)
+        } else {
+            Err("found [passwords], which the file does not have".to_owned())
+        }
+    }
+
+    /// Returns them as the file would say it, without what is sealed.
     pub(crate) fn to_text(&self) -> String {
         if self.is_empty() {
             return String::new();
         }
-        toml::to_string(self).expect("tables of plain values can be written")
+        let tables = Self { passwords: BTreeMap::new(), ..self.clone() };
+        toml::to_string(&tables).expect("tables of plain values can be written")
     }
 }
 

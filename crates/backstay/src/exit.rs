@@ -93,6 +93,11 @@ impl Exit {
     }
 }
 
+/// Says whether nothing was tried, since the call or the configuration is wrong.
+pub(crate) fn is_wrong_call(error: &anyhow::Error) -> bool {
+    error.is::<UsageError>() || error.is::<ConfigError>()
+}
+
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if error.is::<ConfigError>() || error.is::<UsageError>() {
         return Some(Exit::Usage);

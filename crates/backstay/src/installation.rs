@@ -133,12 +133,8 @@ impl Installation {
     }
 
     /// Keeps what was added by commands, after checking that the whole is still right.
-    pub(crate) async fn set_additions(
-        &mut self,
-        global: &Global,
-        additions: Additions,
-    ) -> anyhow::Result<()> {
-        let config = Arc::new(self.with_additions(global, &additions)?);
+    pub(crate) async fn set_additions(&mut self, additions: Additions) -> anyhow::Result<()> {
+        let config = Arc::new(self.with_additions(&additions).await?);
         if !self.catalog.replace_setting(ADDITIONS, &self.additions, &additions).await? {
             let text = "another command changed what is kept at the same moment, and this changed nothing; run it again";
             anyhow::bail!(text);
@@ -148,12 +144,13 @@ impl Installation {
     }
 
     /// Returns the configuration as it would be with other additions.
-    pub(crate) fn with_additions(
-        &self,
-        global: &Global,
-        additions: &Additions,
-    ) -> anyhow::Result<Config> {
-        Ok(Config::load(config_path(global).as_deref(), additions, &environment())?)
+    pub(crate) async fn with_additions(&self, additions: &Additions) -> anyhow::Result<Config> {
+        configured(self.file(), &self.catalog, additions).await
+    }
+
+    /// Returns the configuration file, if there is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.config.file.as_ref().map(|file| file.path.as_path())
     }
 
     /// Returns a source by name: of the configuration, else as a vault remembers it.

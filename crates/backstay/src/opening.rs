@@ -1,5 +1,6 @@
 //! Opens what an installation lies in: the configuration that is meant, the home directory, the catalog.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -16,7 +17,10 @@ pub(crate) async fn configured(
     catalog: &Catalog,
     additions: &Additions,
 ) -> anyhow::Result<Config> {
-    let mut config = Config::load(file, additions, &environment())?;
+    let (mut opened, mut warnings) = (additions.clone(), Vec::new());
+    opened.fill_in(passwords(catalog, additions, &mut warnings).await?);
+    let mut config = Config::load(file, &opened, &environment())?;
+    config.warnings.extend(warnings);
     if let Some(recovered) = catalog.setting::<Recovered>(RECOVERED).await? {
         if file.is_none() {
             config.give_to(&recovered.organisation);
@@ -27,6 +31,27 @@ pub(crate) async fn configured(
         }
     }
     Ok(config)
+}
+
+/// Opens the passwords of the sources that were added.
+async fn passwords(
+    catalog: &Catalog,
+    additions: &Additions,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<BTreeMap<String, SecretString>> {
+    let mut passwords = BTreeMap::new();
+    for (source, name) in &additions.passwords {
+        let secret = catalog.secret(name).await?;
+        let password = secret.and_then(|secret| String::from_utf8(secret.to_vec()).ok());
+        match password {
+            Some(password) => drop(passwords.insert(source.clone(), password.into())),
+            // The next backup fails, and nothing else.
+            None => warnings.push(format!(
+                "the password of source {source} is gone from the catalog; set it with `backstay source credentials {source}`"
+            )),
+        }
+    }
+    Ok(passwords)
 }
 
 pub(crate) fn shared_catalog(global: &Global) -> anyhow::Result<Option<SecretString>> {

@@ -1,54 +1,54 @@
-//! `backstay storage add`, `source add` and `config import`: what is kept in the catalog instead of the file, in the file's own words.
+//! What `source`, `storage` and `config import` change, as the command line says it.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, IsTerminal as _};
 use std::path::Path;
 
 use anyhow::Context as _;
+use backstay_server::{AccessKey, SettingsChange, Subject, Wanted};
 use toml::{Table, Value};
 
-use crate::cli::{Global, SourceAdd, SourceCommand, StorageAdd, StorageCommand};
+use super::settings::refuse_open_secrets;
+use crate::cli::{Command, SetArgs, SourceAdd, SourceCommand, StorageAdd, StorageCommand};
 use crate::config::Additions;
-use crate::exit::{Exit, UsageError};
-use crate::installation::{Installation, credentials_name, tested_name};
+use crate::exit::UsageError;
+use crate::installation::Installation;
 use crate::render;
 
-/// Does what changes the configuration; everything else is left to whoever looks.
-pub(super) async fn storage(
-    app: &mut Installation,
-    global: &Global,
-    command: &StorageCommand,
-) -> anyhow::Result<Option<Exit>> {
-    match command {
-        StorageCommand::Add(args) => add_storage(app, global, args).await?,
-        StorageCommand::Remove { name } => remove_storage(app, global, name).await?,
+/// Returns what a command changes of what is kept, and asks for the secrets that go with it; none if it only looks.
+pub(super) fn change_of(command: &Command) -> anyhow::Result<Option<SettingsChange>> {
+    use SettingsChange::{Add, Remove, Set};
+    use Subject::{Source, Storage};
+    Ok(Some(match command {
+        Command::Source(SourceCommand::Add(args)) => {
+            Add(Source, args.name.clone(), new_source(args)?)
+        }
+        Command::Source(SourceCommand::Set(args)) => {
+            let password = args.credentials.then(ask_password).transpose()?;
+            Set(Source, args.name.clone(), Wanted { password, ..wanted(args)? })
+        }
+        Command::Source(SourceCommand::Credentials { name }) => {
+            let password = Some(ask_password()?);
+            Set(Source, name.clone(), Wanted { password, ..Wanted::default() })
+        }
+        Command::Source(SourceCommand::Remove { name }) => Remove(Source, name.clone()),
+        Command::Storage(StorageCommand::Add(args)) => {
+            Add(Storage, args.name.clone(), new_storage(args)?)
+        }
+        Command::Storage(StorageCommand::Set(args)) => {
+            let credentials = args.credentials.then(ask_access_key).transpose()?;
+            Set(Storage, args.name.clone(), Wanted { credentials, ..wanted(args)? })
+        }
+        Command::Storage(StorageCommand::Credentials { name }) => {
+            let credentials = Some(ask_access_key()?);
+            Set(Storage, name.clone(), Wanted { credentials, ..Wanted::default() })
+        }
+        Command::Storage(StorageCommand::Remove { name }) => Remove(Storage, name.clone()),
         _ => return Ok(None),
-    }
-    Ok(Some(Exit::Done))
+    }))
 }
 
-/// Does what changes the configuration; everything else is left to whoever looks.
-pub(super) async fn source(
-    app: &mut Installation,
-    global: &Global,
-    command: &SourceCommand,
-) -> anyhow::Result<Option<Exit>> {
-    match command {
-        SourceCommand::Add(args) => add_source(app, global, args).await?,
-        SourceCommand::Remove { name } => remove_source(app, global, name).await?,
-        _ => return Ok(None),
-    }
-    Ok(Some(Exit::Done))
-}
-
-/// Keeps a storage only if its test passes (D4).
-async fn add_storage(
-    app: &mut Installation,
-    global: &Global,
-    args: &StorageAdd,
-) -> anyhow::Result<()> {
-    if app.config.storages.contains_key(&args.name) {
-        return Err(taken("storage", &args.name));
-    }
+fn new_storage(args: &StorageAdd) -> anyhow::Result<Wanted> {
     let mut table = settings(&args.set)?;
     let provider = if args.path.is_some() { "local" } else { "s3" };
     put(&mut table, "provider", Some(provider));
@@ -58,51 +58,11 @@ async fn add_storage(
     put(&mut table, "region", args.region.as_deref());
     put(&mut table, "prefix", args.prefix.as_deref());
     refuse_open_secrets(&table)?;
-    let mut additions = app.additions.clone();
-    additions.storages.insert(args.name.clone(), table);
-    let config = app.with_additions(global, &additions)?;
-    let storage = config.storages.get(&args.name).context("the storage was not taken over")?;
-    let secret = credentials_name(&args.name);
-    if args.credentials {
-        let credentials = super::look::ask_credentials()?;
-        app.catalog.set_secret(&secret, &serde_json::to_vec(&credentials)?).await?;
-    }
-    if let Err(error) = app.test_storage(storage).await {
-        for name in [secret, tested_name(&args.name)] {
-            app.catalog.forget(&name).await?;
-        }
-        return Err(error.context("the storage's test failed, so it is not kept"));
-    }
-    app.set_additions(global, additions).await?;
-    render::print(&format!("storage {} is verified and kept", args.name))
+    let credentials = args.credentials.then(ask_access_key).transpose()?;
+    Ok(Wanted { settings: as_json(&table)?, credentials, ..Wanted::default() })
 }
 
-/// Lets go of a storage; what lies on it stays.
-async fn remove_storage(app: &mut Installation, global: &Global, name: &str) -> anyhow::Result<()> {
-    let mut additions = app.additions.clone();
-    if additions.storages.remove(name).is_none() {
-        return Err(not_added(app.config.storages.contains_key(name), "storage", name));
-    }
-    let used = app.config.sources.values().find(|source| source.storage == name);
-    if let Some(source) = used {
-        let text = format!("storage {name} is used by source {}; remove that first", source.name);
-        return Err(UsageError(text).into());
-    }
-    app.set_additions(global, additions).await?;
-    for name in [credentials_name(name), tested_name(name)] {
-        app.catalog.forget(&name).await?;
-    }
-    render::print(&format!("storage {name} is forgotten here; its backups are where they were"))
-}
-
-async fn add_source(
-    app: &mut Installation,
-    global: &Global,
-    args: &SourceAdd,
-) -> anyhow::Result<()> {
-    if app.config.sources.contains_key(&args.name) {
-        return Err(taken("source", &args.name));
-    }
+fn new_source(args: &SourceAdd) -> anyhow::Result<Wanted> {
     let mut table = settings(&args.set)?;
     put(&mut table, "kind", Some(&args.kind));
     put(&mut table, "path", args.path.as_deref());
@@ -110,47 +70,26 @@ async fn add_source(
     put(&mut table, "storage", Some(&args.storage));
     put(&mut table, "schedule", args.schedule.as_deref());
     refuse_open_secrets(&table)?;
-    let mut additions = app.additions.clone();
-    additions.sources.insert(args.name.clone(), table);
-    app.set_additions(global, additions).await?;
-    render::print(&format!("source {0} is kept; `backstay backup {0}` backs it up", args.name))
+    let password = args.credentials.then(ask_password).transpose()?;
+    Ok(Wanted { settings: as_json(&table)?, password, ..Wanted::default() })
 }
 
-/// What is added lies readable in the catalog, so secrets stand elsewhere.
-fn refuse_open_secrets(table: &Table) -> anyhow::Result<()> {
-    let text = |field| table.get(field).and_then(Value::as_str).unwrap_or_default();
-    let is_reference =
-        |text: &str| text.is_empty() || text.starts_with("file:") || text.contains("${");
-    let has_password = url::Url::parse(text("url")).is_ok_and(|url| url.password().is_some());
-    let variables = table.get("variables").and_then(Value::as_table);
-    let secrets = variables.into_iter().flatten().filter(|(name, _)| {
-        let name = name.to_uppercase();
-        ["PASS", "PWD", "SECRET", "TOKEN", "KEY", "AUTH"].iter().any(|word| name.contains(word))
-    });
-    let mut secrets = secrets.map(|(_, value)| value.as_str().unwrap_or_default());
-    let fields = ["password", "secret_access_key", "session_token"];
-    let is_closed = fields.into_iter().map(text).all(is_reference);
-    if is_closed && !has_password && secrets.all(is_reference) {
-        return Ok(());
-    }
-    let text = "a secret is kept by reference: `password = \"file:/path\"` or `password = \"${NAME}\"`; those of a storage are sealed by `storage add --credentials`, too";
-    Err(UsageError(text.to_owned()).into())
+fn wanted(args: &SetArgs) -> anyhow::Result<Wanted> {
+    let table = settings(&args.set)?;
+    refuse_open_secrets(&table)?;
+    Ok(Wanted { settings: as_json(&table)?, unset: args.unset.clone(), ..Wanted::default() })
 }
 
-/// Lets go of a source; its backups stay.
-async fn remove_source(app: &mut Installation, global: &Global, name: &str) -> anyhow::Result<()> {
-    let mut additions = app.additions.clone();
-    if additions.sources.remove(name).is_none() {
-        return Err(not_added(app.config.sources.contains_key(name), "source", name));
+fn as_json(table: &Table) -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
+    match serde_json::to_value(table)? {
+        serde_json::Value::Object(fields) => Ok(fields),
+        _ => anyhow::bail!("a table is no object"),
     }
-    app.set_additions(global, additions).await?;
-    render::print(&format!("source {name} is forgotten here; its backups are where they were"))
 }
 
 /// Keeps the storages and sources of a file, all or none.
 pub(super) async fn import(
     app: &mut Installation,
-    global: &Global,
     (file, replace): (&Path, bool),
 ) -> anyhow::Result<()> {
     let text =
@@ -166,12 +105,13 @@ pub(super) async fn import(
     let (storages, sources) = (found.storages.len(), found.sources.len());
     merge(&mut additions.storages, found.storages, ("storage", replace))?;
     merge(&mut additions.sources, found.sources, ("source", replace))?;
-    app.set_additions(global, additions).await?;
+    app.set_additions(additions).await?;
     for warning in &app.config.warnings {
         render::say(&format!("warning: {warning}"));
     }
     render::print(&format!(
-        "{storages} storages and {sources} sources are kept; `backstay doctor` tries them, `backstay storage credentials NAME` seals what is missing"
+        "{storages} storages and {sources} sources are kept; `backstay doctor` tries them, `backstay storage credentials NAME` and `backstay source \
+         credentials NAME` seal what is missing"
     ))
 }
 
@@ -213,15 +153,33 @@ fn settings(pairs: &[String]) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-fn taken(what: &str, name: &str) -> anyhow::Error {
-    UsageError(format!("there is a {what} {name:?} already")).into()
+/// Never from the command line: other users can read that.
+fn ask_access_key() -> anyhow::Result<AccessKey> {
+    let (access_key_id, secret_access_key) = if std::io::stdin().is_terminal() {
+        let id: String = dialoguer::Input::new().with_prompt("Access key ID").interact_text()?;
+        (id, dialoguer::Password::new().with_prompt("Secret access key").interact()?)
+    } else {
+        let mut lines = std::io::stdin().lock().lines();
+        let mut line = || lines.next().transpose().map(Option::unwrap_or_default);
+        (line()?, line()?)
+    };
+    if access_key_id.trim().is_empty() || secret_access_key.trim().is_empty() {
+        let text =
+            "expected two lines: the access key id and the secret access key; nothing was kept";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    Ok(AccessKey { access_key_id, secret_access_key })
 }
 
-fn not_added(declared: bool, what: &str, name: &str) -> anyhow::Error {
-    let text = if declared {
-        format!("{what} {name:?} stands in the file; remove it there")
-    } else {
-        format!("no {what} {name:?} was added")
-    };
-    UsageError(text).into()
+/// Likewise. Spaces may be part of it.
+fn ask_password() -> anyhow::Result<String> {
+    if std::io::stdin().is_terminal() {
+        return Ok(dialoguer::Password::new().with_prompt("Password").interact()?);
+    }
+    let line = std::io::stdin().lock().lines().next().transpose()?.unwrap_or_default();
+    if line.is_empty() {
+        let text = "expected a line with the password; nothing was kept";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    Ok(line)
 }

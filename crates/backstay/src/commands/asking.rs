@@ -13,9 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::elsewhere::{Did, Look, how_far, tell, without_backup};
 use super::guard::guard_asking;
-use super::{backup, drill, jobs, list, look, members, restore, said, status};
+use super::{add, backup, drill, jobs, list, look, members, restore, said, show_done, status};
 use crate::cli::{
-    BackupArgs, Command, Global, JobsCommand, RestoreArgs, SourceCommand, StorageCommand,
+    BackupArgs, Command, ConfigCommand, Global, JobsCommand, RestoreArgs, SourceCommand,
+    StorageCommand,
 };
 use crate::exit::{Exit, UsageError};
 use crate::installation::new_job_id;
@@ -32,8 +33,8 @@ const LONGEST_CANCEL: Duration = Duration::from_secs(10);
 /// How long what was asked for may arrive behind the wish to cancel it.
 const LONGEST_OVERTAKEN: Duration = Duration::from_secs(3);
 /// What is said to whoever wants more.
-const NOT_ASKED: &str = "a server is asked for status, source list and test, storage list and test, backup, backups, show, hold, release, delete, drill, restore, undo, confirm, jobs, \
-                         audit and guard; for all else run the command on the server's machine, without --server and BACKSTAY_SERVER";
+const NOT_ASKED: &str = "a server is asked for status, source, storage, backup, backups, show, hold, release, delete, drill, restore, undo, confirm, jobs, \
+                         audit, guard and config export; for all else run the command on the server's machine, without --server and BACKSTAY_SERVER";
 
 /// A member, who asks a server.
 pub(super) struct Asking {
@@ -69,6 +70,10 @@ pub(super) fn read_token(kind: TokenKind, file: &Path) -> anyhow::Result<Token> 
 pub(super) async fn ask(global: &Global, cx: Cx, command: Command) -> anyhow::Result<Exit> {
     let asking = Asking::new(global, cx)?;
     let json = global.json;
+    if let Some(change) = add::change_of(&command)? {
+        let done = asking.cx.run(asking.client.change_settings(&change)).await??;
+        return show_done(&done);
+    }
     match command {
         // These cancel what they asked for when they are interrupted.
         Command::Source(SourceCommand::Test { name }) => asking.test_source(&name).await,
@@ -121,6 +126,10 @@ impl Asking {
                 said(done(client.delete(backup.id.as_str()).await))
             }
             Command::Jobs(command) => self.jobs(command, json).await,
+            Command::Config(ConfigCommand::Export) => {
+                render::print(client.kept().await?.toml.trim_end())?;
+                Ok(Exit::Done)
+            }
             Command::Audit { limit } => members::show_audit(&client.audit(limit).await?, json),
             _ => Err(UsageError(NOT_ASKED.to_owned()).into()),
         }

@@ -8,7 +8,7 @@ use crate::cli::{
     ArchivesCommand, Command, JobsCommand, KeysCommand, MembersCommand, SourceCommand,
     StorageCommand, WorkersCommand,
 };
-use crate::exit::{Exit, UsageError};
+use crate::exit::{Exit, is_wrong_call};
 use crate::installation::{Installation, host, new_job_id};
 
 /// What a command changes: its own words, and of what.
@@ -19,8 +19,13 @@ pub(super) fn change_of(command: &Command) -> Option<Changed> {
     let all = String::new;
     Some(match command {
         Command::Source(SourceCommand::Add(args)) => ("source add", args.name.clone()),
+        Command::Source(SourceCommand::Set(args)) => ("source set", args.name.clone()),
+        Command::Source(SourceCommand::Credentials { name }) => {
+            ("source credentials", name.clone())
+        }
         Command::Source(SourceCommand::Remove { name }) => ("source remove", name.clone()),
         Command::Storage(StorageCommand::Add(args)) => ("storage add", args.name.clone()),
+        Command::Storage(StorageCommand::Set(args)) => ("storage set", args.name.clone()),
         Command::Storage(StorageCommand::Remove { name }) => ("storage remove", name.clone()),
         Command::Storage(StorageCommand::Credentials { name }) => {
             ("storage credentials", name.clone())
@@ -89,7 +94,7 @@ impl Installation {
         let outcome = match done {
             Ok(Exit::Done) => "done".to_owned(),
             Ok(exit) => format!("ended with {}", exit.code()),
-            Err(error) if error.is::<UsageError>() => return,
+            Err(error) if is_wrong_call(error) => return,
             Err(error) => format!("failed: {error:#}"),
         };
         self.audit_change(actor, (action, subject), outcome).await;

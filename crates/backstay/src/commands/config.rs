@@ -25,7 +25,10 @@ pub(super) async fn config(
         ConfigCommand::Export => render::print(read_additions(global).await?.to_text().trim_end())?,
         ConfigCommand::Import { file, replace } => {
             let mut app = Installation::open_even_empty(global, cx).await?;
-            super::add::import(&mut app, global, (&file, replace)).await?;
+            let done = super::add::import(&mut app, (&file, replace)).await;
+            let change = ("config import", file.display().to_string());
+            app.write_audit(super::audit::user(), change, done.as_ref().map(|()| Exit::Done)).await;
+            done?;
         }
         ConfigCommand::Check => look(global, false).await?,
         ConfigCommand::Show => look(global, true).await?,

@@ -1,9 +1,8 @@
 //! Looking around: init, sources, storages.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::Context as _;
 use backstay_engine::store::Finding;
 use backstay_server::{FindingView, SourceView, StorageTest, StorageView};
 use serde_json::json;
@@ -11,8 +10,8 @@ use serde_json::json;
 use super::elsewhere::{Look, look};
 use crate::cli::{SourceCommand, StorageCommand};
 use crate::config::{SourceConfig, StorageKind, template};
-use crate::exit::{Exit, UsageError};
-use crate::installation::{Installation, StoredCredentials, credentials_name};
+use crate::exit::Exit;
+use crate::installation::Installation;
 use crate::render;
 
 pub(super) fn init(file: &Path) -> anyhow::Result<Exit> {
@@ -28,13 +27,16 @@ pub(super) async fn source(
     json: bool,
 ) -> anyhow::Result<Exit> {
     match command {
-        // Done by `add`.
-        SourceCommand::Add(_) | SourceCommand::Remove { .. } => {}
         SourceCommand::List => return show_sources(&sources(app), json),
         SourceCommand::Test { name } => {
             let source = app.source(&name).await?;
             show_look(&name, &look(app, &source).await?)?;
         }
+        // These are changes, and done by now.
+        SourceCommand::Add(_)
+        | SourceCommand::Set(_)
+        | SourceCommand::Credentials { .. }
+        | SourceCommand::Remove { .. } => {}
     }
     Ok(Exit::Done)
 }
@@ -87,29 +89,13 @@ pub(super) async fn storage(
     json: bool,
 ) -> anyhow::Result<Exit> {
     match command {
-        // Done by `add`.
-        StorageCommand::Add(_) | StorageCommand::Remove { .. } => {}
         StorageCommand::List => return show_storages(&storages(app).await?, json),
         StorageCommand::Test { name } => return show_test(&test_anew(app, &name).await?, json),
-        StorageCommand::Credentials { name } => {
-            let storage = app.storage(&name)?;
-            if let StorageKind::Local { .. } = storage.kind {
-                return Err(UsageError(format!(
-                    "storage {name} is a directory and has no credentials"
-                ))
-                .into());
-            }
-            let credentials = ask_credentials()?;
-            app.catalog
-                .set_secret(&credentials_name(&name), &serde_json::to_vec(&credentials)?)
-                .await?;
-            app.test_storage(storage)
-                .await
-                .context("the credentials are kept, but the storage's test failed")?;
-            render::print(&format!(
-                "the credentials of storage {name} are kept, sealed, and work"
-            ))?;
-        }
+        // Likewise.
+        StorageCommand::Add(_)
+        | StorageCommand::Set(_)
+        | StorageCommand::Credentials { .. }
+        | StorageCommand::Remove { .. } => {}
     }
     Ok(Exit::Done)
 }
@@ -198,25 +184,4 @@ pub(super) fn show_storages(storages: &[StorageView], json: bool) -> anyhow::Res
     let rows = storages.iter().map(row).collect();
     render::print(&render::table(&["STORAGE", "LOCATION", "STATUS", "ERROR"], rows))?;
     Ok(Exit::Done)
-}
-
-/// Never from the command line: other users can read that.
-pub(super) fn ask_credentials() -> anyhow::Result<StoredCredentials> {
-    let (access_key_id, secret_access_key) = if std::io::stdin().is_terminal() {
-        let id: String = dialoguer::Input::new().with_prompt("Access key ID").interact_text()?;
-        (id, dialoguer::Password::new().with_prompt("Secret access key").interact()?)
-    } else {
-        let mut lines = std::io::stdin().lock().lines();
-        let mut line = || lines.next().transpose().map(Option::unwrap_or_default);
-        (line()?, line()?)
-    };
-    if access_key_id.trim().is_empty() || secret_access_key.trim().is_empty() {
-        let text =
-            "expected two lines: the access key id and the secret access key; nothing was kept";
-        return Err(UsageError(text.to_owned()).into());
-    }
-    Ok(StoredCredentials {
-        access_key_id: access_key_id.trim().to_owned(),
-        secret_access_key: secret_access_key.trim().to_owned(),
-    })
 }

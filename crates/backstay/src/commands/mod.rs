@@ -27,6 +27,7 @@ mod restore;
 mod retention;
 mod room;
 mod serve;
+mod settings;
 mod status;
 mod undo;
 mod watched;
@@ -38,9 +39,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use backstay_engine::cx::Cx;
 use backstay_format::IndexEntry;
+use backstay_server::Done;
 use clap::CommandFactory as _;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command};
 use crate::config::StorageConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
@@ -83,7 +85,7 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
                 _ => Installation::open(&global, cx).await?,
             };
             let change = audit::change_of(&command);
-            let done = Box::pin(run_here(&mut app, &global, command)).await;
+            let done = Box::pin(run_here(&mut app, global.json, command)).await;
             if let Some(change) = change {
                 let done = done.as_ref().map(|exit| *exit);
                 app.write_audit(audit::user(), change, done).await;
@@ -94,19 +96,9 @@ pub(crate) async fn run(cli: Cli, cx: Cx) -> anyhow::Result<Exit> {
 }
 
 /// Runs a command on this machine's installation.
-async fn run_here(
-    app: &mut Installation,
-    global: &Global,
-    command: Command,
-) -> anyhow::Result<Exit> {
-    let json = global.json;
-    let changed = match &command {
-        Command::Source(command) => add::source(app, global, command).await?,
-        Command::Storage(command) => add::storage(app, global, command).await?,
-        _ => None,
-    };
-    if let Some(exit) = changed {
-        return Ok(exit);
+async fn run_here(app: &mut Installation, json: bool, command: Command) -> anyhow::Result<Exit> {
+    if let Some(change) = add::change_of(&command)? {
+        return show_done(&settings::change(app, change, settings::By::Machine).await?);
     }
     let app = &*app;
     match command {
@@ -159,6 +151,15 @@ async fn run_here(
         | Command::Worker(_)
         | Command::Decrypt { .. } => Ok(Exit::Done),
     }
+}
+
+/// Tells what was changed.
+fn show_done(done: &Done) -> anyhow::Result<Exit> {
+    for warning in &done.warnings {
+        render::say(&format!("warning: {warning}"));
+    }
+    render::print(&done.said)?;
+    Ok(Exit::Done)
 }
 
 /// Tells what was done.

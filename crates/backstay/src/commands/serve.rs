@@ -148,7 +148,7 @@ impl Server {
         let had = self.app.config.sources.len();
         let read = self.app.reloaded(self.file.as_deref()).await.and_then(|app| {
             // An editor that empties a file before it writes it.
-            let is_lost = app.config.sources.is_empty() && had > 0;
+            let is_lost = app.config.sources.is_empty() && had > 0 && !is_added;
             anyhow::ensure!(
                 !is_lost,
                 "it has no sources any more; restart the server if that is meant"

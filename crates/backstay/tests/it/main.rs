@@ -55,6 +55,7 @@ mod serve;
 mod serve_catalogs;
 mod servers;
 mod sets;
+mod settings_asking;
 mod shell;
 mod size;
 mod story;

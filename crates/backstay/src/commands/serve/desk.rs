@@ -1,29 +1,34 @@
 //! Answers members: what there is, and what they may have done (ADR 21).
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{BackupSpec, CatalogError, Job, JobId, JobSpec, Member, Token, Whose};
 use backstay_engine::event::{Event, Monitor};
 use backstay_server::{
-    AuditView, BackupsView, Desk, Done, JobRequest, JobView, Refusal, SourceView, StatusView,
-    StorageTest, StorageView, Work,
+    AuditView, BackupsView, Desk, Done, JobRequest, JobView, KeptView, Refusal, SettingsChange,
+    SourceView, StatusView, StorageTest, StorageView, Work,
 };
 use jiff::SignedDuration;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::to_the_end;
 use crate::commands::elsewhere::{nobody_takes, restore_of, specify, whole};
+use crate::commands::settings::{self, By};
 use crate::commands::{jobs, list, look, members, status};
-use crate::exit::{Exit, UsageError};
+use crate::exit::{Exit, UsageError, is_wrong_call};
 use crate::installation::{Installation, new_job_id};
 use crate::plain;
 
 /// How often it is written down that a member is there.
 const SEEN_EVERY: SignedDuration = SignedDuration::from_mins(1);
+/// How long an answer waits for the server's next turn.
+const SHOWN: Duration = Duration::from_secs(10);
 
 /// Answers members on behalf of a server.
 #[derive(Clone)]
@@ -57,6 +62,14 @@ impl FrontDesk {
         let app = self.app.borrow().clone();
         let cx = app.cx.piece();
         app.with_cx(cx)
+    }
+
+    /// Waits for a while until the server works by settings as they are now: who changed them asks for the next thing at once.
+    async fn show(&self, now: &Installation) {
+        self.asked.notify_one();
+        let mut shown = self.app.clone();
+        let is_shown = shown.wait_for(|shown| shown.additions == now.additions);
+        drop(timeout(SHOWN, is_shown).await);
     }
 
     /// Returns of it what a member may know of: what is another organisation's is not there.
@@ -229,6 +242,53 @@ impl Desk for FrontDesk {
             .await
             .map_err(|error| refusal(&error))
     }
+
+    async fn kept(&self, member: Member) -> Result<KeptView, Refusal> {
+        let app = self.whole();
+        ensure_keeper(&app, &member)?;
+        let kept = app.added().await.map_err(|error| refusal(&error))?;
+        Ok(KeptView { toml: kept.to_text() })
+    }
+
+    async fn change_settings(
+        &self,
+        member: Member,
+        change: SettingsChange,
+    ) -> Result<Done, Refusal> {
+        let app = self.whole();
+        ensure_keeper(&app, &member)?;
+        let desk = self.clone();
+        to_the_end(&self.tasks, async move {
+            let heard = Arc::new(Warnings::default());
+            let mut app = app.with_cx(app.cx.heard_by(|_| heard.clone()));
+            let (action, name) = change.named();
+            let named = (action, plain::name(name));
+            let done = async {
+                app = app.reloaded(app.file()).await?;
+                Box::pin(settings::change(&mut app, change, By::Member)).await
+            };
+            let done = done.await;
+            let outcome = done.as_ref().map(|_| Exit::Done);
+            app.write_audit(member.name.to_string(), named, outcome).await;
+            let mut done = done.map_err(|error| refusal(&error))?;
+            desk.show(&app).await;
+            done.warnings.extend(heard.take());
+            Ok(done)
+        })
+        .await
+    }
+}
+
+/// Refuses members who do not look after the installation: what it connects to concerns all organisations.
+fn ensure_keeper(app: &Installation, member: &Member) -> Result<(), Refusal> {
+    if member.organisation == app.config.organisation {
+        return Ok(());
+    }
+    let text = format!(
+        "what this server connects to is for owners of {} to say; {} is a member of {}",
+        app.config.organisation, member.name, member.organisation
+    );
+    Err(Refusal::NotAllowed(text))
 }
 
 /// Puts a job into the queue that a member asks for; the same one again is the same job.
@@ -316,13 +376,13 @@ async fn change(
     let done = work.await;
     let outcome = done.as_ref().map(|_| Exit::Done);
     app.write_audit(member.name.to_string(), (action, plain::name(subject)), outcome).await;
-    done.map(|said| Done { said }).map_err(|error| refusal(&error))
+    done.map(|said| Done { said, warnings: Vec::new() }).map_err(|error| refusal(&error))
 }
 
 /// Says why something was not done, in the words that a command would have for it.
 fn refusal(error: &anyhow::Error) -> Refusal {
     let text = format!("{error:#}");
-    if error.is::<UsageError>() {
+    if is_wrong_call(error) {
         return Refusal::Malformed(text);
     }
     if error.is::<CatalogError>() {
