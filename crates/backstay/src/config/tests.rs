@@ -189,6 +189,22 @@ fn additions_join_the_file_and_the_file_wins() {
 }
 
 #[test]
+fn sealed_password_is_data_and_no_reference() {
+    const PASSWORD: &str = "a$b${HOME}$$\"'\\ ü";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backstay.toml");
+    std::fs::write(&file, GOOD).unwrap();
+    let table = "kind = 'postgres'\nurl = 'postgres://me@h/crm'\nstorage = 'disk'";
+    let mut additions = Additions::default();
+    additions.sources.insert("crm".to_owned(), toml::from_str(table).unwrap());
+    additions.fill_in([("crm".to_owned(), PASSWORD.into())].into());
+    let config = Config::load(Some(&file), &additions, &Environment::new()).unwrap();
+    let SourceKind::Postgres(crm) = &config.sources["crm"].kind else { panic!("postgres") };
+    let password = crm.connection.password.as_ref().unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(password), PASSWORD);
+}
+
+#[test]
 fn schema_describes_every_field_and_knows_no_others() {
     let schema = Config::schema();
     let source = &schema["$defs"]["RawSource"];

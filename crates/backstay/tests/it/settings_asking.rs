@@ -91,6 +91,7 @@ fn owner_adds_a_storage_and_a_database_that_are_backed_up_restored_and_recovered
     let exported = office.ends(0, "owner", &["config", "export"]);
     let tables: toml::Table = toml::from_str(&exported).unwrap();
     assert_eq!(tables["sources"]["crm"]["url"].as_str(), Some(url(&server).as_str()));
+    assert!(tables["sources"].as_table().unwrap().len() == 1 && tables.len() == 2, "{exported}");
     for secret in [PASSWORD, SECRET_KEY] {
         assert!(!exported.contains(secret));
         assert!(!contains(&office.server.path("home"), secret.as_bytes()));
@@ -300,6 +301,21 @@ fn settings_are_changed_by_owners_of_the_installation_alone() {
     office.ends(0, "owner", &add);
     assert!(office.ends(0, "owner", &["config", "export"]).contains(url));
     assert!(!office.ends(0, "tenant", &["source", "list"]).contains("cache"));
+}
+
+#[test]
+fn last_source_can_be_removed_too() {
+    let shell = Shell::with_tree("");
+    let config = shell.config();
+    shell.set_config(&config[..config.find("[sources").unwrap()]);
+    let office = Office::new(shell);
+    let _serving = office.serve(&[]);
+    let url = "redis://127.0.0.1:9";
+    let add = ["source", "add", "cache", "--kind", "redis", "--storage", "main", "--url", url];
+    office.ends(0, "owner", &add);
+    assert!(office.ends(0, "owner", &["source", "list"]).contains("cache"));
+    office.ends(0, "owner", &["source", "remove", "cache"]);
+    assert!(!office.ends(0, "owner", &["source", "list"]).contains("cache"));
 }
 
 /// X5: a sealed password reaches the worker that leased the job, and stays in its memory.
