@@ -114,12 +114,6 @@ pub(crate) fn check_space(path: &Path, needed_bytes: u64) -> Result<(), SourceEr
     Ok(())
 }
 
-/// Says whether a directory, which need not be there yet, has so much room.
-pub(crate) fn has_room(path: &Path, bytes: u64) -> bool {
-    let nearest = path.ancestors().find(|path| path.exists());
-    nearest.is_some_and(|path| check_space(path, bytes).is_ok())
-}
-
 /// Removes what processes that no longer live left in the spool directory.
 pub fn clean(root: &Path) -> std::io::Result<()> {
     let entries = match fs::read_dir(root) {

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use backstay_control::Token;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Certificate, Method, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use url::{Host, Url};
 
+use crate::download::Incoming;
 use crate::wire::{
     EnrolRequest, Enrolled, JobEnd, JobReport, PROTOCOL, PROTOCOL_HEADER, ReportAnswer, TakeAnswer,
     TakeRequest,
@@ -23,6 +25,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(75);
 /// A report that is not answered for so long is better sent anew: leases run out.
 const REPORT_ANSWER: Duration = Duration::from_secs(15);
+/// How long a part of a backup may take to arrive.
+const LONGEST_DOWNLOAD: Duration = Duration::from_hours(7 * 24);
 
 /// Speaks to a server.
 #[derive(Debug, Clone)]
@@ -156,7 +160,7 @@ impl Client {
         report: &JobReport,
     ) -> Result<ReportAnswer, CallError> {
         let call = self.call("worker/report", Some(token), report);
-        let answered = tokio::time::timeout(REPORT_ANSWER, call).await;
+        let answered = timeout(REPORT_ANSWER, call).await;
         answered.unwrap_or_else(|_| {
             let text = format!("no answer to a report in {} s", REPORT_ANSWER.as_secs());
             Err(CallError::Unreachable(text))
@@ -184,11 +188,35 @@ impl Client {
     /// Asks for something as a member: where it is, word by word below the API, and what of it.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
-        (method, path): (Method, &[&str]),
+        asked: (Method, &[&str]),
         query: &[(&str, &str)],
         token: &Token,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, CallError> {
+        send(self.request(asked, query, token, body)?).await
+    }
+
+    /// The same for what arrives piece by piece.
+    pub(crate) async fn fetch(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        token: &Token,
+    ) -> Result<Incoming, CallError> {
+        let request = self.request((Method::GET, path), query, token, None::<&()>)?;
+        // This time is for the whole; the beginning may take no longer than any other answer, and no piece too long.
+        let answered = answered(request.timeout(LONGEST_DOWNLOAD));
+        let late = || CallError::Unreachable(format!("no answer in {} s", ANSWER.as_secs()));
+        Incoming::of(timeout(ANSWER, answered).await.map_err(|_| late())??)
+    }
+
+    fn request(
+        &self,
+        (method, path): (Method, &[&str]),
+        query: &[(&str, &str)],
+        token: &Token,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<RequestBuilder, CallError> {
         // Such words are no names, and would make another path.
         if let Some(word) = path.iter().find(|word| ["", ".", ".."].contains(word)) {
             let text = format!("found {word:?}, expected a name or an id");
@@ -200,7 +228,7 @@ impl Client {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        send(with_body(self.http.request(method, url), Some(token), body)).await
+        Ok(with_body(self.http.request(method, url), Some(token), body))
     }
 }
 
@@ -219,16 +247,23 @@ fn with_body(
 
 /// Sends a request, and reads its answer.
 async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, CallError> {
+    let answer = answered(request).await?;
+    let bytes = answer.bytes().await.map_err(|error| unreachable(&error))?;
+    let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+    serde_json::from_slice(bytes).map_err(|error| {
+        // What a proxy in between says may be anything.
+        CallError::Away(format!("found an answer that cannot be understood: {error}"))
+    })
+}
+
+/// Sends a request, and returns what begins to arrive; what is refused is an error.
+async fn answered(request: RequestBuilder) -> Result<Response, CallError> {
     let answer = request.send().await.map_err(|error| unreachable(&error))?;
     let status = answer.status();
-    let bytes = answer.bytes().await.map_err(|error| unreachable(&error))?;
     if status.is_success() {
-        let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
-        return serde_json::from_slice(bytes).map_err(|error| {
-            // What a proxy in between says may be anything.
-            CallError::Away(format!("found an answer that cannot be understood: {error}"))
-        });
+        return Ok(answer);
     }
+    let bytes = answer.bytes().await.map_err(|error| unreachable(&error))?;
     // A proxy in between has words of its own, and those are not the server's.
     let said = serde_json::from_slice(&bytes).ok().filter(|body: &ErrorBody| body.backstay);
     let Some(ErrorBody { error: text, exit_code, .. }) = said else {
@@ -263,7 +298,7 @@ fn is_here(url: &Url) -> bool {
 }
 
 /// The client's own error says which URL; what it is stands in its causes.
-fn unreachable(error: &reqwest::Error) -> CallError {
+pub(crate) fn unreachable(error: &reqwest::Error) -> CallError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

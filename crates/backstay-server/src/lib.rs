@@ -5,6 +5,7 @@
 
 mod api;
 mod client;
+mod download;
 mod limit;
 mod listen;
 mod member_client;
@@ -17,6 +18,7 @@ pub use axum::Router;
 
 pub use api::{Dispatcher, Refusal, router};
 pub use client::{CallError, Client};
+pub use download::{Incoming, Outgoing, PartQuery};
 pub use listen::{ListenError, Listening, Tls, listen};
 pub use member_client::MemberClient;
 pub use people::Desk;

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::client::{CallError, Client};
+use crate::download::{Incoming, PartQuery};
 use crate::settings::{KeptView, SettingsChange, Subject};
 use crate::views::{
     AuditView, BackupsView, Done, JobRequest, JobView, Reason, SourceView, StatusView, StorageTest,
@@ -58,6 +59,14 @@ impl MemberClient {
     /// Asks for all that is known of a backup.
     pub async fn backup(&self, id: &str) -> Result<Value, CallError> {
         self.get(&["backups", id], &[]).await
+    }
+
+    /// Asks for a part of a backup.
+    pub async fn download(&self, id: &str, wanted: &PartQuery) -> Result<Incoming, CallError> {
+        let sealed = wanted.sealed.to_string();
+        let mut query = vec![("sealed", sealed.as_str())];
+        query.extend(wanted.part.as_deref().map(|part| ("part", part)));
+        self.client.fetch(&["backups", id, "download"], &query, &self.token).await
     }
 
     /// Has a backup held.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::{Refusal, bearer};
+use crate::download::{Outgoing, PartQuery};
 use crate::settings::{KeptView, SettingsChange, Subject, Wanted};
 use crate::views::{
     AuditView, BackupsView, Done, JobRequest, JobView, Reason, SourceView, StatusView, StorageTest,
@@ -42,6 +43,13 @@ pub trait Desk: Send + Sync + 'static {
     -> Result<BackupsView, Refusal>;
     /// Returns all that is known of a backup.
     async fn backup(&self, member: Member, id: String) -> Result<Value, Refusal>;
+    /// Returns a part of a backup.
+    async fn download(
+        &self,
+        member: Member,
+        id: String,
+        wanted: PartQuery,
+    ) -> Result<Outgoing, Refusal>;
     /// Keeps a backup from being forgotten.
     async fn hold(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal>;
     /// Lets it be forgotten again.
@@ -80,7 +88,7 @@ type Asked = State<Arc<dyn Desk>>;
 type Route = (&'static str, Role, MethodRouter<Arc<dyn Desk>>);
 
 /// Every route that there is. What is asked for as a job may need more: [`crate::Work::least`].
-fn routes() -> [Route; 22] {
+fn routes() -> [Route; 23] {
     [
         ("/status", Role::Viewer, get(status)),
         ("/sources", Role::Viewer, get(sources)),
@@ -89,6 +97,7 @@ fn routes() -> [Route; 22] {
         ("/backups", Role::Viewer, get(backups)),
         ("/backups/{id}", Role::Viewer, get(backup)),
         ("/backups/{id}", Role::Admin, delete(delete_backup)),
+        ("/backups/{id}/download", Role::Owner, get(download)),
         ("/backups/{id}/hold", Role::Operator, post(hold)),
         ("/backups/{id}/hold", Role::Admin, delete(release)),
         ("/jobs", Role::Viewer, get(jobs)),
@@ -232,6 +241,15 @@ async fn delete_backup(
     Path(id): Path<String>,
 ) -> Result<Json<Done>, Refusal> {
     desk.delete(member, id).await.map(Json)
+}
+
+async fn download(
+    State(desk): Asked,
+    Extension(member): Extension<Member>,
+    Path(id): Path<String>,
+    wanted: Result<Query<PartQuery>, QueryRejection>,
+) -> Result<Outgoing, Refusal> {
+    desk.download(member, id, query(wanted)?).await
 }
 
 async fn hold(

@@ -372,6 +372,13 @@ impl Additions {
         rest
     }
 
+    /// Leaves out sealed passwords of sources that are gone, or that say another.
+    pub(crate) fn drop_unused_passwords(&mut self) {
+        self.passwords.retain(|source, _| {
+            self.sources.get(source).is_some_and(|table| !table.contains_key("password"))
+        });
+    }
+
     /// Puts passwords into the tables of their sources, as the file would say them.
     pub(crate) fn fill_in(&mut self, passwords: BTreeMap<String, SecretString>) {
         for (source, password) in passwords {

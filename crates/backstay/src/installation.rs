@@ -1,5 +1,6 @@
 //! Wires configuration, home directory and engine together: what every command works with.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,13 +134,19 @@ impl Installation {
     }
 
     /// Keeps what was added by commands, after checking that the whole is still right.
-    pub(crate) async fn set_additions(&mut self, additions: Additions) -> anyhow::Result<()> {
+    pub(crate) async fn set_additions(&mut self, mut additions: Additions) -> anyhow::Result<()> {
+        additions.drop_unused_passwords();
         let config = Arc::new(self.with_additions(&additions).await?);
         if !self.catalog.replace_setting(ADDITIONS, &self.additions, &additions).await? {
             let text = "another command changed what is kept at the same moment, and this changed nothing; run it again";
             anyhow::bail!(text);
         }
-        (self.config, self.additions) = (config, additions);
+        let before = std::mem::replace(&mut self.additions, additions);
+        self.config = config;
+        let used: BTreeSet<&String> = self.additions.passwords.values().collect();
+        for unused in before.passwords.values().filter(|name| !used.contains(name)) {
+            self.catalog.forget(unused).await?;
+        }
         Ok(())
     }
 

@@ -8,12 +8,16 @@ use backstay_control::{JobState, Progress, Token, TokenKind};
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_format::Trigger;
-use backstay_server::{BackupView, CallError, Client, JobRequest, JobView, MemberClient, Work};
+use backstay_server::{
+    BackupView, CallError, Client, JobRequest, JobView, MemberClient, PartQuery, Work,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::elsewhere::{Did, Look, how_far, tell, without_backup};
 use super::guard::guard_asking;
-use super::{add, backup, drill, jobs, list, look, members, restore, said, show_done, status};
+use super::{
+    add, backup, drill, files, jobs, list, look, members, restore, said, show_done, status,
+};
 use crate::cli::{
     BackupArgs, Command, ConfigCommand, Global, JobsCommand, RestoreArgs, SourceCommand,
     StorageCommand,
@@ -33,7 +37,7 @@ const LONGEST_CANCEL: Duration = Duration::from_secs(10);
 /// How long what was asked for may arrive behind the wish to cancel it.
 const LONGEST_OVERTAKEN: Duration = Duration::from_secs(3);
 /// What is said to whoever wants more.
-const NOT_ASKED: &str = "a server is asked for status, source, storage, backup, backups, show, hold, release, delete, drill, restore, undo, confirm, jobs, \
+const NOT_ASKED: &str = "a server is asked for status, source, storage, backup, backups, show, download, hold, release, delete, drill, restore, undo, confirm, jobs, \
                          audit, guard and config export; for all else run the command on the server's machine, without --server and BACKSTAY_SERVER";
 
 /// A member, who asks a server.
@@ -83,6 +87,10 @@ pub(super) async fn ask(global: &Global, cx: Cx, command: Command) -> anyhow::Re
         Command::Undo { source } => said(asking.said(source, Work::Undo).await),
         Command::Confirm { source } => said(asking.said(source, Work::Confirm).await),
         Command::Guard(args) => guard_asking(&asking, &args).await,
+        // This takes away what it wrote.
+        Command::Download { id, part, output, sealed } => {
+            asking.download(&id, &PartQuery { part, sealed }, &output).await
+        }
         command => asking.cx.run(asking.look(command, json)).await?,
     }
 }
@@ -264,6 +272,15 @@ impl Asking {
                 answered => return answered,
             }
         }
+    }
+
+    async fn download(&self, id: &str, wanted: &PartQuery, output: &Path) -> anyhow::Result<Exit> {
+        let begun = async {
+            let id = self.backup(id).await?.id;
+            anyhow::Ok(self.client.download(id.as_str(), wanted).await?)
+        };
+        let incoming = self.cx.run(begun).await??;
+        files::take_in(&self.cx, incoming, output).await
     }
 
     async fn backup(&self, id: &str) -> anyhow::Result<BackupView> {

@@ -7,11 +7,17 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use backstay_engine::cx::Cx;
 use backstay_engine::error::EngineError;
+use backstay_engine::event::Event;
 use backstay_engine::part::PartReader;
+use backstay_engine::pipeline::Measuring;
 use backstay_engine::vault::{BackupPlace, Vault};
 use backstay_engine::verify;
-use backstay_format::{Encryption, FrameError, Keyring, Manifest, MediaType, OpenReader};
+use backstay_format::{
+    Encryption, FrameError, Keyring, Manifest, MediaType, OpenReader, Sha256, StoredPart,
+};
+use backstay_server::Incoming;
 use serde_json::json;
 
 use super::{catalog, find_backup, list, orphans};
@@ -193,29 +199,71 @@ pub(super) async fn download_part(
     output: &Path,
     sealed: bool,
 ) -> anyhow::Result<Exit> {
-    let manifest = vault.manifest(&app.cx, &place).await?;
-    let details = vault.details(&manifest)?;
-    let index = choose_part(&manifest, part).ok_or_else(|| {
-        let names: Vec<&str> = manifest.parts.iter().map(|part| part.name.as_str()).collect();
-        UsageError(format!(
-            "name a part: backstay download {} --part PART --output {}; there are: {}",
-            place.backup,
-            output.display(),
-            names.join(", ")
-        ))
-    })?;
+    let OpenPart { data, measuring, .. } = open_part(app, vault, &place, (part, sealed)).await?;
     let mut file = create_new(output)?;
-    let written = if sealed {
-        let part = manifest.parts.get(index).context("the part is gone")?;
-        write_out(vault.read_stored(&app.cx, &manifest, part), &mut file).await
-    } else {
-        let (plain, measuring) = vault.read_part(&app.cx, &manifest, &details, index)?;
-        let written = write_out(plain, &mut file).await;
+    let mut written = write_out(data, &mut file).await;
+    if let Some(measuring) = measuring {
         // The decoder knows best what is wrong with the bytes.
-        backstay_engine::pipeline::join("decoder", measuring)
-            .await
-            .map_err(anyhow::Error::from)
-            .and(written)
+        let decoded = backstay_engine::pipeline::join("decoder", measuring).await;
+        written = decoded.map_err(anyhow::Error::from).and(written);
+    }
+    finish(output, &file, written)?;
+    render::print(&format!("{} written", output.display()))?;
+    Ok(Exit::Done)
+}
+
+/// A part that is about to be read.
+pub(super) struct OpenPart {
+    pub(super) data: PartReader,
+    /// Ends with what is wrong with it; none of one that is read as it lies on the storage, which is not looked into.
+    measuring: Option<Measuring>,
+    pub(super) bytes: u64,
+    pub(super) sha256: Sha256,
+}
+
+/// Opens a part, or the only one with data, as it was or as it lies on the storage.
+pub(super) async fn open_part(
+    app: &Installation,
+    vault: &Vault,
+    place: &BackupPlace,
+    (name, sealed): (Option<&str>, bool),
+) -> anyhow::Result<OpenPart> {
+    let manifest = vault.manifest(&app.cx, place).await?;
+    let details = vault.details(&manifest)?;
+    let index = choose_part(&manifest, name).ok_or_else(|| {
+        let names: Vec<&str> = manifest.parts.iter().map(|part| part.name.as_str()).collect();
+        UsageError(format!("name a part with --part PART; there are: {}", names.join(", ")))
+    })?;
+    let part = manifest.parts.get(index).context("the part is gone")?;
+    if sealed {
+        let StoredPart::Whole { stored_bytes, stored_sha256, .. } = part.stored;
+        let data = vault.read_stored(&app.cx, &manifest, part);
+        return Ok(OpenPart { data, measuring: None, bytes: stored_bytes, sha256: stored_sha256 });
+    }
+    let sha256 = *details.plain_sha256.get(index).context("the part's digest is missing")?;
+    let (data, measuring) = vault.read_part(&app.cx, &manifest, &details, index)?;
+    Ok(OpenPart { data, measuring: Some(measuring), bytes: part.plain_bytes, sha256 })
+}
+
+/// Writes what arrives from a server to a file that must not exist.
+pub(super) async fn take_in(
+    cx: &Cx,
+    mut incoming: Incoming,
+    output: &Path,
+) -> anyhow::Result<Exit> {
+    let mut file = create_new(output)?;
+    let (part, bytes) = (output.display().to_string(), incoming.bytes);
+    cx.event(Event::PartStarted { part, estimate_bytes: Some(bytes) });
+    let writing = async {
+        while let Some(chunk) = incoming.next().await? {
+            file.write_all(&chunk).context("cannot write the file")?;
+            cx.event(Event::Progress { plain_bytes: chunk.len() as u64 });
+        }
+        anyhow::Ok(())
+    };
+    let written = match cx.run(writing).await {
+        Ok(written) => written,
+        Err(cancelled) => Err(cancelled.into()),
     };
     finish(output, &file, written)?;
     render::print(&format!("{} written", output.display()))?;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use backstay_server::{AccessKey, Done, SettingsChange, Subject, Wanted};
 use toml::{Table, Value};
 
-use crate::config::{SourceConfig, StorageKind};
+use crate::config::{CredentialConfig, SourceConfig, StorageConfig, StorageKind};
 use crate::exit::UsageError;
 use crate::installation::{
     Installation, StoredCredentials, Tested, credentials_name, random, tested_name,
@@ -99,25 +99,17 @@ async fn keep_source(
         by_member::check_source(&Edit { before, after: &after, has_secret })?;
     }
     let mut additions = app.additions.clone();
-    // The newest word counts: one that is sealed, or a reference.
-    let mut unused = None;
-    if after.contains_key("password") && password.is_none() {
-        unused = additions.passwords.remove(name);
-    }
     let mut sealed = None;
     if let Some(password) = password {
         after.remove("password");
         let secret = format!("password of source {name} {}", hex::encode(random::<8>()));
         app.catalog.set_secret(&secret, password.as_bytes()).await?;
-        unused = additions.passwords.insert(name.to_owned(), secret.clone());
+        additions.passwords.insert(name.to_owned(), secret.clone());
         sealed = Some(secret);
     }
     additions.sources.insert(name.to_owned(), after);
     let kept = app.set_additions(additions).await;
-    if kept.is_err() {
-        unused = sealed;
-    }
-    if let Some(unused) = unused {
+    if let (Err(_), Some(unused)) = (&kept, sealed) {
         app.catalog.forget(&unused).await?;
     }
     kept
@@ -128,11 +120,7 @@ async fn remove_source(app: &mut Installation, name: &str) -> anyhow::Result<Str
     ensure_added(&app.additions.sources, &app.config.sources, ("source", name))?;
     let mut additions = app.additions.clone();
     additions.sources.remove(name);
-    let password = additions.passwords.remove(name);
     app.set_additions(additions).await?;
-    if let Some(password) = password {
-        app.catalog.forget(&password).await?;
-    }
     Ok(format!("source {name} is forgotten here; its backups are where they were"))
 }
 
@@ -155,6 +143,9 @@ async fn keep_storage(
     additions.storages.insert(name.to_owned(), after);
     let config = app.with_additions(&additions).await?;
     let storage = config.storages.get(name).context("the storage was not taken over")?;
+    if wanted.credentials.is_some() {
+        ensure_sealable(storage)?;
+    }
     let past = Past::of(app, name).await?;
     let kept = async {
         if let Some(credentials) = wanted.credentials {
@@ -175,10 +166,7 @@ async fn keep_storage(
 /// Sets the credentials of a storage, if they work there.
 async fn set_credentials(app: &Installation, name: &str, wanted: Wanted) -> anyhow::Result<()> {
     let storage = app.storage(name)?;
-    if let StorageKind::Local { .. } = storage.kind {
-        let text = format!("storage {name} is a directory and has no credentials");
-        return Err(UsageError(text).into());
-    }
+    ensure_sealable(storage)?;
     let credentials = wanted.credentials.context(UsageError(
         "expected `credentials`, with `access_key_id` and `secret_access_key`".to_owned(),
     ))?;
@@ -196,6 +184,19 @@ async fn set_credentials(app: &Installation, name: &str, wanted: Wanted) -> anyh
             Err(error)
         }
     }
+}
+
+/// Refuses credentials that would not be used.
+fn ensure_sealable(storage: &StorageConfig) -> Result<(), UsageError> {
+    let (name, local) = (&storage.name, matches!(storage.kind, StorageKind::Local { .. }));
+    let text = match &storage.credentials {
+        _ if local => format!("storage {name} is a directory and has no credentials"),
+        CredentialConfig::Given { .. } => format!(
+            "the configuration of storage {name} says `access_key_id` and `secret_access_key`, and these count: change them there, or take them out of it"
+        ),
+        CredentialConfig::Elsewhere { .. } => return Ok(()),
+    };
+    Err(UsageError(text))
 }
 
 /// Lets go of a storage; what lies on it stays.

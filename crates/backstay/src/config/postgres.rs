@@ -146,7 +146,7 @@ pub(super) fn check(
     }
     if let Some(jobs) = &raw.restore_jobs {
         match NonZero::new(*jobs.get_ref()).filter(|jobs| jobs.get() <= MAX_RESTORE_JOBS) {
-            Some(jobs) => options.load_jobs = Some(jobs),
+            Some(jobs) => options.load_jobs = jobs,
             None => {
                 let problem = format!("found {}, expected 1 to {MAX_RESTORE_JOBS}", jobs.get_ref());
                 faults.add("restore_jobs", jobs.span(), problem);

@@ -151,8 +151,7 @@ pub(super) struct RawSource {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub(super) databases: Vec<Spanned<String>>,
-    /// How many tables a restore loads at once. More than one needs room for the dump in the home directory; if left out, up to four where
-    /// the dump is large and there is room enough.
+    /// How many tables a restore loads at once; 1 if left out. More than one needs room for the dump in the home directory.
     #[schemars(with = "Option<u32>")]
     pub(super) restore_jobs: Option<Spanned<u32>>,
     /// Of MySQL and MariaDB: whether writers wait while tables are read, for tables that know no transactions.

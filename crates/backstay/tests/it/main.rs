@@ -15,6 +15,7 @@ mod catalog;
 mod commands;
 mod configure;
 mod doctor;
+mod downloads_asking;
 mod drills;
 mod duckdb;
 mod faults;

@@ -153,10 +153,21 @@ fn password_is_replaced_and_is_forgotten_with_its_source() {
     let lines = format!("{ACCESS_KEY}\nother\n");
     let with_them = [&elsewhere[..], &["--credentials"]].concat();
     refused(&types(&office, "owner", &with_them, &lines), 1, "nothing was changed");
-    let credentials = ["storage", "credentials", "cloud"];
-    refused(&types(&office, "owner", &credentials, &lines), 1, "those before stay");
+    let of_storage = ["storage", "credentials", "cloud"];
+    refused(&types(&office, "owner", &of_storage, &lines), 1, "those before stay");
     office.ends(0, "owner", &["backup", "crm"]);
     office.ends(0, "owner", &["storage", "set", "cloud", "--set", "jobs = 2"]);
+
+    // A file that says another password counts for more than what was sealed before, and what it says is the machine's.
+    std::fs::write(office.server.path("password"), PASSWORD).unwrap();
+    let file = format!("password = 'file:{}'", office.server.path("password").display());
+    let exported = office.ends(0, "owner", &["config", "export"]);
+    let imported = exported.replace("[sources.crm]", &format!("[sources.crm]\n{file}"));
+    std::fs::write(office.server.path("kept.toml"), imported).unwrap();
+    office.server.ends(0, &["config", "import", "kept.toml", "--replace"]);
+    assert_eq!(secrets(), 0);
+    office.server.ends(0, &["backup", "crm"]);
+    refused(&credentials(PASSWORD), 2, "is changed on the server's machine");
 
     let used = office.ends(2, "owner", &["storage", "remove", "cloud"]);
     assert!(used.contains("used by source crm"), "{used}");

@@ -24,17 +24,11 @@ use crate::source::SourceError;
 use crate::source::connection::Connection;
 use crate::source::program::{Program, widen};
 use crate::source::sqlite::blocking;
-use crate::spool::{Spool, has_room, write_part};
+use crate::spool::{Spool, write_part};
 
 /// A table of contents with more bytes than this is none.
 const MAX_HEAD_BYTES: usize = 256 << 20;
 const FIRST_HEAD_BYTES: usize = 64 << 10;
-/// Dumps of fewer bytes are loaded as they come: more sessions would save less than writing the dump to the disk takes.
-const PARALLEL_FROM: u64 = 256 << 20;
-/// More sessions than this take too much of a server that others need, too, unless somebody says so.
-const MAX_JOBS: NonZero<u32> = NonZero::new(4).expect("more than none");
-/// Somewhere room is also needed for the new database, often on the same disk: so many times the dump must fit.
-const ROOM_FOR: u64 = 4;
 /// Tables that differ are named up to this number.
 const SHOWN_DIFFERENCES: usize = 10;
 /// Needs to be told before and after a restore; the functions are its own.
@@ -48,8 +42,8 @@ pub(super) struct Loading<'a> {
     pub(super) database: &'a Connection,
     pub(super) tools: &'a Tools,
     pub(super) spool: &'a Path,
-    /// How many tables are loaded at once, if somebody says so; more than one needs room for the dump in the spool directory.
-    pub(super) jobs: Option<NonZero<u32>>,
+    /// How many tables are loaded at once; more than one needs room for the dump in the spool directory.
+    pub(super) jobs: NonZero<u32>,
     /// Only these tables; all if empty.
     pub(super) only: &'a [String],
     pub(super) with_tablespaces: bool,
@@ -66,9 +60,8 @@ pub(super) struct Loaded {
 
 impl Loading<'_> {
     pub(super) async fn run(&self, cx: &Cx, mut data: PartReader) -> Result<Loaded, SourceError> {
-        let jobs = self.jobs.unwrap_or_else(|| self.worthwhile_jobs(data.spec.estimate_bytes));
-        if jobs.get() > 1 {
-            return self.by_file(cx, jobs, data).await;
+        if self.jobs.get() > 1 {
+            return self.by_file(cx, &Spool::create(self.spool)?, data).await;
         }
         let mut command = self.command()?;
         let (mut head, mut chosen, mut spool) = (Vec::new(), None, None);
@@ -87,24 +80,13 @@ impl Loading<'_> {
         Ok(loaded(bytes, chosen))
     }
 
-    /// Returns how many tables are best loaded at once of a dump with so many bytes.
-    fn worthwhile_jobs(&self, dump_bytes: Option<u64>) -> NonZero<u32> {
-        let bytes = dump_bytes.unwrap_or(0);
-        if bytes < PARALLEL_FROM || !has_room(self.spool, bytes.saturating_mul(ROOM_FOR)) {
-            return NonZero::<u32>::MIN;
-        }
-        let cores = std::thread::available_parallelism().ok();
-        cores.and_then(|cores| NonZero::try_from(cores).ok()).unwrap_or(MAX_JOBS).min(MAX_JOBS)
-    }
-
     /// Spools the dump, so that several sessions can load from it.
     async fn by_file(
         &self,
         cx: &Cx,
-        jobs: NonZero<u32>,
+        spool: &Spool,
         data: PartReader,
     ) -> Result<Loaded, SourceError> {
-        let spool = Spool::create(self.spool)?;
         let file = spool.file(DUMP_FILE, data.spec.estimate_bytes.unwrap_or(0))?;
         let (path, spooled) = (file.clone(), file.clone());
         let bytes = blocking(move || Ok(write_part(data, &path)?.1)).await?;
@@ -112,9 +94,9 @@ impl Loading<'_> {
         let mut chosen = None;
         if !self.only.is_empty() {
             let entries = blocking(move || file_contents(&spooled)).await?;
-            chosen = Some(self.choose(&spool, &entries, &mut command)?);
+            chosen = Some(self.choose(spool, &entries, &mut command)?);
         }
-        command.arg(format!("--jobs={jobs}")).arg("--").arg(&file);
+        command.arg(format!("--jobs={}", self.jobs)).arg("--").arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut program = Program::start("pg_restore", command)?;
         let status = cx.run(program.wait()).await??;

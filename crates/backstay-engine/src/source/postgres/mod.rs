@@ -78,8 +78,8 @@ pub struct PostgresOptions {
     pub programs: Option<PathBuf>,
     /// Whether the hashes of the roles' passwords are taken along; for sealed backups only.
     pub with_passwords: bool,
-    /// How many tables are loaded at once; as many as the dump is worth and the spool directory has room for, if nobody says so.
-    pub load_jobs: Option<NonZero<u32>>,
+    /// How many tables are loaded at once; more than one needs room for the dump in the spool directory.
+    pub load_jobs: NonZero<u32>,
     /// The spool directory.
     pub spool: PathBuf,
 }
@@ -93,7 +93,7 @@ impl PostgresOptions {
             migrations: None,
             programs: None,
             with_passwords: false,
-            load_jobs: None,
+            load_jobs: NonZero::<u32>::MIN,
             spool: PathBuf::new(),
         }
     }

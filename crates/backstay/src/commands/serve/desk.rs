@@ -1,5 +1,6 @@
 //! Answers members: what there is, and what they may have done (ADR 21).
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,26 +8,33 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{BackupSpec, CatalogError, Job, JobId, JobSpec, Member, Token, Whose};
 use backstay_engine::event::{Event, Monitor};
+use backstay_engine::part::PartReader;
 use backstay_server::{
-    AuditView, BackupsView, Desk, Done, JobRequest, JobView, KeptView, Refusal, SettingsChange,
-    SourceView, StatusView, StorageTest, StorageView, Work,
+    AuditView, BackupsView, Desk, Done, JobRequest, JobView, KeptView, Outgoing, PartQuery,
+    Refusal, SettingsChange, SourceView, StatusView, StorageTest, StorageView, Work,
 };
+use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::to_the_end;
 use crate::commands::elsewhere::{nobody_takes, restore_of, specify, whole};
+use crate::commands::files::{self, OpenPart};
 use crate::commands::settings::{self, By};
-use crate::commands::{jobs, list, look, members, status};
+use crate::commands::{find_backup, jobs, list, look, members, status};
 use crate::exit::{Exit, UsageError, is_wrong_call};
 use crate::installation::{Installation, new_job_id};
 use crate::plain;
 
 /// How often it is written down that a member is there.
 const SEEN_EVERY: SignedDuration = SignedDuration::from_mins(1);
+/// So many parts are given out at a time: each takes memory, and the server has other things to do.
+const DOWNLOADS: usize = 4;
+/// How long whoever downloads may take nothing.
+const STALLED: Duration = Duration::from_mins(1);
 /// How long an answer waits for the server's next turn.
 const SHOWN: Duration = Duration::from_secs(10);
 
@@ -39,11 +47,14 @@ pub(super) struct FrontDesk {
     tasks: TaskTracker,
     /// Tells the server that somebody asked for a job.
     asked: Arc<Notify>,
+    /// Places for downloads.
+    downloads: Arc<Semaphore>,
 }
 
 impl FrontDesk {
     pub(super) fn new(app: watch::Receiver<Installation>) -> Self {
-        Self { app, tasks: TaskTracker::new(), asked: Arc::default() }
+        let downloads = Arc::new(Semaphore::new(DOWNLOADS));
+        Self { app, tasks: TaskTracker::new(), asked: Arc::default(), downloads }
     }
 
     /// Waits until somebody asks for a job.
@@ -149,6 +160,35 @@ impl Desk for FrontDesk {
     async fn backup(&self, member: Member, id: String) -> Result<Value, Refusal> {
         let app = self.app(&member);
         list::backup_value(&app, &id).await.map_err(|error| refusal(&error))
+    }
+
+    async fn download(
+        &self,
+        member: Member,
+        id: String,
+        wanted: PartQuery,
+    ) -> Result<Outgoing, Refusal> {
+        let Ok(place) = self.downloads.clone().try_acquire_owned() else {
+            let text = format!("{DOWNLOADS} parts are being downloaded; ask again later");
+            return Err(Refusal::Away(text));
+        };
+        let app = self.app(&member);
+        let opened = async {
+            let (entry, storage) = find_backup(&app, whole(&id)?.as_str()).await?;
+            let vault = app.vault(storage).await?;
+            let lies = storage.place(&entry.source, entry.id);
+            files::open_part(&app, &vault, &lies, (wanted.part.as_deref(), wanted.sealed)).await
+        };
+        let OpenPart { data, bytes, sha256, .. } = opened.await.map_err(|error| refusal(&error))?;
+        // Before anything is given out.
+        let named = ("download", plain::name(&id));
+        app.audit_change(member.name.to_string(), named, "begun".to_owned()).await;
+        let (sender, receiver) = mpsc::channel(1);
+        drop(tokio::spawn(async move {
+            give_out(&app, data, sender).await;
+            drop(place);
+        }));
+        Ok(Outgoing { bytes, sha256, data: receiver })
     }
 
     async fn hold(&self, member: Member, id: String, reason: String) -> Result<Done, Refusal> {
@@ -289,6 +329,26 @@ fn ensure_keeper(app: &Installation, member: &Member) -> Result<(), Refusal> {
         app.config.organisation, member.name, member.organisation
     );
     Err(Refusal::NotAllowed(text))
+}
+
+/// Gives out a part, piece by piece. What fails ends it, and so does somebody who takes nothing any more.
+async fn give_out(app: &Installation, mut data: PartReader, to: mpsc::Sender<io::Result<Bytes>>) {
+    loop {
+        let piece = match data.next().await {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => return,
+            Err(error) => {
+                let text = format!("a download is ended: {error}");
+                app.cx.event(Event::Warning { text });
+                Err(io::Error::other(error))
+            }
+        };
+        let is_last = piece.is_err();
+        let is_taken = matches!(timeout(STALLED, to.send(piece)).await, Ok(Ok(())));
+        if is_last || !is_taken {
+            return;
+        }
+    }
 }
 
 /// Puts a job into the queue that a member asks for; the same one again is the same job.
