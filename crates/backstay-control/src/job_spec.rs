@@ -94,6 +94,11 @@ impl JobSpec {
         self.is_change() || matches!(self, Self::Preview(_))
     }
 
+    /// Says whether it is a look at, or a restore to, a new place beside the source, which replaces nothing.
+    pub fn is_beside(&self) -> bool {
+        matches!(self, Self::Preview(spec) | Self::Restore(spec) if spec.to.is_some())
+    }
+
     /// Returns which backup it is given, if it is.
     pub fn backup(&self) -> Option<&BackupId> {
         match self {

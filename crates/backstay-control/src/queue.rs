@@ -264,7 +264,7 @@ impl Catalog {
         now: Timestamp,
         mut id: impl FnMut() -> String,
     ) -> Result<Vec<LostJob>, CatalogError> {
-        let select = "SELECT j.id, j.source, j.kind, j.token, j.holder, j.cancel, l.token AS lease, l.expires_at FROM jobs j \
+        let select = "SELECT j.id, j.source, j.kind, j.spec, j.token, j.holder, j.cancel, l.token AS lease, l.expires_at FROM jobs j \
                       LEFT JOIN leases l ON l.source = j.source WHERE j.state IN ('leased', 'running') AND (j.source = $1 OR $1 = '')";
         let values = [leased.unwrap_or_default().into()];
         let mut lost = Vec::new();
@@ -282,12 +282,8 @@ impl Catalog {
                 Some(reason) => (JobState::Cancelled, format!("cancelled: {reason}"), None),
                 None => {
                     let next_try = self.try_again((id(), &job), Again::LeaseLost, now).await?;
-                    let kind: String = column(&row, "jobs", "kind")?;
-                    let advice = JobKind::CHANGES.iter().any(|change| change.as_str() == kind).then(|| {
-                        format!("; it may have been done: `backstay undo {source}` puts back what was there")
-                    });
                     let error = "lease lost: the process that worked on it died".to_owned()
-                        + &advice.unwrap_or_default();
+                        + &advice(&row, &source)?;
                     (JobState::Failed, error, next_try)
                 }
             };
@@ -402,6 +398,20 @@ impl Catalog {
 /// The kinds of jobs that change a source, as a list for SQL.
 fn changes() -> String {
     JobKind::CHANGES.map(|kind| format!("'{}'", kind.as_str())).join(", ")
+}
+
+/// Says what to do about a change that was lost, from its row.
+fn advice(row: &QueryResult, source: &str) -> Result<String, CatalogError> {
+    let kind: String = column(row, "jobs", "kind")?;
+    let spec: Option<String> = column(row, "jobs", "spec")?;
+    let spec = spec.and_then(|spec| serde_json::from_str::<JobSpec>(&spec).ok());
+    Ok(match spec {
+        _ if JobKind::CHANGES.iter().all(|change| change.as_str() != kind) => String::new(),
+        Some(spec) if spec.is_beside() => {
+            "; nothing was replaced, and what it made beside may not be whole".to_owned()
+        }
+        _ => format!("; it may have been done: `backstay undo {source}` puts back what was there"),
+    })
 }
 
 /// Returns how often it was lost and tried again by then, and the pause; none if it was tried often enough.

@@ -85,8 +85,9 @@ pub async fn drill(
 ) -> Result<Drilled, EngineError> {
     let spool = Spool::create(&options.spool)?;
     let target = TargetOptions {
-        to: Some(source.scratch(spool.path(), &options.tag)),
+        to: source.scratch(spool.path(), &options.tag),
         tag: options.tag,
+        is_drill: true,
         ..TargetOptions::default()
     };
     let expects_sealed = options.expects_sealed;

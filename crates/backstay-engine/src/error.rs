@@ -128,6 +128,14 @@ pub enum EngineError {
         #[source]
         cause: Box<EngineError>,
     },
+    /// Something came to the place of a restore that was to replace nothing.
+    #[error(
+        "{target} was not there when the restore was planned, and is there by now; nothing was replaced, and what was loaded is removed"
+    )]
+    CameMeanwhile {
+        /// Where.
+        target: String,
+    },
     /// What is there cannot be saved, so it was not replaced.
     #[error(
         "what would be replaced cannot be backed up first, so nothing was replaced; if it is broken beyond saving, restore with --no-safety-backup"
@@ -228,6 +236,7 @@ impl EngineError {
             | Self::Held { .. }
             | Self::Hook { .. }
             | Self::ForeignSwap { .. }
+            | Self::CameMeanwhile { .. }
             | Self::Journal(_)
             | Self::Retention(_)
             | Self::WrongClock { .. }

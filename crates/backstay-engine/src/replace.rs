@@ -185,6 +185,11 @@ impl Swap {
         Ok(Self { replacement, steps })
     }
 
+    /// Says whether something that is there now would be put away.
+    pub(crate) fn puts_away(&self) -> bool {
+        !self.replacement.is_whole() || is_there(&self.replacement.target)
+    }
+
     /// Does what is not done yet, and makes it durable.
     pub fn run(&self) -> Result<(), EngineError> {
         for step in &self.steps {

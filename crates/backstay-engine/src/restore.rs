@@ -186,7 +186,11 @@ async fn put_in_place(
         None => Ok(()),
     };
     let swapped = match swapped {
-        Ok(()) => swap_journaled(cx, (source, swapper), around, loaded, safety.as_ref()).await,
+        Ok(()) => {
+            let replaces = plan.outlook.replaces;
+            let loaded = (loaded, replaces);
+            swap_journaled(cx, (source, swapper), around, loaded, safety.as_ref()).await
+        }
         failed => failed,
     };
     if let Some(hook) = around.after {
@@ -203,12 +207,16 @@ async fn swap_journaled(
     cx: &Cx,
     (source, swapper): (&dyn Source, &dyn Swapper),
     around: &Around<'_>,
-    loaded: &Loaded,
+    (loaded, replaces): (&Loaded, bool),
     safety: Option<&BackupId>,
 ) -> Result<(), Failure> {
     cx.event(Event::Step { what: "swapping".to_owned() });
     source.check_free(&loaded.replacement).map_err(EngineError::from)?;
     let swap = swapper.plan(cx, &loaded.replacement, Direction::Restore).await?;
+    // Loading takes its time. What nobody saw when he said yes is not replaced.
+    if !replaces && swap.puts_away() {
+        return Err(EngineError::CameMeanwhile { target: loaded.replacement.target() }.into());
+    }
     around.journal.before_swap(&swap, safety).await.map_err(EngineError::Journal)?;
     let after_swap = |error| Failure { error, swapped: true };
     if let Err(error) = swapper.run(cx, &swap).await {

@@ -97,6 +97,18 @@ impl Swap {
         !matches!(self, Self::InPlace(_) | Self::Command(_))
     }
 
+    /// Says whether something that is there now would be put away, where it was not begun yet.
+    pub(crate) fn puts_away(&self) -> bool {
+        match self {
+            Self::Paths(swap) => swap.puts_away(),
+            Self::Databases(swap) => swap.puts_away(),
+            Self::Mysql(swap) => swap.puts_away(),
+            Self::Redis(swap) => swap.puts_away,
+            Self::Set(swap) => swap.puts_away(),
+            Self::InPlace(_) | Self::Command(_) => true,
+        }
+    }
+
     /// Says whether a failure leaves what was there before.
     pub(crate) fn can_be_taken_back(&self) -> bool {
         !matches!(self, Self::Command(_))

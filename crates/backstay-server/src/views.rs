@@ -327,6 +327,11 @@ impl Work {
         matches!(self, Self::Restore(_) | Self::Undo | Self::Confirm)
     }
 
+    /// Says whether it is a look at, or a restore to, a new place beside the source.
+    pub fn is_beside(&self) -> bool {
+        matches!(self, Self::Preview(wish) | Self::Restore(wish) if wish.to.is_some())
+    }
+
     /// Returns what a member must at least be to ask for it.
     pub fn least(&self) -> Role {
         if self.is_change() { Role::Admin } else { Role::Operator }

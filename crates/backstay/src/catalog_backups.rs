@@ -75,40 +75,44 @@ pub(crate) enum Kept {
     NoVault,
 }
 
-/// What to do where somebody else backs the catalog up just now.
-#[derive(Debug, Clone, Copy)]
-enum IfBusy {
-    /// The next backup has what that one misses.
-    PassOver,
-    Wait,
+/// How much depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    /// What this misses, since somebody else does it just now, the next one has.
+    Soon,
+    /// It must have what is in the catalog now.
+    Now,
 }
 
 impl Installation {
     /// Backs up the catalog to storages that backups were just written to, if it changed. That it fails makes nothing worse, and
     /// is warned of.
     pub(crate) async fn back_up_catalog_too(&self, storages: &BTreeSet<String>) {
-        self.back_up_catalog_to(storages, IfBusy::PassOver).await;
+        self.back_up_catalog_to(storages, Urgency::Soon).await;
     }
 
     /// Backs up the catalog to all storages that have a vault, after something that a loss must not bring back: whoever does it
     /// at this moment may have read the catalog before that.
     pub(crate) async fn back_up_catalog_now(&self) {
         let storages = self.config.storages.keys().cloned().collect();
-        self.back_up_catalog_to(&storages, IfBusy::Wait).await;
+        self.back_up_catalog_to(&storages, Urgency::Now).await;
     }
 
-    async fn back_up_catalog_to(&self, storages: &BTreeSet<String>, if_busy: IfBusy) {
+    async fn back_up_catalog_to(&self, storages: &BTreeSet<String>, urgency: Urgency) {
         // A stop of this piece is none of the whole.
         let app = self.with_cx(self.cx.piece());
         for name in storages {
             let kept = async {
                 let storage = app.storage(name)?;
                 let when = (Trigger::Scheduled, BELIEVED);
-                while app.back_up_catalog(storage, when).await? == Kept::Busy {
-                    match if_busy {
-                        IfBusy::PassOver => break,
-                        IfBusy::Wait => sleep(BUSY_PAUSE).await,
-                    }
+                if urgency == Urgency::Now {
+                    // A machine that was recovered has not seen the vaults of all storages yet.
+                    app.vault_if_any(storage).await?;
+                }
+                while app.back_up_catalog(storage, when).await? == Kept::Busy
+                    && urgency == Urgency::Now
+                {
+                    sleep(BUSY_PAUSE).await;
                 }
                 anyhow::Ok(())
             };

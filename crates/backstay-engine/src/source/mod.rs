@@ -62,8 +62,9 @@ pub trait Source: Send + Sync {
     /// Fails if a program holds the target open: it would go on writing to what was swapped out.
     fn check_free(&self, replacement: &Replacement) -> Result<(), SourceError>;
 
-    /// Returns a place to try a restore in, which is there only for that; paths lie in `folder`.
-    fn scratch(&self, folder: &Path, tag: &str) -> OsString;
+    /// Returns a place to try a restore in, which is there only for that; paths lie in `folder`. None where a drill needs no place
+    /// of its own.
+    fn scratch(&self, folder: &Path, tag: &str) -> Option<OsString>;
 
     /// Asks loaded data that was not swapped in: of several databases, the one of this name. Returns the first row as text,
     /// its columns divided by `|`.
@@ -213,6 +214,8 @@ pub struct TargetOptions {
     pub in_place: bool,
     /// A name for what lies beside the target, unique to this restore; made of `[0-9a-z-]`.
     pub tag: String,
+    /// Whether it is only tried: what is loaded never comes into any place.
+    pub is_drill: bool,
 }
 
 /// What a probe found.

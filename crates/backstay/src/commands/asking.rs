@@ -188,7 +188,8 @@ impl Asking {
         };
         self.cancel(&id).await;
         if request.work.is_change() {
-            self.cx.event(Event::Warning { text: how_far(&id, source) });
+            let text = how_far(&id, source, request.work.is_beside());
+            self.cx.event(Event::Warning { text });
         }
         Err(error)
     }

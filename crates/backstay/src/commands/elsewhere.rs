@@ -51,11 +51,14 @@ pub(super) async fn nobody_takes(
     }
     let last = known.iter().max_by_key(|worker| worker.seen_at).map_or_else(
         || "there never was one; `backstay workers invite` makes a token for it".to_owned(),
-        |worker| format!("{worker} was there last at {:.0}, on {}", worker.seen_at, worker.host),
+        |worker| match worker.host.as_str() {
+            "" => format!("{worker} has not asked since it was recovered"),
+            host => format!("{worker} was there last at {:.0}, on {host}", worker.seen_at),
+        },
     );
     let wanted = bound_to.as_ref().map_or_else(
         || remote.worker.to_string(),
-        |name| format!("worker {name}, which made the preview or keeps what was there before the last restore"),
+        |name| format!("worker {name}, which made the preview or keeps what was there before the last restore, until `backstay workers revoke {name}`"),
     );
     Ok(Some(format!("no worker is there for it: it wants {wanted}, and {last}")))
 }
@@ -132,7 +135,7 @@ async fn ask(
     if ended.as_ref().is_err_and(|error| !error.is::<CatalogError>()) {
         app.catalog.cancel_job(&job, reason, app.cx.now()).await?;
         if spec.is_change() {
-            let text = how_far(job.as_str(), source.name.as_str());
+            let text = how_far(job.as_str(), source.name.as_str(), spec.is_beside());
             app.cx.event(Event::Warning { text });
         }
     }
@@ -140,9 +143,13 @@ async fn ask(
 }
 
 /// Says what to do about a restore that nobody waits for any more.
-pub(super) fn how_far(job: &str, source: &str) -> String {
+pub(super) fn how_far(job: &str, source: &str, is_beside: bool) -> String {
+    let then = match is_beside {
+        true => "it replaced nothing".to_owned(),
+        false => format!("what it replaced `backstay undo {source}` puts back"),
+    };
     format!(
-        "job {job} is told to stop, and may have got further: `backstay jobs show {job}` says how it ended, and what it replaced `backstay undo {source}` puts back"
+        "job {job} is told to stop, and may have got further: `backstay jobs show {job}` says how it ended, and {then}"
     )
 }
 
@@ -297,7 +304,8 @@ pub(super) async fn bound_to(
         return Ok(None);
     }
     let keeper: Option<Slug> = app.catalog.setting(&keeper_name(&source.name)).await?;
-    if let Some(keeper) = keeper {
+    // Beside what is there, no matter what was before.
+    if let Some(keeper) = keeper.filter(|_| !spec.is_some_and(JobSpec::is_beside)) {
         let workers = app.catalog.workers().await?;
         if workers.iter().any(|worker| worker.name == keeper) {
             return Ok(Some(keeper));

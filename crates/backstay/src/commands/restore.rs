@@ -75,8 +75,9 @@ async fn restore_leased(app: &Installation, planned: &Planned) -> anyhow::Result
     } else {
         app.vault(storage).await?
     };
-    ready(app, source).await?;
+    // Who only wants something elsewhere did not say that an interrupted restore is to be finished.
     if planned.is_own_place() {
+        ready(app, source).await?;
         sweep(app, source).await?;
     }
     planned.run(app, &vault).await

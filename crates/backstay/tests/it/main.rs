@@ -51,6 +51,7 @@ mod redis_faults;
 mod redis_ways;
 mod restores;
 mod restores_asking;
+mod restores_beside;
 mod s3;
 mod serve;
 mod serve_catalogs;

@@ -81,3 +81,28 @@ fn revocation_waits_for_whoever_backs_the_catalog_up_since_before_it() {
     let kept = shell.json(&["catalog", "backup"]);
     assert_eq!(kept[0]["state"], "unchanged", "the revocation was in it: {kept}");
 }
+
+#[test]
+fn revocation_on_a_recovered_machine_reaches_storages_that_it_has_not_used_yet() {
+    let shell = Shell::with_tree("");
+    let config = shell.config();
+    let offsite = shell.path("offsite");
+    shell.set_config(format!(
+        "{config}\n[storages.offsite]\nprovider = 'local'\npath = '{}'\n\n[sources.notes]\nkind = 'files'\npath = '{}'\nstorage = 'offsite'\n",
+        offsite.display(),
+        shell.path("shop").display(),
+    ));
+    shell.ends(0, &["members", "add", "left", "--role", "owner"]);
+    shell.ends(0, &["backup", "--all"]);
+    shell.ends(0, &["keys", "kit", "--output", "kit.txt"]);
+    let lose_and_recover = |storage: &str| {
+        std::fs::remove_dir_all(shell.path("home")).unwrap();
+        std::fs::remove_file(shell.path("backstay.toml")).unwrap();
+        let storage = shell.path(storage).display().to_string();
+        shell.ends(0, &["recover", "--storage", &storage, "--kit", "kit.txt"])
+    };
+    assert!(lose_and_recover("storage").contains("default/left"));
+    shell.ends(0, &["members", "revoke", "left"]);
+    let told = lose_and_recover("offsite");
+    assert!(!told.contains("default/left"), "{told}");
+}

@@ -138,6 +138,9 @@ fn member_restores_beside_a_database_and_nowhere_else() {
     let report = office.json("admin", &[&beside[..], &["--yes"]].concat());
     assert_eq!((&report["kept"], &report["safety_backup"]), (&"nothing".into(), &Value::Null));
     assert_eq!(server.digest("as_it_was").replace("as_it_was", "shop"), backed_up);
+    let beside_it =
+        office.audit().into_iter().filter(|entry| entry[3].contains("to as_it_was beside it"));
+    assert_eq!(beside_it.count(), 1);
     assert!(server.digest("shop") == changed);
     let said = office.ends(1, "admin", &["undo", "db"]);
     assert!(said.contains("there is no restore that waits"), "{said}");

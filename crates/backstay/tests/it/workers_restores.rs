@@ -289,6 +289,10 @@ fn what_a_restore_replaced_is_put_back_by_the_worker_that_knows_where_it_is() {
         let wanted = format!("it wants worker {restorer}");
         assert!(code == Some(1) && error.contains(&wanted), "{words:?}: {error}");
     }
+    // A look at the backup beside it needs nothing of what the other keeps.
+    let (code, error) = run(&["restore", "orders", "--to", "beside", "--yes"]);
+    assert_eq!(code, Some(0), "{error}");
+    server.sql("postgres", "DROP DATABASE beside");
     // Unless it will never come back.
     fleet.server.ends(0, &["workers", "revoke", &restorer]);
     let (code, error) = run(&["undo", "orders"]);

@@ -15,9 +15,6 @@ use crate::source::{
 use crate::spool::{Spool, write_part};
 use crate::swap;
 
-/// What stands for no place: a drill proves and checks, and gives nothing to a program that replaces.
-pub(super) const SCRATCH: &str = "scratch";
-
 /// Files with the outputs of a backup.
 pub(super) struct CommandTarget {
     source: CommandSource,
@@ -33,8 +30,9 @@ impl CommandTarget {
         Self { source: source.clone(), options, spool: None, kept: Vec::new(), report }
     }
 
+    /// A drill proves and checks, and gives nothing to a program that replaces.
     fn is_drill(&self) -> bool {
-        self.options.to.as_ref().is_some_and(|to| to == SCRATCH)
+        self.options.is_drill
     }
 
     fn is_chosen(&self, name: &PartName) -> bool {
@@ -44,7 +42,7 @@ impl CommandTarget {
 
     /// Returns the outputs that are to be restored, in the order of the backup.
     fn wanted(&self, details: &Details) -> Result<Vec<&Output>, SourceError> {
-        if self.options.to.is_some() && !self.is_drill() {
+        if self.options.to.is_some() {
             return Err(refused(
                 "only the restore command knows where it writes to; --to-file gives the output itself",
             ));

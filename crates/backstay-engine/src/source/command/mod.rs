@@ -145,8 +145,8 @@ impl Source for CommandSource {
         Ok(())
     }
 
-    fn scratch(&self, _folder: &Path, _tag: &str) -> OsString {
-        apply::SCRATCH.into()
+    fn scratch(&self, _folder: &Path, _tag: &str) -> Option<OsString> {
+        None
     }
 
     async fn ask(

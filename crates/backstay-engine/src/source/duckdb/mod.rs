@@ -101,8 +101,8 @@ impl Source for DuckdbSource {
         one_file::check_free(&paths.target)
     }
 
-    fn scratch(&self, folder: &Path, _tag: &str) -> OsString {
-        folder.join("data").into()
+    fn scratch(&self, folder: &Path, _tag: &str) -> Option<OsString> {
+        Some(folder.join("data").into())
     }
 
     async fn ask(

@@ -86,8 +86,8 @@ impl Source for FilesSource {
         Ok(())
     }
 
-    fn scratch(&self, folder: &Path, _tag: &str) -> OsString {
-        folder.join("data").into()
+    fn scratch(&self, folder: &Path, _tag: &str) -> Option<OsString> {
+        Some(folder.join("data").into())
     }
 
     async fn ask(

@@ -51,6 +51,13 @@ pub struct Swap {
     direction: Direction,
 }
 
+impl Swap {
+    /// Says whether a database that was there when it was worked out would be put away.
+    pub(crate) fn puts_away(&self) -> bool {
+        self.replacement.databases.iter().any(|one| one.replaced.is_some())
+    }
+}
+
 impl Replacement {
     /// Returns the names that are fought for.
     pub fn target(&self) -> String {

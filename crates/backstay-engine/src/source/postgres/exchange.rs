@@ -114,6 +114,12 @@ impl Replacement {
 }
 
 impl Swap {
+    /// Says whether a database that is there gives up its name. If one comes later, the names do not change.
+    pub(crate) fn puts_away(&self) -> bool {
+        let targets = self.replacement.targets();
+        self.renames.iter().any(|rename| targets.contains(&rename.from.as_str()))
+    }
+
     /// Returns all of it as one transaction.
     fn transaction(&self) -> String {
         let mut steps = vec!["BEGIN".to_owned(), DURABLE.to_owned()];

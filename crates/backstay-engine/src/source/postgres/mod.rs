@@ -163,8 +163,8 @@ impl Source for PostgresSource {
         Ok(())
     }
 
-    fn scratch(&self, _folder: &Path, tag: &str) -> OsString {
-        format!("backstay_drill_{tag}").into()
+    fn scratch(&self, _folder: &Path, tag: &str) -> Option<OsString> {
+        Some(format!("backstay_drill_{tag}").into())
     }
 
     async fn ask(

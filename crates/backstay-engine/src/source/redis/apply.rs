@@ -22,9 +22,6 @@ use crate::source::{
 };
 use crate::swap::{self, Direction};
 
-/// What stands for no place of its own: a drill loads, and never swaps.
-pub(super) const SCRATCH: &str = "scratch";
-
 /// Where a restore goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
@@ -34,7 +31,7 @@ enum Place {
     Elsewhere,
     /// This number, which must be free.
     Number(u64),
-    /// Nowhere.
+    /// Nowhere: a drill loads, and never swaps.
     Scratch,
 }
 
@@ -57,7 +54,7 @@ impl ServerTarget {
     pub(super) fn new(source: &RedisSource, options: TargetOptions) -> Self {
         Self {
             source: source.clone(),
-            place: place(source.elsewhere, options.to),
+            place: place(source.elsewhere, options.to, options.is_drill),
             only: numbers(&options.only),
             in_place: options.in_place,
             tag: options.tag,
@@ -258,12 +255,14 @@ impl ServerTarget {
     }
 }
 
-fn place(elsewhere: bool, to: Option<OsString>) -> Result<Place, String> {
+fn place(elsewhere: bool, to: Option<OsString>, is_drill: bool) -> Result<Place, String> {
+    if is_drill {
+        return Ok(Place::Scratch);
+    }
     let Some(to) = to else { return Ok(if elsewhere { Place::Elsewhere } else { Place::Own }) };
     match to.to_str() {
         // The number in a URL is only where checks are asked.
         _ if elsewhere => Ok(Place::Elsewhere),
-        Some(SCRATCH) => Ok(Place::Scratch),
         text => text.and_then(|text| text.parse().ok()).map(Place::Number).ok_or_else(|| {
             format!(
                 "found {}, expected the number of a free database or the URL of another server",

@@ -76,6 +76,9 @@ pub struct Swap {
     /// Of what.
     pub replacement: Replacement,
     direction: Direction,
+    /// Whether keys were in the places of what was loaded when it was worked out.
+    #[serde(default)]
+    pub(crate) puts_away: bool,
 }
 
 impl Pair {
@@ -148,6 +151,11 @@ impl DatabaseSwapper {
             cx.event(Event::Warning { text });
         }
         replacement.evicted = evicted;
+        let mut puts_away = false;
+        for pair in replacement.exchanged() {
+            describe::select(&mut session, pair.database).await?;
+            puts_away |= describe::size(&mut session).await? > 0;
+        }
         if let Some(functions) = &mut replacement.functions {
             let present = describe::functions(&mut session).await?;
             match direction {
@@ -155,7 +163,7 @@ impl DatabaseSwapper {
                 Direction::Undo => functions.restored = present,
             }
         }
-        Ok(Swap { replacement, direction })
+        Ok(Swap { replacement, direction, puts_away })
     }
 
     async fn exchange(

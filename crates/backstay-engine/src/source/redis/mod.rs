@@ -68,8 +68,8 @@ impl Source for RedisSource {
         Ok(())
     }
 
-    fn scratch(&self, _folder: &Path, _tag: &str) -> OsString {
-        apply::SCRATCH.into()
+    fn scratch(&self, _folder: &Path, _tag: &str) -> Option<OsString> {
+        None
     }
 
     async fn ask(

@@ -43,6 +43,12 @@ pub struct Swap {
     swaps: Vec<replace::Swap>,
 }
 
+impl Swap {
+    pub(crate) fn puts_away(&self) -> bool {
+        self.swaps.iter().any(replace::Swap::puts_away)
+    }
+}
+
 impl Replacement {
     /// Returns the folders beside the members.
     pub(crate) fn besides(&self) -> impl Iterator<Item = &Path> {

@@ -104,8 +104,8 @@ impl Source for SetSource {
         set.members.iter().try_for_each(|(_, paths)| one_file::check_free(&paths.target))
     }
 
-    fn scratch(&self, folder: &Path, _tag: &str) -> OsString {
-        folder.join("data").into()
+    fn scratch(&self, folder: &Path, _tag: &str) -> Option<OsString> {
+        Some(folder.join("data").into())
     }
 
     async fn ask(

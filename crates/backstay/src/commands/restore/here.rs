@@ -93,7 +93,7 @@ impl Planned {
             None => None,
         };
         let options = RestoreOptions {
-            target: TargetOptions { to, only, in_place, tag: tag.clone() },
+            target: TargetOptions { to, only, in_place, tag: tag.clone(), is_drill: false },
             accept_unsealed,
             expects_sealed: source.sealed,
         };

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use backstay_control::{BackupSpec, CatalogError, Job, JobId, JobSpec, Member, Token, Whose};
+use backstay_control::{
+    BackupSpec, CatalogError, Job, JobId, JobSpec, Member, RestoreSpec, Token, Whose,
+};
 use backstay_engine::event::{Event, Monitor};
 use backstay_engine::part::PartReader;
 use backstay_server::{
@@ -383,7 +385,13 @@ async fn enqueue(
     if spec.is_change() {
         // Before it is one, so that no restore is without it.
         let changed = (spec.kind().as_str(), source.name.to_string());
-        let outcome = format!("asked for as job {given}");
+        let beside = match &spec {
+            JobSpec::Restore(RestoreSpec { to: Some(to), .. }) => {
+                format!(", to {} beside it", plain::name(to))
+            }
+            _ => String::new(),
+        };
+        let outcome = format!("asked for as job {given}{beside}");
         app.audit_change(member.name.to_string(), changed, outcome).await;
     }
     let asked = (&spec, Some(member.name.as_str()));

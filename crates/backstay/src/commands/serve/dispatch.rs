@@ -175,7 +175,10 @@ impl Dispatch {
         let begun = begin(app, source, (job, &taken.source, Some(worker)), now).await;
         let order = match order {
             // From here on it may keep what was there.
-            Ok(order) if matches!((&begun, &job.spec), (Ok(true), JobSpec::Restore(_))) => {
+            Ok(order)
+                if matches!((&begun, &job.spec), (Ok(true), JobSpec::Restore(_)))
+                    && !job.spec.is_beside() =>
+            {
                 set_keeper(app, source, Some(&worker.name)).await.map(|()| order)
             }
             order => order,

@@ -70,8 +70,11 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
         }
         JobSpec::Restore(spec) => {
             begins("restore");
-            ready(app, source).await?;
-            sweep(app, source).await?;
+            // Who only wants something beside did not say that an interrupted restore is to be finished.
+            if spec.to.is_none() {
+                ready(app, source).await?;
+                sweep(app, source).await?;
+            }
             let storage = app.storage(&source.storage)?;
             let vault = match spec.wants_safety() {
                 true => app.vault_for_writing(storage).await?,
