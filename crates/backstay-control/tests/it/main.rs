@@ -4,6 +4,7 @@
 
 mod catalogs;
 mod export;
+mod lost;
 mod members;
 mod migrations;
 mod queue;

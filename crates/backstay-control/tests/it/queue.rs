@@ -11,18 +11,18 @@ use jiff::{SignedDuration, Timestamp};
 use crate::catalogs::Place;
 
 /// A source of the one organisation.
-fn of(source: &str) -> OfSource<'_> {
+pub(crate) fn of(source: &str) -> OfSource<'_> {
     OfSource { organisation: "default", source }
 }
 
-fn id() -> String {
+pub(crate) fn id() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("job-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// What time it is for the catalog; where that has a clock of its own, that is what counts.
-async fn now(catalog: &Catalog) -> Timestamp {
+pub(crate) async fn now(catalog: &Catalog) -> Timestamp {
     catalog.time("2026-11-22T12:00:00Z".parse().unwrap()).await.unwrap()
 }
 
@@ -47,7 +47,7 @@ async fn enqueue(catalog: &Catalog, source: &str, slot: Timestamp) -> bool {
 }
 
 /// Takes up the only job that waits.
-async fn begin(
+pub(crate) async fn begin(
     catalog: &Catalog,
     me: &Holder,
     at: Timestamp,
