@@ -16,7 +16,7 @@ async fn lost_restore_is_told_with_what_puts_it_back_and_one_beside_never_is() {
             [(None, "`backstay undo shop`"), (Some("look".to_owned()), "nothing was replaced")]
         {
             let spec = JobSpec::Restore(RestoreSpec {
-                backup: "20261122T120000Z-0123456789abcdef".parse().unwrap(),
+                backup: "20261122T120000Z-7k3f9q2x".parse().unwrap(),
                 to,
                 only: Vec::new(),
                 in_place: false,
