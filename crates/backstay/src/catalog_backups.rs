@@ -117,7 +117,7 @@ impl Installation {
                 anyhow::Ok(())
             };
             let late = || format!("it took longer than {} seconds", PATIENCE.as_secs());
-            let kept = timeout(PATIENCE, kept).await.with_context(late).flatten();
+            let kept = timeout(PATIENCE, Box::pin(kept)).await.with_context(late).flatten();
             if let Err(error) = kept {
                 let text = format!("the catalog was not backed up to storage {name}: {error:#}");
                 self.cx.event(Event::Warning { text });
