@@ -275,16 +275,15 @@ async fn measure_organisations(
             "members of an organisation",
             of.p95(async |source| {
                 let organisation = organisation_of(&source).parse().unwrap();
-                let members = catalog.members(Some(&organisation)).await.unwrap();
+                let members = catalog.members(Some(&organisation), None).await.unwrap();
                 assert_eq!(members.len() as u64, MEMBERS);
             })
             .await,
         ),
         (
-            "all members",
+            "a page of all members",
             of.p95(async |_| {
-                let members = catalog.members(None).await.unwrap().len() as u64;
-                assert_eq!(members, ORGANISATIONS * MEMBERS);
+                assert_eq!(catalog.members(None, None).await.unwrap().len(), 1000);
             })
             .await,
         ),

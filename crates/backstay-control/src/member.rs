@@ -164,13 +164,24 @@ impl Catalog {
         rows.iter().map(record).collect()
     }
 
-    /// Returns the members of an organisation, or all, by organisation and name.
-    pub async fn members(&self, organisation: Option<&Slug>) -> Result<Vec<Member>, CatalogError> {
+    /// Returns the first thousand members of an organisation, or of all, by organisation and name: those behind one, or from
+    /// the beginning.
+    pub async fn members(
+        &self,
+        organisation: Option<&Slug>,
+        after: Option<&Member>,
+    ) -> Result<Vec<Member>, CatalogError> {
         let which = if organisation.is_some() { "organisation = $1" } else { "$1 = ''" };
         let select = format!(
-            "SELECT {COLUMNS} FROM members WHERE {which} AND revoked_at IS NULL ORDER BY organisation, name"
+            "SELECT {COLUMNS} FROM members WHERE {which} AND revoked_at IS NULL AND (organisation, name) > ($2, $3) \
+             ORDER BY organisation, name LIMIT {PAGE}"
         );
-        let values = [organisation.map(ToString::to_string).unwrap_or_default().into()];
+        let text = |slug: Option<&Slug>| slug.map(ToString::to_string).unwrap_or_default().into();
+        let values = [
+            text(organisation),
+            text(after.map(|member| &member.organisation)),
+            text(after.map(|member| &member.name)),
+        ];
         self.query_all("looked for members", &select, values).await?.iter().map(read).collect()
     }
 
@@ -214,6 +225,8 @@ impl Catalog {
     }
 }
 
+/// Members that are read at once.
+const PAGE: usize = 1000;
 const COLUMNS: &str = "id, organisation, name, role, created_at, expires_at, seen_at";
 
 fn read(row: &QueryResult) -> Result<Member, CatalogError> {

@@ -1,6 +1,8 @@
 //! Who is a member, and what was changed by whom (ADR 21), in a catalog of either kind.
 
-use backstay_control::{Change, JobSpec, OfSource, Role, Token, TokenKind, Whose};
+use std::collections::BTreeSet;
+
+use backstay_control::{Change, JobSpec, Member, OfSource, Role, Token, TokenKind, Whose};
 use backstay_format::Slug;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret as _;
@@ -30,8 +32,8 @@ async fn member_is_whoever_shows_its_token_until_it_is_revoked_or_too_old() {
         let theirs = catalog.add_member(namesake, Role::Viewer, None, now()).await.unwrap();
         let member = catalog.member_of(&token, now()).await.unwrap().unwrap();
         assert_eq!((member.role, &member.organisation), (Role::Operator, &acme));
-        assert_eq!(catalog.members(Some(&acme)).await.unwrap(), std::slice::from_ref(&member));
-        assert_eq!(catalog.members(None).await.unwrap().len(), 2);
+        assert_eq!(catalog.members(Some(&acme), None).await.unwrap(), std::slice::from_ref(&member));
+        assert_eq!(catalog.members(None, None).await.unwrap().len(), 2);
         catalog.see_member(&member, now()).await.unwrap();
         let seen = catalog.member_of(&token, now()).await.unwrap().unwrap().seen_at;
         assert_eq!(seen, Some(now()));
@@ -50,6 +52,33 @@ async fn member_is_whoever_shows_its_token_until_it_is_revoked_or_too_old() {
         assert_eq!(catalog.member_of(&renewed, until).await.unwrap(), None);
         let theirs = catalog.member_of(&theirs.unwrap(), until).await.unwrap();
         assert!(theirs.is_some(), "another organisation's is another");
+    }
+}
+
+#[tokio::test]
+async fn members_are_listed_page_by_page_each_once() {
+    for place in Place::both() {
+        let catalog = place.open().await.unwrap();
+        place.sql(
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 2499)
+             INSERT INTO members (id, secret, organisation, name, role, created_at, revoked_at) \
+             SELECT CAST(i AS TEXT), '', 'o' || (i % 3), 'm-' || i, 'viewer', 0, CASE WHEN i % 5 = 0 THEN 1 END FROM n;",
+        );
+        for (organisation, expected) in [(None, 2000), (Some(slug("o1")), 667)] {
+            let mut listed: Vec<Member> = Vec::new();
+            loop {
+                let page = catalog.members(organisation.as_ref(), listed.last()).await.unwrap();
+                if page.is_empty() {
+                    break;
+                }
+                listed.extend(page);
+            }
+            assert_eq!(listed.len(), expected);
+            let names: BTreeSet<_> =
+                listed.iter().map(|member| (&member.organisation, &member.name)).collect();
+            assert_eq!(names.len(), expected, "each once");
+            assert!(listed.is_sorted_by_key(|member| &member.organisation));
+        }
     }
 }
 

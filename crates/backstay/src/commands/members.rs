@@ -21,7 +21,7 @@ pub(super) async fn members(
     let own = &app.config.organisation;
     match command {
         MembersCommand::List { organisation } => {
-            let members = app.catalog.members(organisation.as_ref()).await?;
+            let members = all(app, organisation.as_ref()).await?;
             if json {
                 let all = members.iter().map(|member| as_json(member, now));
                 render::print_json(&all.collect::<Vec<_>>())?;
@@ -79,6 +79,21 @@ pub(super) async fn members(
 
 fn state(member: &Member, now: Timestamp) -> &'static str {
     if member.is_expired(now) { "expired" } else { "valid" }
+}
+
+/// Returns all members of an organisation, or all that there are.
+pub(super) async fn all(
+    app: &Installation,
+    organisation: Option<&Slug>,
+) -> anyhow::Result<Vec<Member>> {
+    let mut all: Vec<Member> = Vec::new();
+    loop {
+        let page = app.catalog.members(organisation, all.last()).await?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
+    }
 }
 
 fn row(member: &Member, now: Timestamp) -> Vec<String> {

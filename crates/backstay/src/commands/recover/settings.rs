@@ -11,6 +11,7 @@ use backstay_format::IndexEntry;
 use backstay_format::retention::CLOCK_TOLERANCE;
 
 use super::tell;
+use crate::commands::members;
 use crate::catalog_backups::{
     CARRIED, CATALOG_ID, CONFIGURATION, CatalogBackups, KeptConfiguration, catalogs_in, place,
 };
@@ -84,7 +85,7 @@ async fn import(
 
 /// Says whose tokens are worth something here: whoever was revoked after that backup comes back, too.
 async fn tell_who_may_ask(app: &Installation, json: bool) -> anyhow::Result<()> {
-    let members = app.catalog.members(None).await?;
+    let members = members::all(app, None).await?;
     let members = members
         .iter()
         .map(|member| format!("{}/{} ({})", member.organisation, member.name, member.role));
