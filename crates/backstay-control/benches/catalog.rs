@@ -13,6 +13,7 @@
 mod catalogs;
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use backstay_control::{Catalog, Holder, OfSource, Policy, Role, Since, Token, Whose};
@@ -32,6 +33,10 @@ const MEMBERS: u64 = 50;
 /// Lookups of a kind, whose 95th percentile is told.
 const LOOKUPS: u64 = 100;
 const PASSES: u64 = 5;
+/// When the newest backups were made.
+static START: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
+/// Eight digits, from which ids of backups are made: of these some must be letters.
+const FIRST_TAIL: u64 = 10_000_000;
 const VAULT: &str = "v00000000000000000000000000000000";
 /// What may not take longer, in milliseconds.
 const GOAL_MS: f64 = 50.0;
@@ -80,8 +85,6 @@ async fn add_members(catalog: &Catalog) -> Vec<Token> {
 
 /// Adds sources with their backups, jobs and as many changes, past the program: through it each would wait for the disk.
 fn fill(place: &Place, from: u64, to: u64) {
-    let entries: Vec<IndexEntry> = (0..EACH).map(entry).collect();
-    let backups = serde_json::to_string(&entries).unwrap();
     let now = Timestamp::now().as_microsecond();
     // So that none is old enough to be forgotten.
     let day = SignedDuration::from_hours(20).as_micros();
@@ -91,8 +94,7 @@ fn fill(place: &Place, from: u64, to: u64) {
         )
     };
     place.sql(&format!(
-        "{} INSERT INTO listings (storage, source, backups) SELECT '{VAULT}', 's' || i, '{backups}' FROM n;
-         {} INSERT INTO slots (source, first_seen, last_slot) SELECT 's' || i, {now} - {day} * {EACH}, {now} - {day} / 2 FROM n;
+        "{} INSERT INTO slots (source, first_seen, last_slot) SELECT 's' || i, {now} - {day} * {EACH}, {now} - {day} / 2 FROM n;
          {} INSERT INTO jobs (id, source, kind, state, queued_at, started_at, finished_at, holder, slot, backup, log, organisation) \
             SELECT CAST(1000000000000000000 + i AS TEXT), 's' || (i / {EACH}), CASE WHEN i % {EACH} = 7 THEN 'restore' ELSE 'backup' END, \
                    CASE WHEN i % 50 = 9 THEN 'failed' ELSE 'succeeded' END, {now} - {day} * (i % {EACH}) - i, {now} - {day} * (i % {EACH}), \
@@ -100,16 +102,42 @@ fn fill(place: &Place, from: u64, to: u64) {
                    'reading the source', 'o' || ((i / {EACH}) % {ORGANISATIONS}) FROM n;
          {} INSERT INTO audit (id, at, organisation, actor, action, subject, outcome) \
             SELECT CAST(i AS TEXT), {now} - i, 'o' || ((i / {EACH}) % {ORGANISATIONS}), 'm0', 'delete', '20260101T000000Z-22222222', 'done' FROM n;
+         {}
          ANALYZE;",
         numbers(from, to),
-        numbers(from, to),
         numbers(from * EACH, to * EACH),
         numbers(from * EACH, to * EACH),
+        (0..EACH).map(|number| backups(&numbers(from, to), number)).collect::<String>(),
     ));
 }
 
+/// Adds that backup to each source, under an id of its own.
+fn backups(numbers: &str, number: u64) -> String {
+    let entry = entry(number);
+    let (time, at) = (beginning(&entry), entry.started_at.as_microsecond());
+    let text = serde_json::to_string(&entry).unwrap();
+    let id =
+        format!("'{time}' || REPLACE(REPLACE(CAST({FIRST_TAIL} + i AS TEXT), '0', 'b'), '1', 'c')");
+    format!(
+        "{numbers} INSERT INTO backups (storage, source, backup, started_at, entry) \
+         SELECT '{VAULT}', 's' || i, {id}, {at} - i, REPLACE('{text}', '{}', {id}) FROM n;",
+        entry.id
+    )
+}
+
+/// The time in an id, and what parts it from the rest.
+fn beginning(entry: &IndexEntry) -> String {
+    entry.id.as_str()[..17].to_owned()
+}
+
+/// Returns the id of the newest backup of a source.
+fn newest_of(time: &str, source: &str) -> BackupId {
+    let tail = (FIRST_TAIL + number_of(source)).to_string().replace('0', "b").replace('1', "c");
+    format!("{time}{tail}").parse().unwrap()
+}
+
 fn entry(number: u64) -> IndexEntry {
-    let at = Timestamp::now() - SignedDuration::from_hours(24 * number.cast_signed());
+    let at = *START - SignedDuration::from_hours(24 * number.cast_signed());
     let (name, note) = ("database.dump".parse::<PartName>().unwrap(), "before the move".to_owned());
     IndexEntry {
         id: BackupId::new(at, number.to_be_bytes()),
@@ -142,7 +170,31 @@ async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
         jitter: SignedDuration::from_mins(10),
         blackouts: Vec::new(),
     };
+    let time = beginning(&entry(0));
     vec![
+        (
+            "a backup by its id",
+            of.p95(async |source| {
+                let seen = catalog.seen_of(&newest_of(&time, &source)).await.unwrap();
+                assert_eq!(seen, [(VAULT.to_owned(), source)]);
+            })
+            .await,
+        ),
+        (
+            "newest backups of a storage",
+            of.p95(async |_| {
+                assert_eq!(catalog.newest_backups(VAULT, 100).await.unwrap().len(), 100);
+            })
+            .await,
+        ),
+        (
+            "listing a source again",
+            of.p95(async |source| {
+                let known = catalog.known_backups(VAULT, &source).await.unwrap();
+                catalog.keep_listing((VAULT, &source), &known).await.unwrap();
+            })
+            .await,
+        ),
         (
             "backups of a source",
             of.p95(async |source| {

@@ -358,13 +358,31 @@ impl Catalog {
         action: &'static str,
         statements: Vec<(&'static str, Vec<Value>)>,
     ) -> Result<bool, CatalogError> {
+        self.transact(action, statements, |changed| changed == 1).await
+    }
+
+    /// Runs statements in one transaction, whatever each of them finds to change.
+    pub(crate) async fn together(
+        &self,
+        action: &'static str,
+        statements: Vec<(&'static str, Vec<Value>)>,
+    ) -> Result<(), CatalogError> {
+        self.transact(action, statements, |_| true).await.map(drop)
+    }
+
+    async fn transact(
+        &self,
+        action: &'static str,
+        statements: Vec<(&'static str, Vec<Value>)>,
+        is_right: impl Fn(u64) -> bool + Send,
+    ) -> Result<bool, CatalogError> {
         let failed = |cause| CatalogError::Query { action, cause };
         let transaction = self.db.begin().await.map_err(failed)?;
         for (sql, values) in statements {
             let statement =
                 Statement::from_sql_and_values(self.db.get_database_backend(), sql, values);
             let done = transaction.execute_raw(statement).await.map_err(failed)?;
-            if done.rows_affected() != 1 {
+            if !is_right(done.rows_affected()) {
                 transaction.rollback().await.map_err(failed)?;
                 return Ok(false);
             }

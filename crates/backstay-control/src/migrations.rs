@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 /// The steps; the version of a catalog is how many of them were taken. Never changed, only added to.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     // Also where a program without steps made them.
     "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
      CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -69,6 +69,13 @@ const STEPS: [&str; 7] = [
      ALTER TABLE jobs ADD COLUMN asked_by TEXT;
      ALTER TABLE jobs ADD COLUMN organisation TEXT NOT NULL DEFAULT '';
      CREATE INDEX jobs_by_organisation ON jobs (organisation, queued_at, attempt);",
+    // Of each backup a row (ADR 24). What was listed before is listed again by the next command that looks.
+    "DROP TABLE listings;
+     CREATE TABLE backups (
+         storage TEXT NOT NULL, source TEXT NOT NULL, backup TEXT NOT NULL, started_at BIGINT NOT NULL, entry TEXT NOT NULL,
+         PRIMARY KEY (storage, source, backup));
+     CREATE INDEX backups_by_time ON backups (storage, started_at, backup);
+     CREATE INDEX backups_by_id ON backups (backup);",
 ];
 
 /// A number that nothing else of the database's locks by: it is the beginning of "backstay".

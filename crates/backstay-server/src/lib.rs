@@ -25,7 +25,8 @@ pub use people::Desk;
 pub use settings::{AccessKey, KeptView, SettingsChange, Subject, Wanted};
 pub use views::{
     AuditView, BackupView, BackupsView, Done, FindingView, ItemErrorView, JobRequest, JobView,
-    RestoreWish, SourceStatus, SourceView, StatusView, StorageTest, StorageView, Work,
+    RestoreWish, SourceStatus, SourceView, StatusView, StorageTest, StorageView, WhichBackups,
+    Work,
 };
 pub use wire::{
     EnrolRequest, Enrolled, Grant, JobEnd, JobReport, LeaseRef, Outcome, PROTOCOL, PROTOCOL_HEADER,

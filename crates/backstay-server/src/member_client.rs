@@ -11,7 +11,7 @@ use crate::download::{Incoming, PartQuery};
 use crate::settings::{KeptView, SettingsChange, Subject};
 use crate::views::{
     AuditView, BackupsView, Done, JobRequest, JobView, Reason, SourceView, StatusView, StorageTest,
-    StorageView,
+    StorageView, WhichBackups,
 };
 
 /// Nothing is said with the request.
@@ -50,9 +50,12 @@ impl MemberClient {
         self.change(Method::POST, &["storages", name, "test"], NOTHING).await
     }
 
-    /// Asks for the backups of a source, or of all.
-    pub async fn backups(&self, source: Option<&str>) -> Result<BackupsView, CallError> {
-        let query: Vec<_> = source.map(|name| ("source", name)).into_iter().collect();
+    /// Asks for backups.
+    pub async fn backups(&self, which: &WhichBackups) -> Result<BackupsView, CallError> {
+        let newest = which.newest.map(|newest| newest.to_string());
+        let query = [("source", &which.source), ("newest", &newest)];
+        let query: Vec<_> =
+            query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
         self.get(&["backups"], &query).await
     }
 

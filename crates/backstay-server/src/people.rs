@@ -18,7 +18,7 @@ use crate::download::{Outgoing, PartQuery};
 use crate::settings::{KeptView, SettingsChange, Subject, Wanted};
 use crate::views::{
     AuditView, BackupsView, Done, JobRequest, JobView, Reason, SourceView, StatusView, StorageTest,
-    StorageView,
+    StorageView, WhichBackups,
 };
 
 /// So many jobs or entries of the audit are shown where nobody says, and at most.
@@ -38,9 +38,8 @@ pub trait Desk: Send + Sync + 'static {
     async fn storages(&self, member: Member) -> Result<Vec<StorageView>, Refusal>;
     /// Tries all that backups need of a storage.
     async fn test_storage(&self, member: Member, name: String) -> Result<StorageTest, Refusal>;
-    /// Returns the backups of a source, or of all.
-    async fn backups(&self, member: Member, source: Option<String>)
-    -> Result<BackupsView, Refusal>;
+    /// Returns backups.
+    async fn backups(&self, member: Member, which: WhichBackups) -> Result<BackupsView, Refusal>;
     /// Returns all that is known of a backup.
     async fn backup(&self, member: Member, id: String) -> Result<Value, Refusal>;
     /// Returns a part of a backup.
@@ -166,11 +165,6 @@ async fn unknown(request: Request) -> Refusal {
 }
 
 #[derive(Deserialize)]
-struct OfSource {
-    source: Option<String>,
-}
-
-#[derive(Deserialize)]
 struct Newest {
     source: Option<String>,
     limit: Option<u32>,
@@ -222,9 +216,15 @@ async fn test_storage(
 async fn backups(
     State(desk): Asked,
     Extension(member): Extension<Member>,
-    of: Result<Query<OfSource>, QueryRejection>,
+    which: Result<Query<WhichBackups>, QueryRejection>,
 ) -> Result<Json<BackupsView>, Refusal> {
-    desk.backups(member, query(of)?.source).await.map(Json)
+    let which = query(which)?;
+    if which.source.is_some() && which.newest.is_some() {
+        let text = "found both source and newest, expected one of them";
+        return Err(Refusal::Malformed(text.to_owned()));
+    }
+    let newest = which.newest.map(|newest| newest.min(MANY));
+    desk.backups(member, WhichBackups { newest, ..which }).await.map(Json)
 }
 
 async fn backup(

@@ -118,6 +118,15 @@ pub struct FindingView {
     pub result: String,
 }
 
+/// Which backups somebody wants to see; without a word all, as they are now.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub struct WhichBackups {
+    /// Of this source only, as they are now.
+    pub source: Option<String>,
+    /// So many of all sources, the newest, as they were seen last.
+    pub newest: Option<u32>,
+}
+
 /// The backups that there are.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BackupsView {

@@ -93,6 +93,9 @@ pub(crate) enum Command {
     Backups {
         /// Of this source only
         source: Option<String>,
+        /// Only so many of all sources, as they were seen last; the storages are not asked
+        #[arg(long, value_name = "N", conflicts_with = "source", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        newest: Option<u32>,
     },
     /// Show one backup
     #[command(after_help = EXIT_CODES)]

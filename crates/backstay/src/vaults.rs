@@ -148,7 +148,7 @@ fn ensure_its(storage: &StorageConfig, whose: Option<&Slug>) -> anyhow::Result<(
 }
 
 /// Where a storage is, whoever asks.
-fn location(storage: &StorageConfig) -> anyhow::Result<String> {
+pub(crate) fn location(storage: &StorageConfig) -> anyhow::Result<String> {
     Ok(storage.spec(S3Credentials::Chain { profile: None })?.location())
 }
 

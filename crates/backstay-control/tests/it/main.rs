@@ -4,6 +4,7 @@
 
 mod catalogs;
 mod export;
+mod index;
 mod lost;
 mod members;
 mod migrations;

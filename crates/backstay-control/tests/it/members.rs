@@ -32,7 +32,10 @@ async fn member_is_whoever_shows_its_token_until_it_is_revoked_or_too_old() {
         let theirs = catalog.add_member(namesake, Role::Viewer, None, now()).await.unwrap();
         let member = catalog.member_of(&token, now()).await.unwrap().unwrap();
         assert_eq!((member.role, &member.organisation), (Role::Operator, &acme));
-        assert_eq!(catalog.members(Some(&acme), None).await.unwrap(), std::slice::from_ref(&member));
+        assert_eq!(
+            catalog.members(Some(&acme), None).await.unwrap(),
+            std::slice::from_ref(&member)
+        );
         assert_eq!(catalog.members(None, None).await.unwrap().len(), 2);
         catalog.see_member(&member, now()).await.unwrap();
         let seen = catalog.member_of(&token, now()).await.unwrap().unwrap().seen_at;

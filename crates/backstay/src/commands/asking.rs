@@ -9,7 +9,7 @@ use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_format::Trigger;
 use backstay_server::{
-    BackupView, CallError, Client, JobRequest, JobView, MemberClient, PartQuery, Work,
+    BackupView, CallError, Client, JobRequest, JobView, MemberClient, PartQuery, WhichBackups, Work,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -114,8 +114,9 @@ impl Asking {
             Command::Storage(StorageCommand::List) => {
                 look::show_storages(&client.storages().await?, json)
             }
-            Command::Backups { source } => {
-                list::show_backups(&client.backups(source.as_deref()).await?, json)
+            Command::Backups { source, newest } => {
+                let which = WhichBackups { source, newest };
+                list::show_backups(&client.backups(&which).await?, json)
             }
             Command::Show { id } => list::show_backup(&client.backup(&id).await?, json),
             Command::Hold { id, reason } => {

@@ -1,7 +1,8 @@
 //! Listing backups, and what is done to one of them.
 
-use backstay_format::{Content, IndexEntry};
-use backstay_server::BackupsView;
+use backstay_format::{Content, IndexEntry, Slug};
+use backstay_server::{BackupsView, WhichBackups};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::{find_backup, orphans};
@@ -9,6 +10,10 @@ use crate::config::{SourceConfig, StorageConfig};
 use crate::exit::Exit;
 use crate::installation::Installation;
 use crate::render;
+use crate::vaults::location;
+
+/// Sources that are listed at once: a storage answers each in its own time.
+pub(super) const LISTED_AT_ONCE: usize = 16;
 
 /// A backup and where it lies.
 pub(super) struct Listed {
@@ -77,9 +82,15 @@ async fn on_storage(
         Some(name) => [app.source(name).await?.name].into(),
         None => orphans::sources(app, &vault, organisation).await?,
     };
-    for source in sources {
-        let (listing, orphans) = orphans::list(app, &vault, (organisation, &source)).await?;
-        let location = format!("{}/{organisation}/{source}", vault.location());
+    let listings = stream::iter(sources)
+        .map(async |source| {
+            let listed = orphans::list(app, &vault, (organisation, &source)).await?;
+            anyhow::Ok((source, listed))
+        })
+        .buffered(LISTED_AT_ONCE);
+    let listings: Vec<_> = listings.try_collect().await?;
+    for (source, (listing, orphans)) in listings {
+        let location = place_of(vault.location(), (organisation, &source));
         let there = listing.backups.into_iter().map(|entry| {
             let is_orphaned = orphans.damaged.contains(&entry.id);
             (entry, is_orphaned)
@@ -149,12 +160,39 @@ pub(super) async fn known(app: &Installation, source: &SourceConfig) -> anyhow::
     })
 }
 
-/// Returns the backups of a source or of all as people see them.
+/// Returns the newest backups of all sources as they were seen last: nobody asks the storages for them.
+async fn newest(app: &Installation, limit: u32) -> anyhow::Result<Vec<Listed>> {
+    let mut listed = Vec::new();
+    for storage in app.config.storages.values() {
+        let Some(vault) = app.known_vault(storage).await? else { continue };
+        let above = location(storage)?;
+        let newest = app.catalog.newest_backups(vault.as_str(), limit).await?;
+        listed.extend(newest.into_iter().map(|(entry, is_orphaned)| Listed {
+            location: place_of(&above, (&storage.organisation, &entry.source)),
+            storage: storage.name.clone(),
+            entry,
+            is_orphaned,
+        }));
+    }
+    sort(&mut listed);
+    listed.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(listed)
+}
+
+/// Returns where the backups of a source are.
+fn place_of(vault: &str, (organisation, source): (&Slug, &Slug)) -> String {
+    format!("{vault}/{organisation}/{source}")
+}
+
+/// Returns backups as people see them.
 pub(super) async fn backups_view(
     app: &Installation,
-    source: Option<&str>,
+    which: &WhichBackups,
 ) -> anyhow::Result<BackupsView> {
-    let All { listed, errors, exit } = all(app, source).await?;
+    let All { listed, errors, exit } = match which.newest {
+        Some(limit) => All { listed: newest(app, limit).await?, ..All::none() },
+        None => all(app, which.source.as_deref()).await?,
+    };
     let view = |one: &Listed| {
         render::backup_view(&one.entry, (&one.storage, &one.location), one.is_orphaned)
     };
@@ -163,10 +201,10 @@ pub(super) async fn backups_view(
 
 pub(super) async fn backups(
     app: &Installation,
-    source: Option<&str>,
+    which: &WhichBackups,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    show_backups(&backups_view(app, source).await?, json)
+    show_backups(&backups_view(app, which).await?, json)
 }
 
 /// Shows backups. Trouble with single ones goes to standard error.
@@ -191,7 +229,7 @@ pub(super) async fn backup_value(app: &Installation, id: &str) -> anyhow::Result
     let vault = app.vault(storage).await?;
     let manifest = vault.manifest(&app.cx, &storage.place(&entry.source, entry.id.clone())).await?;
     let details = vault.details(&manifest)?;
-    let location = format!("{}/{}/{}", vault.location(), storage.organisation, entry.source);
+    let location = place_of(vault.location(), (&storage.organisation, &entry.source));
     let mut value = json!(render::backup_view(&entry, (&storage.name, &location), false));
     value["item_errors"] = json!(details.item_errors);
     value["content"] = json!(details.content.map(Content::without_secrets));

@@ -11,6 +11,7 @@ mod doctor;
 mod drill;
 mod elsewhere;
 mod files;
+mod find;
 mod guard;
 mod holdings;
 mod import;
@@ -38,12 +39,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use backstay_engine::cx::Cx;
-use backstay_format::IndexEntry;
-use backstay_server::Done;
+use backstay_server::{Done, WhichBackups};
 use clap::CommandFactory as _;
 
+use self::find::{find_backup, the_one};
 use crate::cli::{Cli, Command};
-use crate::config::StorageConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
 use crate::render;
@@ -108,7 +108,9 @@ async fn run_here(app: &mut Installation, json: bool, command: Command) -> anyho
         Command::Storage(command) => look::storage(app, command, json).await,
         Command::Backup(args) => Box::pin(backup::backup_all(app, args, json)).await,
         Command::Import(args) => Box::pin(import::import_all(app, &args, json)).await,
-        Command::Backups { source } => list::backups(app, source.as_deref(), json).await,
+        Command::Backups { source, newest } => {
+            list::backups(app, &WhichBackups { source, newest }, json).await
+        }
         Command::Show { id } => list::show(app, &id, json).await,
         Command::Hold { id, reason } => said(list::hold(app, &id, &reason).await),
         Command::Release { id } => said(list::release(app, &id).await),
@@ -181,41 +183,4 @@ fn man(directory: &Path) -> anyhow::Result<Exit> {
         .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
         .with_context(|| format!("cannot write man pages into {}", directory.display()))?;
     Ok(Exit::Done)
-}
-
-/// Finds the one backup whose id begins so, in whatever storage.
-async fn find_backup<'a>(
-    app: &'a Installation,
-    id: &str,
-) -> anyhow::Result<(IndexEntry, &'a StorageConfig)> {
-    let mut found = Vec::new();
-    for storage in app.config.storages.values() {
-        let Some(vault) = app.vault_if_any(storage).await? else { continue };
-        for source in vault.sources(&app.cx, &storage.organisation).await? {
-            let listing = vault.list(&app.cx, &storage.organisation, &source).await?;
-            found.extend(
-                listing
-                    .backups
-                    .into_iter()
-                    .filter(|b| b.id.as_str().starts_with(id))
-                    .map(|b| (b, storage)),
-            );
-            if let Some(unusable) =
-                listing.unusable.into_iter().find(|u| u.id.as_str().starts_with(id))
-            {
-                return Err(unusable.error.into());
-            }
-        }
-    }
-    the_one(found, id, ("backup", "backstay backups"))
-}
-
-/// Returns the only one of what was found by the beginning of an id, or says what to do: what it is, and what lists all.
-fn the_one<T>(mut found: Vec<T>, id: &str, (what, list): (&str, &str)) -> anyhow::Result<T> {
-    let text = match (found.pop(), found.is_empty()) {
-        (Some(one), true) => return Ok(one),
-        (None, _) => format!("there is no {what} {id:?}; list them with `{list}`"),
-        (Some(_), false) => format!("{id:?} begins the ids of several {what}s; write more of it"),
-    };
-    Err(UsageError(text).into())
 }

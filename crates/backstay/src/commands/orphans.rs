@@ -42,7 +42,7 @@ pub(super) async fn list(
             }
         }
     }
-    app.catalog.keep_listing(named.0, named.1, &listing.backups).await?;
+    app.catalog.keep_listing(named, &listing.backups).await?;
     let mut orphans = app.catalog.orphans(named.0, named.1).await?;
     let came_back = orphans.lost.extract_if(.., |entry| there.contains(&entry.id));
     let came_back: Vec<BackupId> = came_back.map(|entry| entry.id).collect();

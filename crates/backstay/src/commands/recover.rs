@@ -12,6 +12,7 @@ use backstay_engine::recover::recover_keys;
 use backstay_engine::store::Store;
 use backstay_engine::vault::Vault;
 use backstay_format::{Keyring, Slug};
+use backstay_server::WhichBackups;
 
 use crate::cli::{Global, RecoverArgs};
 use crate::config::{Additions, Config, DEFAULT_DISK_WARN, StorageKind, parse_location};
@@ -79,7 +80,7 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         tell(json, &format!("name it to every command: --config {}", file.display()))?;
     }
     let installation = configured(app, &recovered, written.or(usual)).await;
-    super::list::backups(&installation, None, json).await?;
+    super::list::backups(&installation, &WhichBackups::default(), json).await?;
     tell(json, "next: `backstay verify --all`, then `backstay restore SOURCE`")?;
     Ok(Exit::Done)
 }

@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use backstay_control::{Facts, Health, Job, JobSpec, JobState, Objectives, Seen, Since, Span};
 use backstay_format::{IndexEntry, Trigger};
 use backstay_server::{SourceStatus, StatusView};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 
+use super::list::LISTED_AT_ONCE;
 use crate::config::SourceConfig;
 use crate::exit::Exit;
 use crate::installation::Installation;
@@ -32,10 +34,11 @@ pub(super) async fn status(app: &Installation, check: bool, json: bool) -> anyho
 pub(super) async fn view(app: &Installation) -> anyhow::Result<StatusView> {
     let slots = app.catalog.slots().await?;
     let at_work = app.catalog.sources_at_work(app.cx.now()).await?;
-    let mut all = Vec::new();
-    for source in app.config.sources.values() {
-        all.push(look_at(app, source, (&slots, &at_work)).await?);
-    }
+    let names: Vec<String> = app.config.sources.keys().cloned().collect();
+    let looks = stream::iter(names)
+        .map(async |name| look_at(app, &app.config.sources[&name], (&slots, &at_work)).await)
+        .buffered(LISTED_AT_ONCE);
+    let all: Vec<_> = looks.try_collect().await?;
     let unprotected = all.iter().filter(|status| status.newest_good.is_none());
     let mut warnings: Vec<String> =
         unprotected.filter_map(|status| super::archives::no_backup(app, status.source)).collect();

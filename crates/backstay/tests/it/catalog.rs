@@ -418,7 +418,7 @@ fn index_of_backups_is_made_anew_from_the_vaults() {
     }
     let rows = || -> String {
         let catalog = rusqlite::Connection::open(shell.path("home/catalog.db")).unwrap();
-        let select = "SELECT group_concat(source || backups) FROM listings";
+        let select = "SELECT group_concat(source || backup || entry) FROM (SELECT * FROM backups ORDER BY backup)";
         catalog
             .query_row(select, [], |row| row.get::<_, Option<String>>(0))
             .unwrap()
@@ -431,7 +431,7 @@ fn index_of_backups_is_made_anew_from_the_vaults() {
     shell.ends(0, &["backups"]);
     let before = rows();
     assert!(before.contains("shop"));
-    for damage in ["DELETE FROM listings", "UPDATE listings SET backups = 'nonsense'"] {
+    for damage in ["DELETE FROM backups", "UPDATE backups SET entry = 'nonsense'"] {
         change(damage);
         assert_ne!(rows(), before);
         let told = shell.ends(0, &["catalog", "rebuild"]);

@@ -367,3 +367,19 @@ fn prune_leaves_what_is_being_written() {
     assert!(backup.wait().unwrap().success());
     shell.ends(0, &["verify", "--all"]);
 }
+
+#[test]
+fn newest_backups_are_told_while_their_storage_is_away() {
+    let shell = Shell::with_tree("");
+    for _ in 0..3 {
+        shell.ends(0, &["backup", "shop"]);
+    }
+    let all = shell.json(&["backups"]);
+    let (storage, away) = (shell.path("storage"), shell.path("away"));
+    std::fs::rename(&storage, &away).unwrap();
+    assert_ne!(shell.run(&["backups"]).status.code(), Some(0));
+    let newest = shell.json(&["backups", "--newest", "2"]);
+    assert_eq!(newest.as_array().unwrap(), &all.as_array().unwrap()[..2]);
+    shell.ends(2, &["backups", "--newest", "0"]);
+    shell.ends(2, &["backups", "shop", "--newest", "2"]);
+}

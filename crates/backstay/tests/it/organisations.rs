@@ -91,7 +91,9 @@ fn member_sees_what_is_its_organisations_and_of_all_else_nothing() {
     {
         assert_eq!(names(&office.json(member, &["source", "list"]), "name"), [source]);
         assert_eq!(names(&office.json(member, &["storage", "list"]), "name"), [storage]);
-        assert_eq!(names(&office.json(member, &["backups"]), "id"), [backup]);
+        for words in [&["backups"][..], &["backups", "--newest", "9"]] {
+            assert_eq!(names(&office.json(member, words), "id"), [backup]);
+        }
         assert_eq!(names(&office.json(member, &["status"]), "source"), [source]);
         assert_eq!(names(&office.json(member, &["jobs", "list"]), "source"), [source]);
     }

@@ -11,11 +11,11 @@ use backstay_format::IndexEntry;
 use backstay_format::retention::CLOCK_TOLERANCE;
 
 use super::tell;
-use crate::commands::members;
 use crate::catalog_backups::{
     CARRIED, CATALOG_ID, CONFIGURATION, CatalogBackups, KeptConfiguration, catalogs_in, place,
 };
 use crate::cli::{Global, RecoverArgs};
+use crate::commands::members;
 use crate::config::{Additions, Config, StorageConfig};
 use crate::exit::UsageError;
 use crate::installation::{ADDITIONS, Installation, host};

@@ -13,7 +13,7 @@ use backstay_engine::event::{Event, Monitor};
 use backstay_engine::part::PartReader;
 use backstay_server::{
     AuditView, BackupsView, Desk, Done, JobRequest, JobView, KeptView, Outgoing, PartQuery,
-    Refusal, SettingsChange, SourceView, StatusView, StorageTest, StorageView, Work,
+    Refusal, SettingsChange, SourceView, StatusView, StorageTest, StorageView, WhichBackups, Work,
 };
 use bytes::Bytes;
 use jiff::SignedDuration;
@@ -150,13 +150,9 @@ impl Desk for FrontDesk {
         .await
     }
 
-    async fn backups(
-        &self,
-        member: Member,
-        source: Option<String>,
-    ) -> Result<BackupsView, Refusal> {
+    async fn backups(&self, member: Member, which: WhichBackups) -> Result<BackupsView, Refusal> {
         let app = self.app(&member);
-        list::backups_view(&app, source.as_deref()).await.map_err(|error| refusal(&error))
+        list::backups_view(&app, &which).await.map_err(|error| refusal(&error))
     }
 
     async fn backup(&self, member: Member, id: String) -> Result<Value, Refusal> {
