@@ -67,7 +67,12 @@ impl Catalog {
 
     /// Returns the sources of which backups were seen in a vault.
     pub async fn listed_sources(&self, vault: &str) -> Result<Vec<String>, CatalogError> {
-        let select = "SELECT source FROM backups WHERE storage = $1 \
+        // From one source to the next by the index: each may have thousands of backups.
+        let select = "WITH RECURSIVE seen(source) AS ( \
+                          SELECT MIN(source) FROM backups WHERE storage = $1 \
+                          UNION ALL SELECT (SELECT MIN(source) FROM backups WHERE storage = $1 AND source > seen.source) \
+                          FROM seen WHERE seen.source IS NOT NULL) \
+                      SELECT source FROM seen WHERE source IS NOT NULL \
                       UNION SELECT source FROM gone WHERE storage = $1 AND why = 'lost'";
         let rows = self.query_all("looked for sources", select, [vault.into()]).await?;
         rows.iter().map(|row| text(row, "source")).collect()
