@@ -399,11 +399,7 @@ fn show(database: &str, sizes: &[u64], rows: &BTreeMap<&str, Vec<f64>>) {
     println!("|---|{}---:|", "---:|".repeat(sizes.len()));
     for (what, took) in rows {
         let passes = ["the scheduler's pass", "forgetting old jobs", "the names of all sources"];
-        let goal = if passes.contains(what) {
-            PASS_GOAL_MS
-        } else {
-            GOAL_MS
-        };
+        let goal = if passes.contains(what) { PASS_GOAL_MS } else { GOAL_MS };
         let cells: String = took.iter().map(|ms| format!(" {ms:.2} |")).collect();
         let verdict = if took.iter().all(|ms| *ms < goal) { "" } else { " (exceeded)" };
         println!("| {what} |{cells} {goal}{verdict} |");
