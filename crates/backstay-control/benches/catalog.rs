@@ -56,6 +56,7 @@ async fn main() {
             fill(&place, filled, size / EACH);
             filled = size / EACH;
             let mut took = measure(&catalog, filled).await;
+            took.extend(measure_backups(&catalog, filled).await);
             took.extend(measure_organisations(&catalog, filled, &tokens).await);
             for (what, ms) in took {
                 rows.entry(what).or_default().push(ms);
@@ -160,16 +161,8 @@ fn entry(number: u64) -> IndexEntry {
     }
 }
 
-async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
-    let now = Timestamp::now();
-    let mut of = Lookups { sources, seed: 7 };
-    let holder = Holder::this_process("bench");
-    let policy = Policy {
-        schedule: "0 2 * * *".parse().unwrap(),
-        zone: jiff::tz::TimeZone::UTC,
-        jitter: SignedDuration::from_mins(10),
-        blackouts: Vec::new(),
-    };
+async fn measure_backups(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
+    let mut of = Lookups { sources, seed: 5 };
     let time = beginning(&entry(0));
     vec![
         (
@@ -210,6 +203,20 @@ async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
             })
             .await,
         ),
+    ]
+}
+
+async fn measure(catalog: &Catalog, sources: u64) -> Vec<(&'static str, f64)> {
+    let now = Timestamp::now();
+    let mut of = Lookups { sources, seed: 7 };
+    let holder = Holder::this_process("bench");
+    let policy = Policy {
+        schedule: "0 2 * * *".parse().unwrap(),
+        zone: jiff::tz::TimeZone::UTC,
+        jitter: SignedDuration::from_mins(10),
+        blackouts: Vec::new(),
+    };
+    vec![
         (
             "orphans of a source",
             of.p95(async |source| drop(catalog.orphans(VAULT, &source).await.unwrap())).await,

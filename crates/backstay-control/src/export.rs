@@ -108,14 +108,15 @@ impl Catalog {
             let is_same = is_taken || self.secret(name).await?.as_ref() == Some(&secret);
             imported.note(name, is_taken, is_same);
         }
+        let (members, workers) = (self.member_records().await?, self.worker_records().await?);
         for member in &export.members {
             let is_taken = self.first_member(member).await?;
-            let is_same = is_taken || self.member_records().await?.contains(member);
+            let is_same = is_taken || members.contains(member);
             imported.note(&member.to_string(), is_taken, is_same);
         }
         for worker in &export.workers {
             let is_taken = self.first_worker(worker).await?;
-            let is_same = is_taken || self.worker_records().await?.contains(worker);
+            let is_same = is_taken || workers.contains(worker);
             imported.note(&worker.to_string(), is_taken, is_same);
         }
         Ok(imported)

@@ -59,7 +59,8 @@ async fn newest_backups_of_a_vault_are_those_of_all_its_sources_by_time() {
         catalog.keep_listing(("v1", "other"), &[backup(3, 2)]).await.unwrap();
         catalog.keep_listing(("v2", "shop-db"), &[backup(4, 3)]).await.unwrap();
         let damaged = [backup(3, 2).id].into();
-        catalog.mark_damaged(("v1", "other"), (&damaged, &[]), Timestamp::now()).await.unwrap();
+        let now = backup(6, 1).started_at;
+        catalog.mark_damaged(("v1", "other"), (&damaged, &[]), now).await.unwrap();
         let newest = catalog.newest_backups("v1", 2).await.unwrap();
         assert_eq!(newest, [(backup(5, 1), false), (backup(3, 2), true)], "{}", place.name());
         let all = catalog.newest_backups("v1", 9).await.unwrap();
