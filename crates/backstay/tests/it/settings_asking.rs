@@ -196,6 +196,8 @@ fn token_gives_no_programs_files_and_variables_of_the_servers_machine() {
         ("\"kind\": \"sqlite\", \"path\": \"/srv/app.db\"", "a source of kind `sqlite`"),
         (&format!("{good}, \"before_backup\": {{\"run\": [\"sh\"]}}"), "`before_backup`"),
         (&format!("{good}, \"programs\": \"/tmp\""), "`programs`"),
+        (&format!("{good}, \"migrations\": \"COPY t TO PROGRAM 'sh'\""), "`migrations`"),
+        (&format!("{good}, \"checks\": {{\"rows\": \"SELECT true\"}}"), "`checks`"),
         (&format!("{good}, \"ssh\": {{\"host\": \"x\"}}"), "`ssh`"),
         (&format!("{good}, \"passfile\": \"/root/.pgpass\""), "`passfile`"),
         (&format!("{good}, \"tls_ca_file\": \"/etc/shadow\""), "`tls_ca_file`"),

@@ -24,15 +24,14 @@ const POLICY: [&str; 14] = [
 ];
 /// Where the password of a source is sent.
 const WHERE: [&str; 7] = ["kind", "url", "host", "port", "tls", "worker", "worker_labels"];
-/// What else a source by the network has.
-const DATABASE: [&str; 11] = [
+/// What else a source by the network has. Of what the database is asked (`migrations`, `checks`) there is nothing: a superuser's
+/// SQL runs programs.
+const DATABASE: [&str; 9] = [
     "storage",
     "user",
     "database",
     "databases",
     "encryption",
-    "migrations",
-    "checks",
     "lock_timeout",
     "statement_timeout",
     "lock_tables",
