@@ -65,7 +65,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Returns the sources of which backups were seen in a vault.
+    /// Returns the sources of which backups were seen in a vault, by name.
     pub async fn listed_sources(&self, vault: &str) -> Result<Vec<String>, CatalogError> {
         // From one source to the next by the index: each may have thousands of backups.
         let select = "WITH RECURSIVE seen(source) AS ( \
@@ -75,7 +75,11 @@ impl Catalog {
                       SELECT source FROM seen WHERE source IS NOT NULL \
                       UNION SELECT source FROM gone WHERE storage = $1 AND why = 'lost'";
         let rows = self.query_all("looked for sources", select, [vault.into()]).await?;
-        rows.iter().map(|row| text(row, "source")).collect()
+        let mut sources: Vec<String> =
+            rows.iter().map(|row| text(row, "source")).collect::<Result<_, _>>()?;
+        // Not by the database: a union has no order, and a collation of its own would not be that of names.
+        sources.sort_unstable();
+        Ok(sources)
     }
 
     /// Returns the backups of a source as they were seen last, newest first.
