@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use backstay_format::{BackupId, KeyError, ManifestError, PartName, SlotError, Slug};
+use backstay_format::{BackupId, KeyError, KeyId, ManifestError, PartName, SlotError, Slug};
 
 use crate::cx::{CancelReason, Cancelled};
 use crate::part::PartError;
@@ -36,6 +36,19 @@ pub enum EngineError {
     NoVault {
         /// The storage.
         location: String,
+    },
+    /// All keys of the vault are another installation's.
+    #[error(
+        "the vault at {location} has the backups of another installation, none of whose keys is known here ({}); nothing was \
+         written. If they are yours, take the keys in: `backstay keys import` of what `backstay keys export` wrote there, or \
+         `backstay recover` with the kit, into an empty home; else give this storage a prefix of its own",
+        listed(keys)
+    )]
+    ForeignKeys {
+        /// The storage.
+        location: String,
+        /// The keys.
+        keys: Vec<KeyId>,
     },
     /// The object that makes a vault is not one.
     #[error("{location} holds a vault that this program cannot use: {finding}")]
@@ -220,7 +233,7 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoVault { .. } => ErrorKind::NoVault,
-            Self::Key(_) | Self::Slot(_) => ErrorKind::Key,
+            Self::Key(_) | Self::Slot(_) | Self::ForeignKeys { .. } => ErrorKind::Key,
             Self::Manifest { cause: ManifestError::Key(_), .. } => ErrorKind::Key,
             Self::Manifest { .. } | Self::DamagedPart { .. } => ErrorKind::Damaged,
             Self::Cancelled(Cancelled(reason)) => ErrorKind::Interrupted(*reason),
@@ -244,6 +257,10 @@ impl EngineError {
             | Self::ThreadDied { .. } => ErrorKind::Failed,
         }
     }
+}
+
+fn listed(keys: &[KeyId]) -> String {
+    keys.iter().map(KeyId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn way_out(safety: Option<&BackupId>) -> String {

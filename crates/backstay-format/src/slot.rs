@@ -59,9 +59,16 @@ impl SlotFile {
         recovery: &RecoveryKey,
         nonce: [u8; 12],
     ) -> Self {
+        let file = Self { format: FORMAT_VERSION, key: key.id(), created_at, slots: Vec::new() };
+        file.with(key, recovery, nonce)
+    }
+
+    /// Wraps the key under one more recovery key; `nonce` must be random.
+    #[must_use]
+    pub fn with(mut self, key: &DataKey, recovery: &RecoveryKey, nonce: [u8; 12]) -> Self {
         let wrapped = BASE64.encode(recovery.wrap(key, nonce));
-        let slots = vec![Slot::Recovery { fingerprint: recovery.fingerprint(), wrapped }];
-        Self { format: FORMAT_VERSION, key: key.id(), created_at, slots }
+        self.slots.push(Slot::Recovery { fingerprint: recovery.fingerprint(), wrapped });
+        self
     }
 
     /// Turns the file into bytes.

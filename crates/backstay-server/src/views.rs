@@ -104,6 +104,9 @@ pub struct StorageTest {
     pub profile: Value,
     /// What was tried, in the order of the attempts.
     pub findings: Vec<FindingView>,
+    /// That its credentials have expired by the date in the configuration, if they have.
+    #[serde(default)]
+    pub expired: Option<String>,
     /// What a person should know all the same.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
 use crate::config::{
-    Additions, Config, CredentialConfig, SourceConfig, SourceKind, StorageConfig, StorageKind,
+    Additions, Config, CredentialConfig, SourceConfig, StorageConfig, StorageKind,
 };
 use crate::exit::UsageError;
 use crate::lease::LeaseGuard;
@@ -177,28 +177,6 @@ impl Installation {
         UsageError(format!("there is no source {name:?}; known: {}", known.join(", ")))
     }
 
-    /// Makes a source of what its newest manifest says: on a bare machine there is no configuration.
-    pub(crate) async fn remembered_source(
-        &self,
-        name: &str,
-    ) -> anyhow::Result<Option<SourceConfig>> {
-        let Ok(slug) = name.parse::<Slug>() else { return Ok(None) };
-        for storage in self.config.storages.values() {
-            let Some(vault) = self.vault_if_any(storage).await? else { continue };
-            let listing = vault.list(&self.cx, &storage.organisation, &slug).await?;
-            let Some(newest) = listing.backups.first() else { continue };
-            let place = storage.place(&slug, newest.id.clone());
-            let manifest = vault.manifest(&self.cx, &place).await?;
-            let origin = vault.details(&manifest)?.origin;
-            let kind = origin.and_then(|origin| {
-                SourceKind::bare(&manifest.source_kind, &origin, &environment())
-            });
-            let Some(kind) = kind else { continue };
-            return Ok(Some(SourceConfig::bare(slug, kind, storage)));
-        }
-        Ok(None)
-    }
-
     /// Returns the names of all sources: of the configuration, and of the vaults if `also_remembered`.
     pub(crate) async fn source_names(&self, also_remembered: bool) -> anyhow::Result<Vec<String>> {
         let mut names: Vec<String> = self.config.sources.keys().cloned().collect();
@@ -226,20 +204,27 @@ impl Installation {
         })
     }
 
-    /// Returns how to reach a storage, after looking at the expiry of its credentials.
+    /// Returns what is wrong with the credentials of a storage, if they have expired by what the configuration says.
+    pub(crate) fn expired(&self, storage: &StorageConfig) -> Option<String> {
+        let expires = storage.credentials_expire.filter(|expires| *expires <= self.cx.now())?;
+        Some(format!(
+            "the credentials of storage {} expired on {expires}; set new ones and correct credentials_expire",
+            storage.name
+        ))
+    }
+
+    /// Returns how to reach a storage, and warns if its credentials expire soon. The storage knows better than a date in a
+    /// file whether they have: nobody is kept from a restore by it.
     pub(crate) async fn store_spec(&self, storage: &StorageConfig) -> anyhow::Result<StoreSpec> {
-        if let Some(expires) = storage.credentials_expire {
+        let soon = storage.credentials_expire.filter(|expires| {
             let left = expires.duration_since(self.cx.now());
-            anyhow::ensure!(
-                left > SignedDuration::ZERO,
-                "the credentials of storage {} expired on {expires}; set new ones and correct credentials_expire",
-                storage.name
-            );
-            if left < EXPIRY_WARNING {
-                let text =
-                    format!("the credentials of storage {} expire on {expires}", storage.name);
-                self.cx.event(backstay_engine::event::Event::Warning { text });
-            }
+            left < EXPIRY_WARNING
+        });
+        let warning = self.expired(storage).or_else(|| {
+            soon.map(|at| format!("the credentials of storage {} expire on {at}", storage.name))
+        });
+        if let Some(text) = warning {
+            self.cx.event(Event::Warning { text });
         }
         let credentials = match &storage.credentials {
             CredentialConfig::Given { access_key_id, secret_access_key, session_token } => {

@@ -18,6 +18,8 @@ use crate::cli::Global;
 /// Shows events: as a bar on a terminal, as lines elsewhere, as JSON lines if asked.
 pub(crate) struct Screen {
     mode: Mode,
+    /// The warning that was shown last: a step that is taken for each of many sources says the same each time.
+    last_warning: Mutex<String>,
 }
 
 enum Mode {
@@ -38,12 +40,20 @@ impl Screen {
         } else {
             Mode::Lines
         };
-        Self { mode }
+        Self { mode, last_warning: Mutex::default() }
     }
 }
 
 impl Monitor for Screen {
     fn event(&self, event: Event) {
+        if let Event::Warning { text } = &event {
+            let mut last =
+                self.last_warning.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if last.as_str() == text {
+                return;
+            }
+            last.clone_from(text);
+        }
         match &self.mode {
             Mode::Quiet => {}
             Mode::Json => {

@@ -8,9 +8,10 @@ use backstay_engine::vault::Vault;
 use backstay_format::{Slug, VaultId};
 use serde::{Deserialize, Serialize};
 
-use crate::config::StorageConfig;
+use crate::config::{SourceConfig, SourceKind, StorageConfig};
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
+use crate::opening::environment;
 
 /// A vault that was seen on a storage.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,6 +45,51 @@ impl Installation {
             Err(error) if Exit::of(&error) == Exit::NoVault && known.is_none() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes a source of what its newest manifest says: on a bare machine there is no configuration.
+    pub(crate) async fn remembered_source(
+        &self,
+        name: &str,
+    ) -> anyhow::Result<Option<SourceConfig>> {
+        let Ok(slug) = name.parse::<Slug>() else { return Ok(None) };
+        let mut trouble = None;
+        for storage in self.config.storages.values() {
+            match self.remembered_on(storage, &slug).await {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => {
+                    self.cx.check()?;
+                    trouble = Some(error.context(format!("storage {}", storage.name)));
+                }
+            }
+        }
+        match trouble {
+            None => Ok(None),
+            // Where sources are configured, the name is rather wrong than remembered.
+            Some(error) if !self.config.sources.is_empty() => {
+                let UsageError(text) = self.no_source(name);
+                let text = format!("{text}; not all storages could be asked for others: {error:#}");
+                Err(UsageError(text).into())
+            }
+            Some(error) => Err(error),
+        }
+    }
+
+    async fn remembered_on(
+        &self,
+        storage: &StorageConfig,
+        source: &Slug,
+    ) -> anyhow::Result<Option<SourceConfig>> {
+        let Some(vault) = self.vault_if_any(storage).await? else { return Ok(None) };
+        let listing = vault.list(&self.cx, &storage.organisation, source).await?;
+        let Some(newest) = listing.backups.first() else { return Ok(None) };
+        let place = storage.place(source, newest.id.clone());
+        let manifest = vault.manifest(&self.cx, &place).await?;
+        let origin = vault.details(&manifest)?.origin;
+        let kind = origin
+            .and_then(|origin| SourceKind::bare(&manifest.source_kind, &origin, &environment()));
+        Ok(kind.map(|kind| SourceConfig::bare(source.clone(), kind, storage)))
     }
 
     /// Opens the vault at a storage for writing: makes it, and the first key, if need be. One that is gone, such as with a disk

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use backstay_format::{
     BackupFile, BackupId, DeletedMark, Details, FORMAT_VERSION, Hold, KeyId, Keyring,
-    MAX_MANIFEST_BYTES, Manifest, ManifestFile, ObjectName, SlotFile, Slug, StoredPart, VaultFile,
-    VaultId,
+    MAX_MANIFEST_BYTES, Manifest, ManifestFile, ObjectName, ParsedName, SlotError, SlotFile, Slug,
+    StoredPart, VaultFile, VaultId,
 };
 use bytes::Bytes;
 use rand::RngCore as _;
@@ -57,6 +57,15 @@ impl BackupPlace {
     pub fn folder(&self) -> String {
         ObjectName::backup_folder(&self.organisation, &self.source, &self.backup)
     }
+}
+
+/// Whose keys have slots in a vault.
+#[derive(Debug)]
+pub struct SlotsFound {
+    /// How many are in the keyring, or open with its recovery key.
+    pub known: usize,
+    /// Those that are and do neither.
+    pub foreign: Vec<KeyId>,
 }
 
 impl Vault {
@@ -119,29 +128,73 @@ impl Vault {
 
     /// Makes sure that the newest key lies in the vault, wrapped, so that a recovery kit opens what it seals.
     ///
-    /// A slot that does not open is written anew: the key is at hand, and without its slot the kit would be worthless. Whoever
-    /// lent a key has seen to its slot, and whoever was lent it could not.
+    /// A slot that does not open is written anew: the key is at hand, and without its slot the kit would be worthless. That of
+    /// another recovery key stays beside it: another installation's kit needs it. Whoever lent a key has seen to its slot, and
+    /// whoever was lent it could not.
     pub async fn ensure_key_slot(&self, cx: &Cx) -> Result<(), EngineError> {
         let newest = self.keyring.newest()?;
         let Ok(recovery) = self.keyring.recovery() else { return Ok(()) };
         let name = ObjectName::key_slots(&newest.id);
-        match self.key_slot(cx, &newest.id).await {
-            Ok(slot) if slot.open(recovery).is_ok() => return Ok(()),
-            Ok(_) | Err(EngineError::Slot(_)) => cx.event(Event::Warning {
-                text: format!(
-                    "the key slot of {} in {} was damaged; it is written anew",
-                    newest.id,
-                    self.location()
-                ),
-            }),
-            Err(EngineError::Store(error)) if error.kind() == StoreErrorKind::NotFound => {}
+        let wrapped = || SlotFile::new(&newest.key, newest.created_at, recovery, random());
+        let found = match self.key_slot(cx, &newest.id).await {
+            Ok(slot) => match slot.open(recovery) {
+                Ok(_) => return Ok(()),
+                Err(SlotError::OtherRecoveryKey { .. }) => {
+                    Ok(slot.with(&newest.key, recovery, random()))
+                }
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error),
+        };
+        let slot = match found {
+            Ok(shared) => shared,
+            Err(EngineError::Slot(_)) => {
+                let (key, location) = (&newest.id, self.location());
+                let text =
+                    format!("the key slot of {key} in {location} was damaged; it is written anew");
+                cx.event(Event::Warning { text });
+                wrapped()
+            }
+            Err(EngineError::Store(error)) if error.kind() == StoreErrorKind::NotFound => {
+                self.ensure_known(cx).await?;
+                wrapped()
+            }
             Err(other) => return Err(other),
-        }
-        let slot = SlotFile::new(&newest.key, newest.created_at, recovery, random());
+        };
         self.store.put(cx, name.as_str(), slot.encode().into()).await?;
         // Without it the recovery kit opens nothing: it must be there as it was sent.
         self.key_slot(cx, &newest.id).await?.open(recovery)?;
         Ok(())
+    }
+
+    /// Fails if the vault has keys and none of them is known here: installations that seal with different keys in one vault
+    /// read each other's backups as damaged, and neither's retention goes on.
+    async fn ensure_known(&self, cx: &Cx) -> Result<(), EngineError> {
+        let SlotsFound { known, foreign } = self.slots_found(cx).await?;
+        if known > 0 || foreign.is_empty() {
+            return Ok(());
+        }
+        Err(EngineError::ForeignKeys { location: self.location().to_owned(), keys: foreign })
+    }
+
+    /// Finds out which of the keys whose slots lie in the vault are known here.
+    pub async fn slots_found(&self, cx: &Cx) -> Result<SlotsFound, EngineError> {
+        let mut found = SlotsFound { known: 0, foreign: Vec::new() };
+        for name in self.key_slot_names(cx).await? {
+            let ParsedName::KeySlots(key) = ParsedName::parse(&name) else { continue };
+            let is_ours = self.keyring.get(&key).is_ok()
+                || match self.key_slot(cx, &key).await {
+                    Ok(slot) => slot.open(self.keyring.recovery()?).is_ok(),
+                    Err(EngineError::Slot(_)) => false,
+                    Err(other) => return Err(other),
+                };
+            if is_ours {
+                found.known += 1;
+            } else {
+                found.foreign.push(key);
+            }
+        }
+        Ok(found)
     }
 
     /// Reads the slots of a key.

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use backstay_control::SwapState;
+use backstay_format::KeyId;
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -133,9 +134,29 @@ async fn storage_findings(
             }
         }
     }
+    if let Some(finding) = foreign_keys(app, storage).await {
+        findings.push(finding);
+    }
     if let StorageKind::Local { path, .. } = &storage.kind {
         findings.push(room(app, &format!("room on storage {}", storage.name), path));
     }
+}
+
+/// Whether backups in the vault are sealed with keys that nobody knows here; nothing where that cannot be seen.
+async fn foreign_keys(app: &Installation, storage: &StorageConfig) -> Option<Finding> {
+    let vault = app.vault_if_any(storage).await.ok()??;
+    let foreign = vault.slots_found(&app.cx).await.ok()?.foreign;
+    let keys: Vec<&str> = foreign.iter().map(KeyId::as_str).collect();
+    let result = if keys.is_empty() {
+        Ok("all are known here".to_owned())
+    } else {
+        Err(format!(
+            "{} are another installation's: its backups cannot be read here; take them in (`backstay keys import`), or give one of \
+             the two a prefix of its own",
+            keys.join(", ")
+        ))
+    };
+    Some(finding(format!("keys on storage {}", storage.name), result))
 }
 
 fn clock(storage: &str, skew: SignedDuration) -> Finding {

@@ -22,6 +22,7 @@ use serde_json::json;
 
 use super::{catalog, find_backup, list, orphans};
 use crate::cli::Global;
+use crate::config::StorageConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
 use crate::opening::open_home;
@@ -65,7 +66,7 @@ pub(super) async fn verify(
         let verified = verify::verify(&app.cx, &vault, &place).await;
         let error = verified.map_err(anyhow::Error::new).err();
         if let Some(error) = &error {
-            exit = Exit::of(error);
+            exit = exit.and(Exit::of(error));
             if exit == Exit::Interrupted {
                 break;
             }
@@ -87,10 +88,11 @@ pub(super) async fn verify(
     }
     if all && exit != Exit::Interrupted {
         for storage in app.config.storages.values() {
-            let Some(vault) = app.vault_if_any(storage).await? else { continue };
+            // One that does not answer was told above.
+            let Ok(Some(vault)) = app.vault_if_any(storage).await else { continue };
             for (told, error) in catalog::verify_all(app, &vault).await? {
                 if let Some(error) = error {
-                    exit = Exit::of(&error);
+                    exit = exit.and(Exit::of(&error));
                     render::say(&format!(
                         "error: backup {} of the catalog is NOT GOOD: {error:#}",
                         told["id"]
@@ -111,45 +113,13 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
     let mut problems = Vec::new();
     let mut exit = Exit::Done;
     let mut note = |error: anyhow::Error| {
-        exit = Exit::of(&error);
+        exit = exit.and(Exit::of(&error));
         problems.push(format!("{error:#}"));
     };
     for storage in app.config.storages.values() {
-        let vault = match app.vault_if_any(storage).await {
-            Ok(Some(vault)) => vault,
-            Ok(None) => continue,
-            Err(error) => {
-                note(error);
-                continue;
-            }
-        };
-        let organisation = &storage.organisation;
-        for source in orphans::sources(app, &vault, organisation).await? {
-            let listing = vault.rebuild_index(&app.cx, organisation, &source).await?;
-            for unusable in listing.unusable {
-                note(unusable.error.into());
-            }
-            let named = (vault.id().as_str(), source.as_str());
-            let (mut damaged, mut whole) = (BTreeSet::new(), Vec::new());
-            for entry in listing.backups {
-                let place = storage.place(&source, entry.id.clone());
-                let Err(error) = check_backup(app, &vault, &place).await else {
-                    whole.push(entry.id);
-                    continue;
-                };
-                if app.catalog.not_removed(named, vec![entry]).await?.is_empty() {
-                    // Meanwhile.
-                    continue;
-                }
-                if let Some(EngineError::DamagedPart { .. }) = error.downcast_ref() {
-                    damaged.insert(place.backup);
-                }
-                note(error);
-            }
-            app.catalog.mark_damaged(named, (&damaged, &whole), app.cx.now()).await?;
-            for lost in orphans::list(app, &vault, (organisation, &source)).await?.1.lost {
-                note(anyhow::anyhow!("backup {} of {source} is gone from the storage", lost.id));
-            }
+        if let Err(error) = check_storage(app, storage, &mut note).await {
+            app.cx.check()?;
+            note(error.context(format!("storage {}", storage.name)));
         }
     }
     if json {
@@ -162,6 +132,43 @@ pub(super) async fn check(app: &Installation, json: bool) -> anyhow::Result<Exit
         render::print(&problems.join("\n"))?;
     }
     Ok(exit)
+}
+
+async fn check_storage(
+    app: &Installation,
+    storage: &StorageConfig,
+    note: &mut impl FnMut(anyhow::Error),
+) -> anyhow::Result<()> {
+    let Some(vault) = app.vault_if_any(storage).await? else { return Ok(()) };
+    let organisation = &storage.organisation;
+    for source in orphans::sources(app, &vault, organisation).await? {
+        let listing = vault.rebuild_index(&app.cx, organisation, &source).await?;
+        for unusable in listing.unusable {
+            note(unusable.error.into());
+        }
+        let named = (vault.id().as_str(), source.as_str());
+        let (mut damaged, mut whole) = (BTreeSet::new(), Vec::new());
+        for entry in listing.backups {
+            let place = storage.place(&source, entry.id.clone());
+            let Err(error) = check_backup(app, &vault, &place).await else {
+                whole.push(entry.id);
+                continue;
+            };
+            if app.catalog.not_removed(named, vec![entry]).await?.is_empty() {
+                // Meanwhile.
+                continue;
+            }
+            if let Some(EngineError::DamagedPart { .. }) = error.downcast_ref() {
+                damaged.insert(place.backup);
+            }
+            note(error);
+        }
+        app.catalog.mark_damaged(named, (&damaged, &whole), app.cx.now()).await?;
+        for lost in orphans::list(app, &vault, (organisation, &source)).await?.1.lost {
+            note(anyhow::anyhow!("backup {} of {source} is gone from the storage", lost.id));
+        }
+    }
+    Ok(())
 }
 
 async fn check_backup(

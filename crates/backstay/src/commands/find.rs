@@ -17,17 +17,34 @@ pub(super) async fn find_backup<'a>(
     if let Some(found) = where_seen(app, id).await? {
         return Ok(found);
     }
-    let mut found = Vec::new();
+    let (mut found, mut trouble) = (Vec::new(), None);
     for storage in app.config.storages.values() {
-        let Some(vault) = app.vault_if_any(storage).await? else { continue };
-        let sources = vault.sources(&app.cx, &storage.organisation).await?;
-        let listings = stream::iter(sources)
-            .map(async |source| begun_so(app, (&vault, storage), &source, id).await)
-            .buffered(LISTED_AT_ONCE);
-        let listings: Vec<_> = listings.try_collect().await?;
-        found.extend(listings.into_iter().flatten().map(|entry| (entry, storage)));
+        match on_storage(app, storage, id).await {
+            Ok(entries) => found.extend(entries.into_iter().map(|entry| (entry, storage))),
+            Err(error) => {
+                app.cx.check()?;
+                trouble = Some(error.context(format!("storage {} was not searched", storage.name)));
+            }
+        }
     }
-    the_one(found, id, ("backup", "backstay backups"))
+    match trouble {
+        Some(error) if found.is_empty() => Err(error),
+        _ => the_one(found, id, ("backup", "backstay backups")),
+    }
+}
+
+async fn on_storage(
+    app: &Installation,
+    storage: &StorageConfig,
+    id: &str,
+) -> anyhow::Result<Vec<IndexEntry>> {
+    let Some(vault) = app.vault_if_any(storage).await? else { return Ok(Vec::new()) };
+    let sources = vault.sources(&app.cx, &storage.organisation).await?;
+    let listings = stream::iter(sources)
+        .map(async |source| begun_so(app, (&vault, storage), &source, id).await)
+        .buffered(LISTED_AT_ONCE);
+    let listings: Vec<_> = listings.try_collect().await?;
+    Ok(listings.into_iter().flatten().collect())
 }
 
 /// Looks for a backup by its whole id where it was seen last: nobody has to list thousands of sources for one.

@@ -37,6 +37,17 @@ impl All {
     fn none() -> Self {
         Self { listed: Vec::new(), errors: Vec::new(), exit: Exit::Done }
     }
+
+    /// Takes up what a storage holds. One that does not answer hides nothing of the others.
+    fn add(&mut self, storage: &StorageConfig, found: anyhow::Result<Self>) {
+        let Self { listed, errors, exit } = found.unwrap_or_else(|error| {
+            let text = format!("storage {} was not listed: {error:#}", storage.name);
+            Self { errors: vec![text], exit: Exit::of(&error), ..Self::none() }
+        });
+        self.listed.extend(listed);
+        self.errors.extend(errors);
+        self.exit = self.exit.and(exit);
+    }
 }
 
 /// Returns the storages that a source's backups may be on: those of its organisation; all if nobody knows whose it is.
@@ -52,14 +63,15 @@ fn storages_of<'a>(
 
 /// Lists the backups of one source or of all, newest first.
 pub(super) async fn all(app: &Installation, source: Option<&str>) -> anyhow::Result<All> {
+    let named = match source {
+        Some(name) => Some(app.source(name).await?.name),
+        None => None,
+    };
     let mut all = All::none();
     for storage in storages_of(app, source) {
-        let All { listed, errors, exit } = on_storage(app, storage, source).await?;
-        all.listed.extend(listed);
-        all.errors.extend(errors);
-        if exit != Exit::Done {
-            all.exit = exit;
-        }
+        let found = on_storage(app, storage, named.as_ref()).await;
+        app.cx.check()?;
+        all.add(storage, found);
     }
     sort(&mut all.listed);
     Ok(all)
@@ -73,13 +85,13 @@ fn sort(listed: &mut [Listed]) {
 async fn on_storage(
     app: &Installation,
     storage: &StorageConfig,
-    source: Option<&str>,
+    source: Option<&Slug>,
 ) -> anyhow::Result<All> {
     let mut all = All::none();
     let Some(vault) = app.vault_if_any(storage).await? else { return Ok(all) };
     let organisation = &storage.organisation;
     let sources = match source {
-        Some(name) => [app.source(name).await?.name].into(),
+        Some(name) => [name.clone()].into(),
         None => orphans::sources(app, &vault, organisation).await?,
     };
     let listings = stream::iter(sources)
@@ -104,7 +116,7 @@ async fn on_storage(
         }));
         for unusable in listing.unusable {
             let error = anyhow::Error::new(unusable.error);
-            all.exit = Exit::of(&error);
+            all.exit = all.exit.and(Exit::of(&error));
             let text = format!("backup {} of {source} cannot be used: {error:#}", unusable.id);
             all.errors.push(text);
         }
@@ -128,7 +140,7 @@ pub(super) async fn known(app: &Installation, source: &SourceConfig) -> anyhow::
     let name = source.name.as_str();
     let (mut listed, mut orphaned, mut trouble) = (Vec::new(), 0, None);
     for storage in storages_of(app, Some(name)) {
-        match on_storage(app, storage, Some(name)).await {
+        match on_storage(app, storage, Some(&source.name)).await {
             Ok(found) => {
                 listed.extend(found.listed);
                 let unusable =

@@ -113,7 +113,8 @@ async fn test_anew(app: &Installation, name: &str) -> anyhow::Result<StorageTest
 
 /// Tests a storage; returns what was found, as people see it.
 pub(super) async fn test(app: &Installation, name: &str) -> anyhow::Result<StorageTest> {
-    let report = app.test_storage(app.storage(name)?).await?;
+    let storage = app.storage(name)?;
+    let report = app.test_storage(storage).await?;
     let finding = |finding: &Finding| FindingView {
         what: finding.what.to_owned(),
         result: finding.result.clone(),
@@ -123,6 +124,7 @@ pub(super) async fn test(app: &Installation, name: &str) -> anyhow::Result<Stora
         status: "verified".to_owned(),
         profile: json!(report.profile),
         findings: report.findings.iter().map(finding).collect(),
+        expired: app.expired(storage),
         warnings: Vec::new(),
     })
 }

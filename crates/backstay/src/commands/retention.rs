@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::backup::{plan_to_forget, remove};
 use super::orphans;
+use crate::config::StorageConfig;
 use crate::exit::Exit;
 use crate::installation::Installation;
 use crate::lease::is_held;
@@ -18,7 +19,11 @@ pub(super) async fn forget(
     dry_run: bool,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let mut shown = Vec::new();
+    if let Some(name) = source {
+        // Says so if there is no such source.
+        app.source(name).await?;
+    }
+    let (mut shown, mut exit) = (Vec::new(), Exit::Done);
     for config in app
         .config
         .sources
@@ -33,10 +38,19 @@ pub(super) async fn forget(
             }
             anyhow::Ok(plan)
         });
-        let plan = if dry_run {
-            forgetting.await?
+        let planned = if dry_run {
+            forgetting.await
         } else {
-            app.under_lease(config.name.as_str(), forgetting).await?
+            app.under_lease(config.name.as_str(), forgetting).await
+        };
+        // One storage that does not answer keeps no old backups on another.
+        let plan = match planned {
+            Ok(plan) => plan,
+            Err(error) if source.is_some() => return Err(error),
+            Err(error) => {
+                exit = exit.and(passed_over(app, &format!("source {}", config.name), &error)?);
+                continue;
+            }
         };
         for verdict in plan.verdicts {
             let done = match (verdict.keep, dry_run) {
@@ -55,40 +69,30 @@ pub(super) async fn forget(
             shown.push(json!({"source": config.name, "id": verdict.id, "keep": verdict.keep, "reasons": verdict.reasons}));
         }
     }
-    if let Some(name) = source {
-        // Says so if there is no such source.
-        app.source(name).await?;
-    }
     if json {
         render::print_json(&shown)?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+/// Tells why one of many was passed over, and how the command ends for it.
+fn passed_over(app: &Installation, what: &str, error: &anyhow::Error) -> anyhow::Result<Exit> {
+    app.cx.check()?;
+    render::say(&format!("error: {what} was passed over: {error:#}"));
+    Ok(Exit::of(error))
 }
 
 pub(super) async fn prune(app: &Installation, dry_run: bool, json: bool) -> anyhow::Result<Exit> {
-    let mut shown = Vec::new();
+    let (mut shown, mut exit) = (Vec::new(), Exit::Done);
     for storage in app.config.storages.values() {
-        let Some(vault) = app.vault_if_any(storage).await? else { continue };
-        let mut all = PrunePlan::default();
-        let organisation = &storage.organisation;
-        for source in vault.sources(&app.cx, organisation).await? {
-            let pruning = Box::pin(prune_source(app, &vault, (organisation, &source), dry_run));
-            // What is written just now looks like a leftover.
-            let plan = match dry_run {
-                true => pruning.await,
-                false => app.under_lease(source.as_str(), pruning).await,
-            };
-            match plan {
-                Ok(plan) => {
-                    all.objects.extend(plan.objects);
-                    all.too_young += plan.too_young;
-                }
-                Err(error) if is_held(&error) => {
-                    render::say(&format!("warning: passed over: {error:#}"));
-                }
-                Err(error) => return Err(error),
+        let all = match prune_storage(app, storage, dry_run).await {
+            Ok(Some(all)) => all,
+            Ok(None) => continue,
+            Err(error) => {
+                exit = exit.and(passed_over(app, &format!("storage {}", storage.name), &error)?);
+                continue;
             }
-        }
+        };
         let bytes = all.objects.iter().map(|(_, bytes)| bytes).sum();
         let verb = if dry_run { "would be removed" } else { "removed" };
         if !json {
@@ -110,7 +114,36 @@ pub(super) async fn prune(app: &Installation, dry_run: bool, json: bool) -> anyh
     if json {
         render::print_json(&shown)?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+async fn prune_storage(
+    app: &Installation,
+    storage: &StorageConfig,
+    dry_run: bool,
+) -> anyhow::Result<Option<PrunePlan>> {
+    let Some(vault) = app.vault_if_any(storage).await? else { return Ok(None) };
+    let mut all = PrunePlan::default();
+    let organisation = &storage.organisation;
+    for source in vault.sources(&app.cx, organisation).await? {
+        let pruning = Box::pin(prune_source(app, &vault, (organisation, &source), dry_run));
+        // What is written just now looks like a leftover.
+        let plan = match dry_run {
+            true => pruning.await,
+            false => app.under_lease(source.as_str(), pruning).await,
+        };
+        match plan {
+            Ok(plan) => {
+                all.objects.extend(plan.objects);
+                all.too_young += plan.too_young;
+            }
+            Err(error) if is_held(&error) => {
+                render::say(&format!("warning: passed over: {error:#}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(all))
 }
 
 async fn prune_source(

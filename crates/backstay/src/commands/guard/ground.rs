@@ -79,6 +79,9 @@ impl Ground for Here<'_> {
 
     async fn test(&self, storage: &str) -> anyhow::Result<Vec<String>> {
         let storage = self.app.storage(storage)?;
+        if let Some(text) = self.app.expired(storage) {
+            anyhow::bail!(text);
+        }
         self.app.test_storage(storage).await?;
         // The first backup makes one where there never was any.
         self.app.vault_if_any(storage).await?;
@@ -159,8 +162,11 @@ impl Ground for Asked<'_> {
     }
 
     async fn test(&self, storage: &str) -> anyhow::Result<Vec<String>> {
-        let tested = self.asking.cx.run(self.asking.client.test_storage(storage)).await?;
-        Ok(tested?.warnings)
+        let tested = self.asking.cx.run(self.asking.client.test_storage(storage)).await??;
+        if let Some(text) = tested.expired {
+            anyhow::bail!(text);
+        }
+        Ok(tested.warnings)
     }
 
     async fn back_up(
