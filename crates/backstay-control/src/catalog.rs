@@ -190,6 +190,25 @@ impl Catalog {
         self.db.get_database_backend() == DatabaseBackend::Postgres
     }
 
+    /// Returns what the server of a shared catalog calls itself, and the database that this is there; nothing of one that is not
+    /// shared, or where we may not ask.
+    pub async fn own_database(&self) -> Result<Option<(String, String)>, CatalogError> {
+        if !self.is_shared() {
+            return Ok(None);
+        }
+        let what = "asked which database it is";
+        let may = "SELECT coalesce(has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE'), false) AS may";
+        let unreadable = || CatalogError::Unreadable { name: "server".to_owned() };
+        let row = self.query_one(what, may, []).await?.ok_or_else(unreadable)?;
+        if !row.try_get::<bool>("", "may").map_err(|_| unreadable())? {
+            return Ok(None);
+        }
+        let select = "SELECT system_identifier::text AS system, current_database()::text AS database FROM pg_control_system()";
+        let row = self.query_one(what, select, []).await?.ok_or_else(unreadable)?;
+        let text = |name: &str| row.try_get::<String>("", name).map_err(|_| unreadable());
+        Ok(Some((text("system")?, text("database")?)))
+    }
+
     /// Returns what time it is for leases and slots: where servers share a catalog, its own clock counts and not theirs.
     pub async fn time(&self, now: Timestamp) -> Result<Timestamp, CatalogError> {
         if !self.is_shared() {

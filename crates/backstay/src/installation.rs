@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use backstay_control::{Catalog, CatalogError, Holder, Home, JobId, JobKind, JobState};
 use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
+use backstay_engine::source::postgres::OwnDatabase;
 use backstay_engine::store::{Profile, S3Credentials, Store, StoreSpec, probe};
 use backstay_engine::vault::Draft;
 use backstay_format::{DataKey, Keyring, RecoveryKey, Slug, Trigger};
@@ -23,7 +24,8 @@ use crate::config::{
 use crate::exit::UsageError;
 use crate::lease::LeaseGuard;
 use crate::opening::{
-    additions_in, config_path, configured, environment, is_home_there, open_catalog, shared_catalog,
+    additions_in, config_path, configured, environment, is_home_there, open_catalog, own_database,
+    shared_catalog,
 };
 
 /// Credentials that end within this time are warned of (T26).
@@ -47,6 +49,8 @@ pub(crate) struct Installation {
     pub(crate) cx: Cx,
     /// The keys that a server lent to this worker; else the catalog's count.
     pub(crate) lent: Option<Arc<Keyring>>,
+    /// The database that the shared catalog is in, this machine's or that of the server whose worker this is (ADR 25).
+    pub(crate) own: Option<OwnDatabase>,
 }
 
 /// What `recover` was told, kept for later commands.
@@ -130,7 +134,8 @@ impl Installation {
         let additions = additions_in(&catalog).await?;
         let config = Arc::new(configured(file.as_deref(), &catalog, &additions).await?);
         backstay_engine::spool::clean(&home.spool()).context("cannot clean the spool directory")?;
-        Ok(Self { config, additions, home, catalog, cx, lent: None })
+        let own = own_database(&catalog).await?;
+        Ok(Self { config, additions, home, catalog, cx, lent: None, own })
     }
 
     /// Keeps what was added by commands, after checking that the whole is still right.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use backstay_control::{Catalog, Home, MasterKey};
+use backstay_engine::source::postgres::OwnDatabase;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::cli::Global;
@@ -102,6 +103,12 @@ pub(crate) async fn open_catalog(
         None => Catalog::open(&home, master_key).await?,
     };
     Ok((home, catalog))
+}
+
+/// Returns the database that a shared catalog is in, as far as its server tells.
+pub(crate) async fn own_database(catalog: &Catalog) -> anyhow::Result<Option<OwnDatabase>> {
+    let own = catalog.own_database().await?;
+    Ok(own.map(|(system, database)| OwnDatabase { system, database }))
 }
 
 /// Returns the variables of the environment that can be read.

@@ -1,5 +1,7 @@
 //! From what a configuration says of a source to what the engine reads and restores.
 
+use std::path::{Path, PathBuf};
+
 use backstay_engine::source::Source;
 use backstay_engine::source::command::CommandSource;
 use backstay_engine::source::duckdb::DuckdbSource;
@@ -16,6 +18,15 @@ use crate::config::{SourceConfig, SourceKind};
 use crate::exit::UsageError;
 use crate::installation::{Installation, host};
 
+/// Returns where a path leads, as far as it is there.
+fn canonical(path: &Path) -> PathBuf {
+    let real = |above: &Path| {
+        let below = path.strip_prefix(above).ok()?;
+        Some(above.canonicalize().ok()?.join(below))
+    };
+    path.ancestors().find_map(real).unwrap_or_else(|| path.to_owned())
+}
+
 /// As many as make it unmistakable.
 const OWNER_CHARS: usize = 16;
 
@@ -24,6 +35,27 @@ impl Installation {
     fn owner_of(&self, source: &Slug) -> String {
         let whole = format!("{}\n{}\n{source}", host(), self.home.path().display());
         String::from(Sha256::of(whole.as_bytes())).chars().take(OWNER_CHARS).collect()
+    }
+
+    /// Says what stands against a restore of a source in its own place, of these paths in it or of all: whoever replaces this
+    /// program's own catalog and keys loses the record of what is being done (ADR 25).
+    pub(crate) fn hits_home(&self, kind: &SourceKind, only: &[PathBuf]) -> Option<String> {
+        let home = canonical(self.home.path());
+        let replaced: Vec<PathBuf> = match kind {
+            SourceKind::Files(files) if only.is_empty() => vec![canonical(&files.root)],
+            SourceKind::Files(files) => {
+                only.iter().map(|path| canonical(&files.root.join(path))).collect()
+            }
+            SourceKind::Sqlite { path } | SourceKind::Duckdb { path, .. } => vec![canonical(path)],
+            _ => Vec::new(),
+        };
+        let hit = replaced.iter().find(|path| home.starts_with(path) || path.starts_with(&home))?;
+        Some(format!(
+            "a restore in its own place would replace {}, and Backstay's own home directory {} with it: restore to another place \
+             with --to, or chosen paths with --only, or move the home out of it (--home, BACKSTAY_HOME)",
+            hit.display(),
+            home.display()
+        ))
     }
 
     /// Returns what reads and restores a source.
@@ -54,6 +86,7 @@ impl Installation {
                 // Parts that are not sealed are open to anybody.
                 options: PostgresOptions {
                     with_passwords: source.sealed,
+                    spared: self.own.clone(),
                     spool,
                     ..postgres.options.clone()
                 },

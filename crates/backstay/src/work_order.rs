@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use backstay_control::{BackupSpec, Catalog, Home, JobSpec, RestoreSpec, WaitingJob};
 use backstay_engine::cx::Cx;
+use backstay_engine::source::postgres::OwnDatabase;
 use backstay_engine::store::{Profile, S3Credentials, StoreSpec};
 use backstay_engine::vault::Vault;
 use backstay_format::{
@@ -36,6 +37,9 @@ pub(crate) struct WorkOrder {
     pub(crate) source: Slug,
     /// Its table, in the words of the file; references in it are the worker's.
     declared: toml::Table,
+    /// The database of the server's own catalog.
+    #[serde(default)]
+    own: Option<OwnDatabase>,
     pub(crate) task: Task,
 }
 
@@ -212,6 +216,7 @@ impl Installation {
             organisation: source.organisation.clone(),
             source: source.name.clone(),
             declared: remote.declared.clone(),
+            own: self.own.clone(),
             task,
         })
     }
@@ -311,6 +316,7 @@ impl Installation {
             catalog,
             cx,
             lent: Some(Arc::new(lent)),
+            own: order.own.clone(),
         })
     }
 

@@ -14,7 +14,13 @@ pub struct Databases {
     left_out: Vec<String>,
     /// What the source was declared to be of, before any choice was made of it.
     declared: String,
+    /// Never meant, whatever the patterns say: that of this program's own catalog.
+    own: Option<String>,
 }
+
+/// What is said of the database of this program's own catalog.
+pub(super) const OWN_CATALOG: &str =
+    "Backstay's own catalog, which is backed up by itself (`backstay catalog backup`)";
 
 /// A list of patterns that means no database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,12 +41,23 @@ impl Databases {
         if wanted.is_empty() || wanted.iter().chain(&left_out).any(String::is_empty) {
             return Err(NoDatabases);
         }
-        Ok(Self { wanted, left_out, declared })
+        Ok(Self { wanted, left_out, declared, own: None })
     }
 
     /// Returns a choice of them: the source stays the same.
     pub fn choose(&self, patterns: impl IntoIterator<Item = String>) -> Result<Self, NoDatabases> {
-        Ok(Self { declared: self.declared.clone(), ..Self::new(patterns)? })
+        Ok(Self { declared: self.declared.clone(), own: self.own.clone(), ..Self::new(patterns)? })
+    }
+
+    /// Returns the same without the database of this program's own catalog, if that is there.
+    pub(super) fn sparing(&self, own: Option<&str>) -> Self {
+        Self { own: own.map(str::to_owned), ..self.clone() }
+    }
+
+    /// Says which database is spared although the patterns mean it, if one is.
+    pub(super) fn spared(&self) -> Option<String> {
+        let own = self.own.as_ref().filter(|own| self.is_in_patterns(own))?;
+        Some(format!("database {own} is left out: it is {OWN_CATALOG}"))
     }
 
     /// Returns what the source was declared to be of, whatever was chosen of it.
@@ -50,13 +67,19 @@ impl Databases {
 
     /// Says whether a database of this name is meant.
     pub fn matches(&self, name: &str) -> bool {
+        self.own.as_deref() != Some(name) && self.is_in_patterns(name)
+    }
+
+    fn is_in_patterns(&self, name: &str) -> bool {
         let any = |patterns: &[String]| patterns.iter().any(|pattern| is_like(pattern, name));
         any(&self.wanted) && !any(&self.left_out)
     }
 
     /// Chooses from what a server has. Returns also what was asked for by name and is not there.
     pub(super) fn of(&self, mut found: Vec<String>) -> Wanted {
-        let missing = self.named().filter(|name| !found.iter().any(|one| one == name));
+        let is_own = |name: &str| self.own.as_deref() == Some(name);
+        let missing =
+            self.named().filter(|name| !is_own(name) && !found.iter().any(|one| one == name));
         let absent = |item: &str| ItemError {
             item: item.to_owned(),
             error: "there is no such database".to_owned(),

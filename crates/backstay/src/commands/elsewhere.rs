@@ -82,8 +82,9 @@ impl Look {
 
 /// Looks at a source as a backup would, here.
 pub(super) async fn look_here(app: &Installation, source: &SourceConfig) -> anyhow::Result<Look> {
-    let Probe { engine, size_bytes, warnings, .. } =
+    let Probe { engine, size_bytes, mut warnings, .. } =
         app.engine_source(source)?.probe(&app.cx).await?;
+    warnings.extend(app.hits_home(&source.kind, &[]));
     let engine = engine.map(|engine| format!(", {engine}")).unwrap_or_default();
     let summary = format!("can be read, about {}{engine}", render::size(size_bytes));
     Ok(Look { summary, warnings })

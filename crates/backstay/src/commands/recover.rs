@@ -18,7 +18,7 @@ use crate::cli::{Global, RecoverArgs};
 use crate::config::{Additions, Config, DEFAULT_DISK_WARN, StorageKind, parse_location};
 use crate::exit::{Exit, UsageError};
 use crate::installation::{Installation, Recovered};
-use crate::opening::{config_path, open_home, open_home_alone};
+use crate::opening::{config_path, open_home, open_home_alone, own_database};
 use crate::render;
 
 pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyhow::Result<Exit> {
@@ -50,7 +50,8 @@ pub(super) async fn recover(global: &Global, cx: Cx, args: RecoverArgs) -> anyho
         file: None,
     };
     let additions = Additions::default();
-    let app = Installation { config: Arc::new(config), additions, home, catalog, cx, lent: None };
+    let (config, own) = (Arc::new(config), own_database(&catalog).await?);
+    let app = Installation { config, additions, home, catalog, cx, lent: None, own };
     let mut recovered = Recovered { organisation, storage };
     let storage = recovered.as_storage();
     let spec = app.store_spec(&storage).await?;

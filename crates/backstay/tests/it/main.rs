@@ -35,6 +35,7 @@ mod mysql_faults;
 mod mysql_servers;
 mod mysql_ways;
 mod organisations;
+mod own_catalog;
 mod passfiles;
 mod patience;
 mod postgres;

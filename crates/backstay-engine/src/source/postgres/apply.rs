@@ -21,6 +21,7 @@ use super::{PostgresSource, capture, describe, globals, look};
 use crate::cx::Cx;
 use crate::part::PartReader;
 use crate::source::connection::Connection;
+use crate::source::databases::Databases;
 use crate::source::sqlite::blocking;
 use crate::source::{
     Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions,
@@ -75,9 +76,29 @@ impl DatabaseTarget {
         }
     }
 
-    fn members(&self, details: &Details) -> Result<Vec<Member>, PostgresError> {
+    /// Returns the source without what no restore replaces.
+    async fn source(&self, cx: &Cx) -> Result<PostgresSource, PostgresError> {
+        let source = &self.source;
+        // Elsewhere names must be free.
+        if self.is_elsewhere() || source.options.spared.is_none() {
+            return Ok(source.clone());
+        }
+        let server = exchange::maintenance(cx, source, &[]).await?;
+        let spared = source.spared_on(&server).await?;
+        let databases = source.databases.as_ref().map(|databases| databases.sparing(spared));
+        if databases.is_none() {
+            source.ensure_not_spared(&server).await?;
+        }
+        Ok(PostgresSource { databases, ..source.clone() })
+    }
+
+    fn members(
+        &self,
+        source: &PostgresSource,
+        details: &Details,
+    ) -> Result<Vec<Member>, PostgresError> {
         let to = self.to.as_ref().map_err(refused)?;
-        members(&self.source, details, (to.as_deref(), &self.tag))
+        members(source, details, (to.as_deref(), &self.tag))
     }
 
     /// Whether nothing is replaced: the names must be free.
@@ -115,12 +136,15 @@ impl DatabaseTarget {
 
     /// Looks at the server. Everything that stands against the restore is found here.
     async fn look(&self, cx: &Cx, details: &Details) -> Result<Outlook, PostgresError> {
-        let members = self.members(details)?;
+        let source = self.source(cx).await?;
+        let members = self.members(&source, details)?;
         let targets: Vec<&str> = members.iter().map(|one| one.place.target.as_str()).collect();
         let server = exchange::maintenance(cx, &self.source, &targets).await?;
         let major = describe::major_version(&server).await?;
         Tools::find(self.source.options.programs.as_deref(), major).await?;
-        let mut warnings = left_out(&self.source, details);
+        let mut warnings = left_out(&source, details);
+        let spared = source.databases.as_ref().and_then(Databases::spared);
+        warnings.extend(spared);
         let version = members.first().map_or("", |one| &one.content.server_version);
         look::compare_versions(version, major, &mut warnings)?;
         let mut present = Vec::new();
@@ -378,7 +402,7 @@ impl Target for DatabaseTarget {
     }
 
     async fn prepare(&mut self, cx: &Cx, details: &Details) -> Result<(), SourceError> {
-        let members = self.members(details)?;
+        let members = self.members(&self.source(cx).await?, details)?;
         let targets: Vec<&str> = members.iter().map(|one| one.place.target.as_str()).collect();
         let server = exchange::maintenance(cx, &self.source, &targets).await?;
         let major = describe::major_version(&server).await?;

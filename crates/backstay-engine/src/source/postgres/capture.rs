@@ -51,6 +51,7 @@ pub(super) async fn probe(cx: &Cx, source: &PostgresSource) -> Result<Probe, Pos
 /// Asks what is needed for a dump to begin, at once, and nothing else: whatever is waited for here costs a small backup dear.
 async fn open(cx: &Cx, source: &PostgresSource) -> Result<Opened, PostgresError> {
     let client = source.connection.connect(cx).await?;
+    source.ensure_not_spared(&client).await?;
     let millis = source.options.statement_timeout.map_or(0, |timeout| timeout.as_millis());
     let lock_millis = source.options.lock_timeout.as_millis();
     let begin = format!(

@@ -21,6 +21,7 @@ mod names;
 mod script;
 mod selection;
 mod server;
+mod spared;
 mod statements;
 mod table;
 mod table_value;
@@ -51,6 +52,7 @@ pub(super) use archive::made_at as dumped_at;
 pub use error::PostgresError;
 pub use exchange::{Replacement, Swap};
 pub use in_place::InPlace;
+pub use spared::OwnDatabase;
 
 /// A PostgreSQL database, or several of one server.
 #[derive(Debug, Clone)]
@@ -82,6 +84,8 @@ pub struct PostgresOptions {
     pub load_jobs: NonZero<u32>,
     /// The spool directory.
     pub spool: PathBuf,
+    /// That of this program's own catalog, if it is on a server.
+    pub spared: Option<OwnDatabase>,
 }
 
 impl PostgresOptions {
@@ -95,6 +99,7 @@ impl PostgresOptions {
             with_passwords: false,
             load_jobs: NonZero::<u32>::MIN,
             spool: PathBuf::new(),
+            spared: None,
         }
     }
 }

@@ -33,10 +33,12 @@ pub(super) async fn probe(
     databases: &Databases,
 ) -> Result<Probe, SourceError> {
     let server = exchange::maintenance(cx, source, &[]).await?;
+    let databases = &databases.sparing(source.spared_on(&server).await?);
     let wanted = databases.of(present(&server).await?);
     let mut all = Probe::default();
-    all.warnings
-        .extend(wanted.missing.iter().map(|one| format!("there is no database {}", one.item)));
+    all.warnings.extend(databases.spared());
+    let missing = wanted.missing.iter();
+    all.warnings.extend(missing.map(|one| format!("database {}: {}", one.item, one.error)));
     if wanted.databases.is_empty() {
         all.warnings.push(format!("no database is like {databases}"));
     }
@@ -61,6 +63,7 @@ pub(super) async fn begin(
     databases: &Databases,
 ) -> Result<ServerCapture<Reader>, PostgresError> {
     let server = exchange::maintenance(cx, source, &[]).await?;
+    let databases = &databases.sparing(source.spared_on(&server).await?);
     let wanted = databases.of(present(&server).await?);
     if wanted.databases.is_empty() {
         let location = source.connection.location();
