@@ -158,6 +158,7 @@ fn entry(number: u64) -> IndexEntry {
         item_errors: Vec::new(),
         item_error_count: 0,
         hold: None,
+        is_undated: false,
     }
 }
 

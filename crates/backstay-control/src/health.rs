@@ -218,7 +218,7 @@ impl Health {
         let (good, future): (Vec<&IndexEntry>, Vec<&IndexEntry>) = facts
             .backups
             .iter()
-            .filter(|entry| entry.is_good())
+            .filter(|entry| entry.is_good_and_dated())
             .partition(|entry| entry.started_at <= latest);
         let newest = good.first().copied();
         let age = newest.map(|newest| facts.now.duration_since(newest.started_at));

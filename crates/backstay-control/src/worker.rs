@@ -55,6 +55,8 @@ pub struct Worker {
     pub enrolled_at: Timestamp,
     /// When it asked for work last.
     pub seen_at: Timestamp,
+    /// When it said that it ends, if it has not come back since.
+    pub left_at: Option<Timestamp>,
 }
 
 /// A worker as the catalog keeps it, and as it comes back after a loss; what it says of itself is not among that.
@@ -276,10 +278,17 @@ impl Catalog {
         (host, version): (&str, &str),
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        let update = "UPDATE workers SET seen_at = $1, host = $2, version = $3 WHERE id = $4";
+        let update = "UPDATE workers SET seen_at = $1, host = $2, version = $3, left_at = NULL WHERE id = $4";
         let values =
             [now.as_microsecond().into(), host.into(), version.into(), worker.id.clone().into()];
         self.execute("saw a worker", update, values).await.map(drop)
+    }
+
+    /// Remembers that a worker ends.
+    pub async fn worker_left(&self, worker: &Worker, now: Timestamp) -> Result<(), CatalogError> {
+        let update = "UPDATE workers SET left_at = $1 WHERE id = $2";
+        let values = [now.as_microsecond().into(), worker.id.clone().into()];
+        self.execute("saw a worker go", update, values).await.map(drop)
     }
 
     /// Keeps a worker unless there was one of its id, or there is one of its name. Returns whether it did.
@@ -321,7 +330,7 @@ impl Catalog {
 
 const INSERT: &str = "INSERT INTO workers (id, secret, name, labels, host, version, enrolled_at, seen_at) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT DO NOTHING";
-const COLUMNS: &str = "id, name, labels, host, version, enrolled_at, seen_at";
+const COLUMNS: &str = "id, name, labels, host, version, enrolled_at, seen_at, left_at";
 
 fn read(row: &QueryResult) -> Result<Worker, CatalogError> {
     let text = |name| column::<String>(row, "workers", name);
@@ -334,6 +343,7 @@ fn read(row: &QueryResult) -> Result<Worker, CatalogError> {
         version: text("version")?,
         enrolled_at: time("enrolled_at")?,
         seen_at: time("seen_at")?,
+        left_at: time_column(row, "workers", "left_at")?,
     })
 }
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, Binding, FrameError};
 use crate::{
-    BackupId, Details, Encryption, FORMAT_VERSION, ItemError, Keyring, Manifest, PartName, Slug,
-    Status, Trigger, VaultId,
+    BackupId, Details, Encryption, FORMAT_VERSION, ImportedFrom, ItemError, Keyring, Manifest,
+    PartName, Slug, Status, TimeFrom, Trigger, VaultId,
 };
 
 /// Item errors that an entry lists; the manifest lists more.
@@ -60,6 +60,9 @@ pub struct IndexEntry {
     pub item_error_count: u64,
     /// Why it must not be forgotten, if it is held.
     pub hold: Option<String>,
+    /// Whether [`IndexEntry::started_at`] is only when a file was written that was imported: what is in it may be of any age.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_undated: bool,
 }
 
 impl IndexEntry {
@@ -67,6 +70,11 @@ impl IndexEntry {
     /// restore put aside.
     pub fn is_good(&self) -> bool {
         self.status == Status::Complete && self.trigger != Trigger::PreRestore
+    }
+
+    /// Says whether it is a good backup of a time that is known: how old the newest data is, only these tell.
+    pub fn is_good_and_dated(&self) -> bool {
+        self.is_good() && !self.is_undated
     }
 }
 
@@ -101,6 +109,7 @@ impl IndexEntry {
     pub fn new(manifest: &Manifest, details: Details, hold: Option<String>) -> Self {
         let mut item_errors = details.item_errors;
         item_errors.truncate(LISTED_ITEM_ERRORS);
+        let from_file = |from: &ImportedFrom| from.time_from == TimeFrom::File;
         let part = |part: &crate::Part| IndexPart {
             name: part.name.clone(),
             plain_bytes: part.plain_bytes,
@@ -124,6 +133,7 @@ impl IndexEntry {
             item_errors,
             item_error_count: manifest.item_error_count,
             hold,
+            is_undated: details.imported.as_deref().is_some_and(from_file),
         }
     }
 }

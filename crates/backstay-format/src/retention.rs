@@ -177,11 +177,11 @@ pub fn plan(
     let mut newest_first: Vec<&IndexEntry> = backups.iter().collect();
     newest_first.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| b.id.cmp(&a.id)));
     let counted: Vec<&IndexEntry> = newest_first.iter().copied().filter(|b| counts(b)).collect();
-    let floor = counted
-        .iter()
-        .take(rules.keep_at_least.max(1) as usize)
-        .map(|b| &b.id)
-        .collect::<BTreeSet<_>>();
+    // The floor is of backups whose age is known, as long as there are enough of them.
+    let (dated, undated): (Vec<&IndexEntry>, Vec<_>) = counted.iter().partition(|b| !b.is_undated);
+    let lowest: Vec<&IndexEntry> =
+        dated.into_iter().chain(undated).take(rules.keep_at_least.max(1) as usize).collect();
+    let floor: BTreeSet<&BackupId> = lowest.iter().map(|b| &b.id).collect();
     let mut reasons = reasons_of_rules(&counted, rules, now);
     for id in &floor {
         reasons
@@ -190,7 +190,7 @@ pub fn plan(
             .push("among the newest good ones that are always kept".to_owned());
     }
     enforce_size(&counted, rules, &floor, &mut reasons);
-    let nth_good = counted.get(rules.keep_at_least.max(1) as usize - 1).map(|b| b.started_at);
+    let nth_good = lowest.get(rules.keep_at_least.max(1) as usize - 1).map(|b| b.started_at);
     let verdicts = newest_first.into_iter().map(|backup| {
         let kept = reasons.remove(&backup.id);
         verdict(backup, kept, nth_good)

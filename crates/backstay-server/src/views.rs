@@ -184,6 +184,9 @@ pub struct BackupView {
     pub note: Option<String>,
     /// Why it must not be forgotten, if it is held.
     pub hold: Option<String>,
+    /// Whether `started_at` is only when a file was written that was imported.
+    #[serde(default)]
+    pub undated: bool,
     /// The machine that it was made on.
     #[serde(default)]
     pub host: String,

@@ -49,7 +49,7 @@ pub struct Process {
 }
 
 /// A worker is there, and may want work.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TakeRequest {
     /// Who asks.
     pub process: Process,
@@ -62,6 +62,9 @@ pub struct TakeRequest {
     /// How many seconds it would wait for one.
     #[serde(default)]
     pub patience: u64,
+    /// Whether it ends now, and wants nothing any more.
+    #[serde(default)]
+    pub leaves: bool,
 }
 
 /// What there is for it.

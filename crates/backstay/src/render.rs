@@ -194,6 +194,7 @@ pub(crate) fn backup_view(
         encryption: entry.encryption.clone(),
         note: entry.note.clone(),
         hold: entry.hold.clone(),
+        undated: entry.is_undated,
         host: entry.host.clone(),
     }
 }
@@ -214,6 +215,17 @@ pub(crate) fn backup_row(backup: &BackupView) -> Vec<String> {
     let mut remarks = Vec::new();
     if backup.item_error_count > 0 {
         remarks.push(format!("{} items missing", backup.item_error_count));
+    }
+    if backup.undated {
+        remarks.push("its time is not known".to_owned());
+    }
+    if !backup.warnings.is_empty() {
+        let number = backup.warnings.len();
+        remarks.push(if number == 1 {
+            "1 warning".to_owned()
+        } else {
+            format!("{number} warnings")
+        });
     }
     remarks.extend(backup.hold.as_ref().map(|why| format!("held: {why}")));
     remarks.extend(backup.note.clone());

@@ -33,6 +33,7 @@ fn backup(at: &str) -> IndexEntry {
         item_errors: Vec::new(),
         item_error_count: 0,
         hold: None,
+        is_undated: false,
     }
 }
 
@@ -111,7 +112,8 @@ fn backups_that_are_not_good_protect_nothing() {
     let nightly = policy("0 2 * * *");
     let incomplete = IndexEntry { status: Status::Incomplete, ..backup("2026-03-03T02:00:00Z") };
     let safety = IndexEntry { trigger: Trigger::PreRestore, ..backup("2026-03-03T01:00:00Z") };
-    let backups = [incomplete, safety];
+    let undated = IndexEntry { is_undated: true, ..backup("2026-03-03T00:00:00Z") };
+    let backups = [incomplete, safety, undated];
     let facts = facts(&backups, &nightly, "2026-03-03T03:00:00Z");
     let health = Health::of(&Facts { orphaned: 1, ..facts });
     assert_eq!(health.alarms, [Alarm::NoBackup, Alarm::Orphaned { backups: 1 }]);

@@ -25,6 +25,7 @@ fn backup(day: i8, tail: u8) -> IndexEntry {
         item_errors: Vec::new(),
         item_error_count: 0,
         hold: None,
+        is_undated: false,
     }
 }
 

@@ -23,6 +23,7 @@ fn entry(at: &str) -> IndexEntry {
         item_errors: Vec::new(),
         item_error_count: 0,
         hold: None,
+        is_undated: false,
     }
 }
 
@@ -58,6 +59,16 @@ fn thirty_days_are_kept_unless_another_rule_is_given() {
     assert!(serde_json::from_str::<Rules>(r#"{"lsat": 7}"#).is_err());
     let rules = Rules { last: 2, max_bytes: 5, ..Rules::default() };
     assert_eq!(read(&serde_json::to_string(&rules).unwrap()), rules);
+}
+
+#[test]
+fn floor_is_of_backups_whose_time_is_known_as_long_as_there_are_enough() {
+    let mut backups = days(3);
+    backups[0].is_undated = true;
+    assert_eq!(kept(&backups, &Rules::none()), ["03-30"]);
+    let two = Rules { keep_at_least: 3, ..Rules::none() };
+    assert_eq!(kept(&backups, &two), ["03-31", "03-30", "03-29"]);
+    assert_eq!(kept(&backups[..1], &Rules::none()), ["03-31"]);
 }
 
 #[test]

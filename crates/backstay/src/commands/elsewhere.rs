@@ -27,9 +27,9 @@ const GONE_AFTER: SignedDuration = SignedDuration::from_secs(90);
 /// The pause between two looks at a job that somebody else does.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Says whether a worker asked for work lately.
+/// Says whether a worker asked for work lately, and did not say that it ends.
 pub(super) fn is_there(worker: &Worker, now: Timestamp) -> bool {
-    now.duration_since(worker.seen_at).abs() <= GONE_AFTER
+    worker.left_at.is_none() && now.duration_since(worker.seen_at).abs() <= GONE_AFTER
 }
 
 /// Says why no worker would take a source's jobs now, or this one; none if somebody would, or if it is no worker's.
@@ -53,7 +53,10 @@ pub(super) async fn nobody_takes(
         || "there never was one; `backstay workers invite` makes a token for it".to_owned(),
         |worker| match worker.host.as_str() {
             "" => format!("{worker} has not asked since it was recovered"),
-            host => format!("{worker} was there last at {:.0}, on {host}", worker.seen_at),
+            host => match worker.left_at {
+                Some(at) => format!("{worker} was ended at {at:.0}, on {host}"),
+                None => format!("{worker} was there last at {:.0}, on {host}", worker.seen_at),
+            },
         },
     );
     let wanted = bound_to.as_ref().map_or_else(
@@ -98,16 +101,6 @@ pub(super) async fn look(app: &Installation, source: &SourceConfig) -> anyhow::R
         anyhow::bail!(error);
     }
     Ok(Look::of_log(&job.log.unwrap_or_default()))
-}
-
-/// Returns what is wrong with the workers of all sources.
-pub(super) async fn without_worker(app: &Installation) -> anyhow::Result<Vec<String>> {
-    let mut found = Vec::new();
-    for source in app.config.sources.values() {
-        let nobody = nobody_takes(app, source, None).await?;
-        found.extend(nobody.map(|text| format!("source {}: {text}", source.name)));
-    }
-    Ok(found)
 }
 
 /// Asks a worker for something, and waits for it. Whoever stops waiting cancels it.

@@ -1,7 +1,7 @@
 //! What a backup holds beside what is there now, for a person.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backstay_format::{
     Content, DuckdbContent, RedisContent, RedisDatabase, SetMember, SqliteContent, TableRows,
@@ -147,6 +147,18 @@ fn tables(label: &str, then: &[TableRows], now: Option<&[TableRows]>) -> Vec<Str
         lines.push(format!("          {table}: {}{now}", count(*rows, "row")));
     }
     lines.extend(more(then.len(), "tables"));
+    let kept: BTreeSet<&str> = then.iter().map(|table| table.table.as_str()).collect();
+    let vanishing: Vec<String> = now
+        .iter()
+        .filter(|(name, _)| !kept.contains(*name))
+        .map(|(name, rows)| format!("{name} ({})", count(*rows, "row")))
+        .collect();
+    if !vanishing.is_empty() {
+        let named = vanishing[..vanishing.len().min(SHOWN)].join(", ");
+        let more = vanishing.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        lines.push(format!("          there now, and not in the backup: {named}{more}"));
+    }
     lines
 }
 

@@ -5,7 +5,7 @@ use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 use backstay_engine::restore::RestorePlan;
 use backstay_engine::source::How;
-use backstay_format::{BackupId, Content};
+use backstay_format::{BackupId, Content, TimeFrom};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -122,6 +122,8 @@ fn facts(plan: &RestorePlan, past: Option<&Past>) -> Map<String, Value> {
 
 fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String> {
     let (manifest, outlook) = (&plan.manifest, &plan.outlook);
+    let imported = plan.details.imported.as_deref();
+    let is_undated = imported.is_some_and(|from| from.time_from == TimeFrom::File);
     let mut lines = vec![
         format!(
             "Backup    {} of {}, made {} ago by {}",
@@ -136,6 +138,10 @@ fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String>
             render::size(manifest.stored_bytes())
         ),
     ];
+    lines.extend(imported.map(|from| {
+        let when = if is_undated { "; its time is only that of the file" } else { "" };
+        format!("Imported  from {} ({}){when}", from.path, from.form)
+    }));
     lines.extend(manifest.engine.as_ref().map(|engine| {
         let now = outlook.engine.as_ref().map(|now| format!(", now {now}"));
         format!("Engine    {engine}{}", now.unwrap_or_default())
@@ -150,10 +156,12 @@ fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String>
     let verb = if outlook.replaces { "Replaces " } else { "Makes    " };
     lines.push(format!("{verb} {}", outlook.target));
     if outlook.replaces {
-        lines.push(format!(
-            "Loses     what was changed there in the last {}, unless undone",
-            render::age(manifest.started_at, now)
-        ));
+        let age = render::age(manifest.started_at, now);
+        let since = match is_undated {
+            true => format!("since it was made, {age} ago or long before"),
+            false => format!("in the last {age}"),
+        };
+        lines.push(format!("Loses     what was changed there {since}, unless undone"));
         lines.push(format!("How       {}", how(outlook.how)));
     }
     lines.extend(past.map(|past| {

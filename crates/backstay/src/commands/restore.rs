@@ -176,7 +176,10 @@ pub(super) async fn choose(
         backup.is_good() && wanted.at.is_none_or(|at| backup.started_at <= at)
     };
     let mut newest = None;
-    for backup in listing.backups.iter().filter(wanted) {
+    // Of one whose time is not known nobody can say that it is the newest: it comes last.
+    let (dated, undated): (Vec<_>, Vec<_>) =
+        listing.backups.iter().filter(wanted).partition(|backup| !backup.is_undated);
+    for backup in dated.into_iter().chain(undated) {
         let place = source.place(backup.id.clone());
         // What was gone when somebody looked last may be there again.
         if damaged.contains(&backup.id) && !vault.is_whole(&app.cx, &place).await? {

@@ -8,6 +8,7 @@ use backstay_server::{SourceStatus, StatusView};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 
+use super::elsewhere::nobody_takes;
 use super::list::LISTED_AT_ONCE;
 use crate::config::SourceConfig;
 use crate::exit::Exit;
@@ -43,7 +44,6 @@ pub(super) async fn view(app: &Installation) -> anyhow::Result<StatusView> {
     let mut warnings: Vec<String> =
         unprotected.filter_map(|status| super::archives::no_backup(app, status.source)).collect();
     warnings.extend(super::serve::nobody_serves(app).await?);
-    warnings.extend(super::elsewhere::without_worker(app).await?);
     let sources = all.iter().map(|status| status.view(app.cx.now())).collect();
     Ok(StatusView { sources, warnings })
 }
@@ -124,11 +124,12 @@ async fn look_at<'a>(
     let mut troubles: Vec<String> = health.alarms.iter().map(ToString::to_string).collect();
     troubles.extend(last_job.as_ref().and_then(|job| trouble_of(job, is_at_work)));
     troubles.extend(known.error.map(|error| format!("{error:#}")));
+    troubles.extend(nobody_takes(app, source, None).await?);
     let since = seen.map_or(Since::FirstSeen(now), Seen::since);
     Ok(Status {
         source,
         objectives,
-        newest_good: known.backups.into_iter().find(IndexEntry::is_good),
+        newest_good: known.backups.into_iter().find(IndexEntry::is_good_and_dated),
         last_job,
         next: policy.and_then(|policy| policy.next_start(name, since, now)),
         health,

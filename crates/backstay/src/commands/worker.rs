@@ -12,7 +12,7 @@ use backstay_format::Slug;
 use backstay_server::{CallError, Client, EnrolRequest, Enrolled, Process, TakeRequest};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::asking::{client_of, read_token};
 use crate::cli::{Global, WorkerArgs};
@@ -29,6 +29,8 @@ const PATIENCE: u64 = 20;
 const WAITED: Duration = Duration::from_secs(1);
 /// The pause between two tries to become a worker while the server is away.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long the server is told that this worker ends.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// What a worker's program says of itself.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -148,18 +150,20 @@ impl Worker {
         let mut working: JoinSet<()> = JoinSet::new();
         let mut trouble: Option<String> = None;
         let mut is_told = false;
+        let request = TakeRequest {
+            process: self.process.clone(),
+            host: host(),
+            version: VERSION.to_owned(),
+            has_room: false,
+            patience: PATIENCE,
+            leaves: false,
+        };
         let ended = loop {
             if self.cx.cancelled().is_some() {
                 break Ok(Exit::Done);
             }
             let has_room = working.len() < usize::from(args.jobs);
-            let request = TakeRequest {
-                process: self.process.clone(),
-                host: host(),
-                version: VERSION.to_owned(),
-                has_room,
-                patience: PATIENCE,
-            };
+            let request = TakeRequest { has_room, ..request.clone() };
             let begun = Instant::now();
             let answer = self.cx.run(self.client.take(&self.token, &request)).await;
             let Ok(answer) = answer else { continue };
@@ -197,6 +201,11 @@ impl Worker {
         };
         // Those that are stopped say so to the server.
         while working.join_next().await.is_some() {}
+        if ended.is_ok() {
+            // One that nobody hears of is missed a little later.
+            let leaving = TakeRequest { leaves: true, ..request };
+            drop(timeout(FAREWELL, self.client.take(&self.token, &leaving)).await);
+        }
         Ok(ended?)
     }
 }

@@ -102,7 +102,7 @@ fn dumps_in_all_formats_become_backups_that_bring_everything_back() {
 }
 
 /// A server with a table of a thousand rows in `shop`, and a machine that backs that up.
-fn with_orders() -> (PostgresServer, Shell) {
+pub(crate) fn with_orders() -> (PostgresServer, Shell) {
     let server = PostgresServer::start();
     server.sql("postgres", "CREATE DATABASE shop");
     server.sql("shop", "CREATE TABLE orders (id int PRIMARY KEY, what text); INSERT INTO orders SELECT n, repeat(n::text, 50) FROM generate_series(1, 1000) n; CREATE TABLE notes (n int); INSERT INTO notes VALUES (1)");

@@ -179,7 +179,19 @@ fn worker_backs_up_what_only_its_machine_sees_and_keeps_no_secret() {
     fleet.server.ends(0, &["restore", "shop", "--to", "elsewhere", "--yes"]);
     let restored = std::fs::read_to_string(fleet.server.path("elsewhere/a.txt")).unwrap();
     assert_eq!(restored, "content");
+    assert_eq!(fleet.server.json(&["status"])[1]["health"], "good");
     assert_eq!(working.end(), 0);
+    // Nobody waits for one that was told to end.
+    let gone = fleet.server.complains(1, &["backup", "shop"]);
+    assert!(gone.contains("worker db1 was ended at"), "{gone}");
+    assert!(!fleet.worker_is_there());
+    let status = fleet.server.json(&["status"]);
+    assert_eq!(status[1]["health"], "attention", "{status}");
+    let told = status[1]["troubles"].to_string();
+    assert!(told.contains("no worker is there for it"), "{told}");
+    let again = fleet.work(&["--name", "db1"]);
+    wait_until("it is back", || fleet.worker_is_there());
+    assert_eq!(again.end(), 0);
     let kept = backstay_testkit::tree::files_below(&fleet.worker.path("home")).unwrap();
     for file in kept {
         let bytes = std::fs::read(&file).unwrap();

@@ -311,7 +311,12 @@ impl Dispatcher for Dispatch {
         let app = self.app();
         let away = |error: CatalogError| self.away(&error);
         let now = app.catalog.time(app.cx.now()).await.map_err(away)?;
-        if now.duration_since(worker.seen_at).abs() >= SEEN_EVERY {
+        if request.leaves {
+            app.catalog.worker_left(worker, now).await.map_err(away)?;
+            return Ok(None);
+        }
+        let is_back = worker.left_at.is_some();
+        if is_back || now.duration_since(worker.seen_at).abs() >= SEEN_EVERY {
             let (host, version) = (plain::name(&request.host), plain::name(&request.version));
             app.catalog.see_worker(worker, (&host, &version), now).await.map_err(away)?;
         }
