@@ -1,6 +1,8 @@
 //! The database of an installation. SQL stands here and in the files of the tables, in words that SQLite and PostgreSQL
 //! both understand; times are microseconds since 1970.
 
+use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backstay_format::{Keyring, Sha256};
@@ -12,7 +14,9 @@ use sea_orm::{
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::sleep;
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use crate::Home;
@@ -128,6 +132,13 @@ impl CatalogError {
     }
 }
 
+/// Asks once more without a pool, which only says that its patience ran out. Returns what is really wrong, if it still is.
+async fn explained(url: &str) -> Option<DbErr> {
+    let options = PgConnectOptions::from_str(url).ok()?;
+    let tried = timeout(PATIENCE, PgConnection::connect_with(&options)).await.ok()?;
+    Some(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(tried.err()?))))
+}
+
 impl Catalog {
     /// Opens the catalog in a home directory, making it if there is none.
     pub async fn open(home: &Home, master_key: MasterKey) -> Result<Self, CatalogError> {
@@ -163,7 +174,10 @@ impl Catalog {
         options.max_connections(SHARED_CONNECTIONS).sqlx_logging(false);
         options.connect_timeout(PATIENCE).acquire_timeout(PATIENCE);
         let failed = |cause| CatalogError::Shared { place: place.clone(), cause };
-        Self::connect(options, failed, master_key).await
+        match Self::connect(options, failed, master_key).await {
+            Err(error) if error.is_outage() => Err(explained(url).await.map_or(error, failed)),
+            opened => opened,
+        }
     }
 
     async fn connect(

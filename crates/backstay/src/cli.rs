@@ -8,6 +8,7 @@ mod workers;
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::archives::{ArchiveRestoreArgs, ArchivesCommand};
@@ -27,13 +28,18 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Reads a path that may be empty: a variable that is set to nothing names nothing.
+fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// The configuration; by default backstay.toml here, else /etc/backstay/backstay.toml
-    #[arg(long, global = true, env = "BACKSTAY_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "BACKSTAY_CONFIG", value_name = "FILE", value_parser = path_or_nothing())]
     pub(crate) config: Option<PathBuf>,
     /// Where keys and the catalog are kept; by default ~/.local/share/backstay, for root /var/lib/backstay
-    #[arg(long, global = true, env = "BACKSTAY_HOME", value_name = "DIR")]
+    #[arg(long, global = true, env = "BACKSTAY_HOME", value_name = "DIR", value_parser = path_or_nothing())]
     pub(crate) home: Option<PathBuf>,
     /// A server to ask instead of working on this machine's home directory; for `backstay worker`, the one it works for
     #[arg(long, global = true, env = "BACKSTAY_SERVER", value_name = "URL")]

@@ -121,11 +121,12 @@ pub(crate) fn environment() -> Environment {
 /// Returns the configuration that is meant, if any is there.
 pub(crate) fn config_path(global: &Global) -> Option<PathBuf> {
     let usual = ["backstay.toml", "/etc/backstay/backstay.toml"].map(PathBuf::from);
-    global.config.clone().or_else(|| usual.into_iter().find(|path| path.exists()))
+    let named = global.config.clone().filter(|path| !path.as_os_str().is_empty());
+    named.or_else(|| usual.into_iter().find(|path| path.exists()))
 }
 
 fn home_path(global: &Global) -> anyhow::Result<PathBuf> {
-    if let Some(home) = &global.home {
+    if let Some(home) = global.home.as_ref().filter(|home| !home.as_os_str().is_empty()) {
         return Ok(std::path::absolute(home)?);
     }
     if rustix::process::geteuid().is_root() {

@@ -229,8 +229,16 @@ impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         // The storage's answer stands in the text already; only trouble on the way adds something.
         let cause = self.cause.as_ref().filter(|_| self.found.is_none())?;
-        Some(cause.as_ref())
+        // Each of the layers in between says all that is below it once more.
+        Some(root(cause.as_ref()))
     }
+}
+
+fn root<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error
 }
 
 /// The permission that an action needs, in the words of AWS policies.

@@ -227,7 +227,10 @@ pub(super) fn show_backups(view: &BackupsView, json: bool) -> anyhow::Result<Exi
     if json {
         render::print_json(&view.backups)?;
     } else if view.backups.is_empty() {
-        render::print("there are no backups yet; make one with `backstay backup SOURCE`")?;
+        // Where somebody did not answer, nobody knows.
+        if view.errors.is_empty() {
+            render::print("there are no backups yet; make one with `backstay backup SOURCE`")?;
+        }
     } else {
         let rows = view.backups.iter().map(render::backup_row).collect();
         render::print(&render::table(&render::BACKUP_HEAD, rows))?;
@@ -237,7 +240,11 @@ pub(super) fn show_backups(view: &BackupsView, json: bool) -> anyhow::Result<Exi
 
 /// Returns all that is known of a backup, as people see it.
 pub(super) async fn backup_value(app: &Installation, id: &str) -> anyhow::Result<Value> {
-    let (entry, storage) = find_backup(app, id).await?;
+    let (entry, storage) = match find_backup(app, id).await {
+        Ok(found) => found,
+        // Of one that is gone from its storage there is still what was seen of it.
+        Err(error) => return lost_value(app, id).await?.ok_or(error),
+    };
     let vault = app.vault(storage).await?;
     let manifest = vault.manifest(&app.cx, &storage.place(&entry.source, entry.id.clone())).await?;
     let details = vault.details(&manifest)?;
@@ -252,6 +259,12 @@ pub(super) async fn backup_value(app: &Installation, id: &str) -> anyhow::Result
     value["tool"] = json!(manifest.tool);
     value["stored"] = json!(manifest.parts);
     Ok(value)
+}
+
+async fn lost_value(app: &Installation, id: &str) -> anyhow::Result<Option<Value>> {
+    let Some((entry, storage)) = orphan(app, id).await? else { return Ok(None) };
+    let location = place_of(&location(storage)?, (&storage.organisation, &entry.source));
+    Ok(Some(json!(render::backup_view(&entry, (&storage.name, &location), true))))
 }
 
 pub(super) async fn show(app: &Installation, id: &str, json: bool) -> anyhow::Result<Exit> {

@@ -91,6 +91,7 @@ fn backup_whose_objects_are_gone_is_shown_as_orphaned_and_comes_back_with_them()
     let away = shell.path("away");
     std::fs::rename(folder(&shell, &second), &away).unwrap();
     assert_eq!(statuses(&shell), ["orphaned", "complete"]);
+    assert_eq!(shell.json(&["show", &second])["status"], "orphaned");
     assert_eq!(status(&shell)["newest_good"], first.as_str());
     shell.ends(0, &["restore", "shop", "--to", "copy", "--yes"]);
     // It pushes out none of the good ones, and is told.

@@ -332,6 +332,7 @@ fn directory_of_another_tool_is_imported_once_with_its_times_and_notes() {
         std::fs::write(shell.path(&format!("{name}.meta.json")), meta).unwrap();
     }
     std::fs::write(folder.join("README"), b"\0\x01not a dump").unwrap();
+    std::fs::write(folder.join("README.txt"), "These are the nightly dumps.\n").unwrap();
     let plan = shell.json(&["import", "db", text(&folder), "--dry-run"]);
     assert_eq!(plan.as_array().unwrap().len(), 3, "{plan}");
     assert_eq!(plan[0]["taken_at"], "2025-01-15T02:00:00Z");
@@ -341,6 +342,7 @@ fn directory_of_another_tool_is_imported_once_with_its_times_and_notes() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("README") && said.contains("it begins with the bytes 00016e"), "{said}");
+    assert!(said.contains("README.txt cannot be imported: it is text"), "{said}");
     // The default rules keep a month.
     assert!(said.contains("forget"), "{said}");
     let listed = shell.json(&["backups", "db"]);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::packing::Packing;
+use super::script::BYTE_ORDER_MARK;
 use super::{head, refused, with_suffix};
 use crate::source::SourceError;
 use crate::source::sqlite;
@@ -115,6 +116,48 @@ pub(super) fn directory(path: &Path) -> Option<Form> {
     DUCKDB_SCRIPTS.iter().all(|name| has(name)).then_some(Form::DuckdbExport)
 }
 
+/// Words that scripts begin with; of a note beside dumps nobody expects them.
+const FIRST_WORDS: [&str; 26] = [
+    "alter",
+    "analyze",
+    "begin",
+    "call",
+    "comment",
+    "copy",
+    "create",
+    "delete",
+    "delimiter",
+    "do",
+    "drop",
+    "grant",
+    "insert",
+    "lock",
+    "pragma",
+    "refresh",
+    "replace",
+    "revoke",
+    "security",
+    "select",
+    "set",
+    "start",
+    "truncate",
+    "update",
+    "use",
+    "with",
+];
+
+/// Says whether a text begins with a remark, with a command of a client, or with a word that begins statements.
+fn begins_as_sql(begin: &[u8]) -> bool {
+    let begin = begin.strip_prefix(BYTE_ORDER_MARK).unwrap_or(begin).trim_ascii_start();
+    let word: String = begin
+        .iter()
+        .take_while(|byte| byte.is_ascii_alphabetic())
+        .map(|byte| char::from(byte.to_ascii_lowercase()))
+        .collect();
+    [&b"--"[..], b"/*", b"#", b"\\"].iter().any(|mark| begin.starts_with(mark))
+        || FIRST_WORDS.contains(&word.as_str())
+}
+
 fn file(path: &Path, begin: &[u8]) -> Result<Form, SourceError> {
     let at =
         |place: usize, magic: &[u8]| begin.get(place..).is_some_and(|rest| rest.starts_with(magic));
@@ -138,7 +181,10 @@ fn file(path: &Path, begin: &[u8]) -> Result<Form, SourceError> {
         return Ok(if is_contents { Form::PostgresTar } else { Form::Tar });
     }
     if !begin.contains(&0) {
-        return Ok(Form::Script);
+        return match begins_as_sql(begin) {
+            true => Ok(Form::Script),
+            false => Err(refused(path, "it is text, and does not begin as SQL statements do")),
+        };
     }
     let shown: String = begin.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     Err(refused(

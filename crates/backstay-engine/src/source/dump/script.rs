@@ -14,7 +14,7 @@ use crate::source::sqlite::blocking;
 const PIECES_IN_FLIGHT: usize = 16;
 /// No line is larger: servers take no larger message.
 const MAX_LINE_BYTES: u64 = 1 << 30;
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Of a statement this much is shown.
 const SHOWN_CHARS: usize = 120;
 

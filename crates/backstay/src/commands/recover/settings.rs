@@ -32,7 +32,8 @@ pub(super) async fn bring_back(
     // Opened anew: with the kit's keys alone what was sealed since stays closed.
     let vault = app.vault(storage).await?;
     let Some(imported) = import(app, &vault, wanted).await? else { return Ok(None) };
-    let given = (global.config.as_deref(), global.json);
+    let named = global.config.as_deref().filter(|path| !path.as_os_str().is_empty());
+    let given = (named, global.json);
     let written = write_configuration(app, &imported, given).await?;
     let file = written.clone().or_else(|| config_path(global));
     check_additions(app, file.as_deref()).await?;
