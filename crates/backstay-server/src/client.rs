@@ -305,5 +305,16 @@ pub(crate) fn unreachable(error: &reqwest::Error) -> CallError {
         text = format!("{text}: {next}");
         cause = next.source();
     }
-    CallError::Unreachable(text)
+    let hint = HINTS.iter().find(|(said, _)| text.contains(said)).map_or("", |(_, hint)| hint);
+    CallError::Unreachable(format!("{text}{hint}"))
 }
+
+/// What libraries say where the way to the server is configured wrongly, and what to do about it.
+const HINTS: [(&str, &str); 3] = [
+    (
+        "CaUsedAsEndEntity",
+        "; its certificate is that of an authority: sign one for the server with it (basicConstraints CA:FALSE), and name the authority by --ca-file",
+    ),
+    ("UnknownIssuer", "; name the file with the certificate of whoever signed its by --ca-file"),
+    ("invalid HTTP version", "; if it speaks TLS, its URL begins with https://"),
+];

@@ -422,6 +422,14 @@ impl Installation {
         }
     }
 
+    /// Keeps what was said while a job was done. Likewise.
+    pub(crate) async fn keep_log(&self, job: &JobId, log: &str) {
+        if let Err(error) = self.catalog.keep_log(job, log).await {
+            let text = format!("the job's log could not be kept: {error}");
+            self.cx.event(Event::Warning { text });
+        }
+    }
+
     /// How a job ends that could not be done.
     pub(crate) fn failed(&self) -> JobState {
         if self.cx.cancelled().is_some() { JobState::Cancelled } else { JobState::Failed }

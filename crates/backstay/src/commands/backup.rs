@@ -1,5 +1,7 @@
 //! `backstay backup`.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use backstay_control::{BackupSpec, JobId, JobKind, JobState};
 use backstay_engine::backup::backup;
@@ -11,11 +13,13 @@ use backstay_engine::source::Source;
 use backstay_engine::vault::{Draft, Vault};
 use backstay_format::{BackupId, IndexEntry, Status, Trigger};
 use backstay_server::BackupView;
+use tokio::time::Instant;
 
 use super::elsewhere::backup_elsewhere;
 use super::orphans::survey_if_due;
 use super::room::warn_of_little;
 use super::undo::{finish_interrupted, let_go_of_expired};
+use super::watched::{LOOK, Watched, hear_own, watch};
 use crate::cli::BackupArgs;
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
@@ -208,12 +212,22 @@ pub(super) async fn backup_one(
     if let Some(remote) = source.remote() {
         return backup_elsewhere(app, (source, remote), spec).await;
     }
+    let watched = Arc::new(Watched::default());
+    // Others see how far it is, and may cancel it: this one, and not what the command does besides.
+    let app = &app.with_cx(app.cx.piece().heard_by(|screen| hear_own(&watched, screen)));
     let leased = async {
-        let job = app.start_job(source, JobKind::Backup).await?;
-        let made = Box::pin(make(app, source, spec, Tries::Several)).await;
+        let (job, begun) = (app.start_job(source, JobKind::Backup).await?, Instant::now());
+        let made = tokio::select! {
+            made = Box::pin(make(app, source, spec, Tries::Several)) => made,
+            never = watch(app, &job, &watched) => match never {},
+        };
         match &made {
             Ok(made) => end_made(app, &job, made).await,
             Err(error) => app.end_job(&job, app.failed(), Some(error), None).await,
+        }
+        // What went well in a moment has told whoever waited for it.
+        if made.is_err() || begun.elapsed() >= LOOK {
+            app.keep_log(&job, &watched.log()).await;
         }
         made
     };

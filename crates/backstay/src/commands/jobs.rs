@@ -1,6 +1,6 @@
 //! `backstay jobs`: what waits, what is being done, what became of the rest.
 
-use backstay_control::{Job, JobState, Progress, Whose};
+use backstay_control::{Job, JobKind, JobState, Progress, Whose};
 use backstay_server::JobView;
 use jiff::Timestamp;
 
@@ -161,9 +161,13 @@ pub(super) fn view(job: &Job) -> JobView {
 /// Cancels a job; says what that comes to.
 pub(super) async fn cancel(app: &Installation, job: &Job, reason: &str) -> anyhow::Result<String> {
     let what = format!("the {} of {}", job.kind, job.source);
+    // Commands look whether somebody cancels theirs.
+    let is_backup = job.kind == JobKind::Backup.as_str();
     let done = match job.state {
         JobState::Queued => "is cancelled",
-        JobState::Leased | JobState::Running if job.is_queued_work => "is told to stop",
+        JobState::Leased | JobState::Running if job.is_queued_work || is_backup => {
+            "is told to stop"
+        }
         JobState::Leased | JobState::Running => {
             let text = format!("{what} is done by a command; interrupt it where it was started");
             return Err(UsageError(text).into());

@@ -1,12 +1,20 @@
 //! Hearing what is said while a job is done, for its log and for how far it is.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use backstay_control::Progress;
+use backstay_control::{JobId, Progress};
+use backstay_engine::cx::CancelReason;
 use backstay_engine::event::{Event, Monitor};
 
+use crate::installation::Installation;
 use crate::render;
+
+/// The pause between two looks at whether somebody cancelled a job, and at how far it is.
+pub(crate) const LOOK: Duration = Duration::from_secs(2);
 
 /// Lines of a job's log that are kept, the newest.
 const LOG_LINES: usize = 200;
@@ -55,9 +63,27 @@ impl Watched {
     }
 }
 
-/// Keeps what is said of a job, and passes it on under the name of its source.
+/// Writes down how far a job is, and stops it if somebody cancels it. Never ends.
+pub(crate) async fn watch(app: &Installation, job: &JobId, watched: &Watched) -> Infallible {
+    let mut written = Progress::default();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // A catalog that does not answer is the business of the lease.
+        if let Ok(Some(reason)) = app.catalog.wish_to_cancel(job).await {
+            app.cx.event(Event::Step { what: format!("cancelled: {reason}") });
+            app.cx.cancel_handle().cancel(CancelReason::User);
+            return pending().await;
+        }
+        let progress = watched.progress();
+        if progress != written && app.catalog.keep_progress(job, &progress).await.is_ok() {
+            written = progress;
+        }
+    }
+}
+
+/// Keeps what is said of a job, and passes it on, under the name of its source where several are heard.
 struct JobMonitor {
-    source: String,
+    source: Option<String>,
     watched: Arc<Watched>,
     screen: Arc<dyn Monitor>,
 }
@@ -68,14 +94,19 @@ pub(crate) fn hear_job(
     watched: &Arc<Watched>,
     screen: Arc<dyn Monitor>,
 ) -> Arc<dyn Monitor> {
-    Arc::new(JobMonitor { source: source.to_owned(), watched: watched.clone(), screen })
+    Arc::new(JobMonitor { source: Some(source.to_owned()), watched: watched.clone(), screen })
+}
+
+/// Makes a listener of a job that a command does.
+pub(crate) fn hear_own(watched: &Arc<Watched>, screen: Arc<dyn Monitor>) -> Arc<dyn Monitor> {
+    Arc::new(JobMonitor { source: None, watched: watched.clone(), screen })
 }
 
 impl Monitor for JobMonitor {
     fn event(&self, event: Event) {
         self.watched.hear(&event);
+        let Some(source) = &self.source else { return self.screen.event(event) };
         let Some(line) = render::event_line(&event) else { return };
-        let source = &self.source;
         self.screen.event(match event {
             Event::Warning { text } => Event::Warning { text: format!("{source}: {text}") },
             _ => Event::Step { what: format!("{source}: {line}") },

@@ -3,6 +3,7 @@
 use backstay_testkit::daemon::wait_until;
 
 use crate::serve::{Serving, jobs, start_standing_still, states, with_program};
+use crate::workers::start;
 
 #[test]
 fn job_is_cancelled_by_hand_with_a_reason() {
@@ -15,6 +16,37 @@ fn job_is_cancelled_by_hand_with_a_reason() {
     assert!(told.contains("cancelled: the app is busy"), "{told}");
     let again = shell.complains(2, &["jobs", "cancel", &id]);
     assert!(again.contains("has ended already"), "{again}");
+}
+
+/// V33, V34: also where no server runs.
+#[test]
+fn backup_by_a_command_is_cancelled_from_elsewhere_and_the_next_source_goes_on() {
+    let shell = with_program("");
+    std::fs::create_dir(shell.path("tree")).unwrap();
+    let tree = shell.path("tree").display().to_string();
+    let config = shell.config();
+    shell.set_config(format!(
+        "{config}\n[sources.tree]\nkind = 'files'\npath = '{tree}'\nstorage = 'main'\n"
+    ));
+    std::fs::write(shell.path("wait"), "").unwrap();
+    let backup = start(&shell, &["backup", "--all"], &[]);
+    wait_until("the backup is under way", || shell.path("begun").exists());
+    let id = jobs(&shell)[0]["id"].as_str().unwrap().to_owned();
+    let told = shell.ends(0, &["jobs", "cancel", &id, "--reason", "the app is busy"]);
+    assert!(told.contains("the backup of db is told to stop"), "{told}");
+    assert_eq!(backup.wait(), 130);
+    let all = jobs(&shell);
+    let state = |source: &str| {
+        all.iter().find(|job| job["source"] == source).unwrap()["state"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!((state("db"), state("tree")), ("cancelled".to_owned(), "succeeded".to_owned()));
+    let told = shell.ends(0, &["jobs", "show", &id]);
+    assert!(told.contains("cancelled: the app is busy"), "{told}");
+    std::fs::remove_file(shell.path("wait")).unwrap();
+    shell.ends(0, &["backup", "db"]);
 }
 
 /// V33.

@@ -76,20 +76,9 @@ impl DatabaseTarget {
         }
     }
 
-    /// Returns the source without what no restore replaces.
+    /// Returns the source without what no restore replaces; elsewhere names must be free.
     async fn source(&self, cx: &Cx) -> Result<PostgresSource, PostgresError> {
-        let source = &self.source;
-        // Elsewhere names must be free.
-        if self.is_elsewhere() || source.options.spared.is_none() {
-            return Ok(source.clone());
-        }
-        let server = exchange::maintenance(cx, source, &[]).await?;
-        let spared = source.spared_on(&server).await?;
-        let databases = source.databases.as_ref().map(|databases| databases.sparing(spared));
-        if databases.is_none() {
-            source.ensure_not_spared(&server).await?;
-        }
-        Ok(PostgresSource { databases, ..source.clone() })
+        if self.is_elsewhere() { Ok(self.source.clone()) } else { self.source.sparing(cx).await }
     }
 
     fn members(

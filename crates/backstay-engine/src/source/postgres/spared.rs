@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::PostgresSource;
 use super::error::{PostgresError, refused, statement};
+use super::{PostgresSource, exchange};
+use crate::cx::Cx;
 use crate::source::databases::OWN_CATALOG;
 
 /// A database that is known again by whatever address its server is reached.
@@ -22,6 +23,20 @@ impl PostgresSource {
         let Some(own) = &self.options.spared else { return Ok(None) };
         let is_there = system_of(server).await?.as_ref() == Some(&own.system);
         Ok(is_there.then_some(own.database.as_str()))
+    }
+
+    /// Returns the source without the database that is to be spared, asking its server. Fails if it is nothing else.
+    pub(super) async fn sparing(&self, cx: &Cx) -> Result<Self, PostgresError> {
+        if self.options.spared.is_none() {
+            return Ok(self.clone());
+        }
+        let server = exchange::maintenance(cx, self, &[]).await?;
+        let Some(databases) = &self.databases else {
+            self.ensure_not_spared(&server).await?;
+            return Ok(self.clone());
+        };
+        let databases = Some(databases.sparing(self.spared_on(&server).await?));
+        Ok(Self { databases, ..self.clone() })
     }
 
     /// Fails if the source is one database, and that is to be spared.

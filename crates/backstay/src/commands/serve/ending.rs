@@ -166,9 +166,7 @@ pub(super) async fn close(
         Ok(Ended::Tested(lines)) => log = lines.join("\n"),
         Ok(Ended::Made(_) | Ended::Done(_)) | Err(_) => {}
     }
-    if let Err(error) = app.catalog.keep_log(&job.id, log.trim()).await {
-        app.cx.event(Event::Warning { text: format!("the log could not be kept: {error}") });
-    }
+    app.keep_log(&job.id, log.trim()).await;
     match &ended {
         Ok(Ended::Made(made)) => {
             if job.is_asked_for {

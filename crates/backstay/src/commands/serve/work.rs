@@ -1,11 +1,9 @@
 //! Doing a job that was taken up: heard, watched, written down.
 
-use std::future::pending;
 use std::sync::Arc;
-use std::time::Duration;
 
-use backstay_control::{JobSpec, Progress, WaitingJob};
-use backstay_engine::cx::{CancelReason, Cx};
+use backstay_control::{JobSpec, WaitingJob};
+use backstay_engine::cx::Cx;
 use backstay_engine::event::Event;
 
 use super::ending::{Ended, Kept, close, why_again};
@@ -14,13 +12,10 @@ use crate::commands::drill::drill_here;
 use crate::commands::elsewhere::{Look, look_here};
 use crate::commands::restore::{preview_here, ready, restore_here};
 use crate::commands::undo::{confirm_here, sweep, undo_here};
-use crate::commands::watched::Watched;
+use crate::commands::watched::{Watched, watch};
 use crate::config::SourceConfig;
 use crate::installation::Installation;
 use crate::past::Past;
-
-/// The pause between two looks at whether somebody cancelled a job, and at how far it is.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// A job that was taken up.
 pub(super) struct Begun {
@@ -38,7 +33,7 @@ pub(super) async fn work(begun: Begun) {
     let Begun { app, source, job, kept, watched, whole } = begun;
     let done = tokio::select! {
         done = Box::pin(act(&app, &source, &job)) => done,
-        never = watch(&app, &job, &watched) => match never {},
+        never = watch(&app, &job.id, &watched) => match never {},
     };
     let ended = done.map_err(|error| (why_again(&app, &source, &error, &whole), error));
     Box::pin(close(&app, &source, (&job, kept), ("", &watched), ended)).await;
@@ -88,28 +83,6 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
         JobSpec::Test => {
             let Look { summary, warnings } = look_here(app, source).await?;
             Ok(Ended::Tested(std::iter::once(summary).chain(warnings).collect()))
-        }
-    }
-}
-
-/// Writes down how far a job is, and stops it if somebody cancels it. Never ends.
-async fn watch(
-    app: &Installation,
-    job: &WaitingJob,
-    watched: &Watched,
-) -> std::convert::Infallible {
-    let mut written = Progress::default();
-    loop {
-        tokio::time::sleep(LOOK).await;
-        // A catalog that does not answer is the business of the lease.
-        if let Ok(Some(reason)) = app.catalog.wish_to_cancel(&job.id).await {
-            app.cx.event(Event::Step { what: format!("cancelled: {reason}") });
-            app.cx.cancel_handle().cancel(CancelReason::User);
-            return pending().await;
-        }
-        let progress = watched.progress();
-        if progress != written && app.catalog.keep_progress(&job.id, &progress).await.is_ok() {
-            written = progress;
         }
     }
 }
