@@ -86,10 +86,27 @@ impl Catalog {
             .map(drop)
     }
 
-    /// Writes down that a swap is about to be undone, and by which steps.
-    pub async fn begin_undo(&self, id: &str, swap: String) -> Result<(), CatalogError> {
-        let update = "UPDATE swaps SET state = $1, swap = $2 WHERE id = $3";
-        let values = [SwapState::Undoing.as_str().into(), swap.into(), id.into()];
+    /// Writes down that a swap that was interrupted is done now, and until when its other state is kept.
+    pub async fn finish_swap(
+        &self,
+        id: &str,
+        state: SwapState,
+        until: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let update = "UPDATE swaps SET state = $1, undo_until = $2 WHERE id = $3";
+        let values = [state.as_str().into(), until.as_microsecond().into(), id.into()];
+        self.execute("wrote down a swap", update, values).await.map(drop)
+    }
+
+    /// Writes down by which steps a swap goes where, and until when its other state is kept.
+    pub async fn turn_swap(
+        &self,
+        id: &str,
+        (state, swap): (SwapState, String),
+        until: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let update = "UPDATE swaps SET state = $1, swap = $2, undo_until = $3 WHERE id = $4";
+        let values = [state.as_str().into(), swap.into(), until.as_microsecond().into(), id.into()];
         self.execute("wrote down a swap", update, values).await.map(drop)
     }
 

@@ -154,6 +154,14 @@ pub enum EngineError {
         "what would be replaced cannot be backed up first, so nothing was replaced; if it is broken beyond saving, restore with --no-safety-backup"
     )]
     SafetyBackup(#[source] Box<EngineError>),
+    /// The backup of what is there lacks some of it, and would be the only copy.
+    #[error("{missing} items are not in it, `backstay show {backup}` names them")]
+    NotAllSaved {
+        /// The backup.
+        backup: BackupId,
+        /// How many.
+        missing: u64,
+    },
     /// A hook failed.
     #[error("hook {hook} failed: {finding}")]
     Hook {
@@ -217,7 +225,11 @@ pub enum ErrorKind {
 impl EngineError {
     /// Says whether what a swap would move is not there any more, so that nobody can finish it.
     pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Source(SourceError::Redis(RedisError::Gone { .. })))
+        match self {
+            Self::Source(SourceError::Redis(RedisError::Gone { .. })) => true,
+            Self::Swap { cause, .. } => cause.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
     }
 
     /// Says why the same may work later, with nothing changed, if it may.
@@ -243,6 +255,7 @@ impl EngineError {
             Self::Swap { cause, .. } => io_kind(cause),
             Self::SafetyBackup(cause) | Self::HalfDone { cause, .. } => cause.kind(),
             Self::UnusableVault { .. }
+            | Self::NotAllSaved { .. }
             | Self::NoSuchBackup { .. }
             | Self::Unsealed { .. }
             | Self::TooLarge { .. }

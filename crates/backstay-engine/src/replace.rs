@@ -185,9 +185,10 @@ impl Swap {
         Ok(Self { replacement, steps })
     }
 
-    /// Says whether something that is there now would be put away.
+    /// Says whether something that is there now, and that anybody could miss, would be put away.
     pub(crate) fn puts_away(&self) -> bool {
-        !self.replacement.is_whole() || is_there(&self.replacement.target)
+        let target = &self.replacement.target;
+        !self.replacement.is_whole() || is_there(target) && !is_empty(target)
     }
 
     /// Does what is not done yet, and makes it durable.
@@ -223,6 +224,15 @@ impl Swap {
         parents.sort();
         parents.dedup();
         parents
+    }
+}
+
+/// Says whether a path is a directory or a file with nothing in it.
+fn is_empty(path: &Path) -> bool {
+    match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => path.read_dir().is_ok_and(|mut names| names.next().is_none()),
+        Ok(meta) => meta.is_file() && meta.len() == 0,
+        Err(_) => false,
     }
 }
 

@@ -76,14 +76,25 @@ pub async fn plan_restore(
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// Records a swap before it begins. If this fails, nothing is swapped.
-    async fn before_swap(&self, swap: &Swap, safety: Option<&BackupId>)
-    -> Result<(), JournalError>;
+    async fn before_swap(&self, swap: &Swap, safety: Option<&Saved>) -> Result<(), JournalError>;
 
     /// Records that the swap is done.
     async fn after_swap(&self) -> Result<(), JournalError>;
 
+    /// Records that the swap is done, and that nothing was there before which anybody could miss.
+    async fn replaced_nothing(&self) -> Result<(), JournalError>;
+
     /// Records that the swap failed and that all of it was taken back.
     async fn swap_taken_back(&self) -> Result<(), JournalError>;
+}
+
+/// The backup of what a restore replaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Which one.
+    pub id: BackupId,
+    /// How many items of what is there are not in it.
+    pub missing: u64,
 }
 
 /// The journal could not be written.
@@ -134,7 +145,9 @@ pub async fn restore(
             let can_be_undone = !swapper.replaced_nothing(cx, &replacement).await.unwrap_or(false);
             if !can_be_undone {
                 discard(cx, swapper.as_ref(), &replacement).await;
+                around.journal.replaced_nothing().await.map_err(EngineError::Journal)?;
             }
+            let safety = safety.map(|safety| safety.id);
             Ok(Restored { report, replacement, can_be_undone, safety })
         }
         Err(Failure { error, swapped: true }) => Err(error),
@@ -172,7 +185,7 @@ async fn put_in_place(
     plan: &RestorePlan,
     around: &Around<'_>,
     loaded: &Loaded,
-) -> Result<Option<BackupId>, Failure> {
+) -> Result<Option<Saved>, Failure> {
     let safety = match &around.safety {
         Some(draft) if plan.outlook.replaces => {
             let saved = save_present(cx, vault, source, draft.clone(), plan).await;
@@ -187,7 +200,8 @@ async fn put_in_place(
     };
     let swapped = match swapped {
         Ok(()) => {
-            let replaces = plan.outlook.replaces;
+            // Who names a place for it did not say that anything may be replaced there.
+            let replaces = plan.outlook.replaces && plan.options.to.is_none();
             let loaded = (loaded, replaces);
             swap_journaled(cx, (source, swapper), around, loaded, safety.as_ref()).await
         }
@@ -208,7 +222,7 @@ async fn swap_journaled(
     (source, swapper): (&dyn Source, &dyn Swapper),
     around: &Around<'_>,
     (loaded, replaces): (&Loaded, bool),
-    safety: Option<&BackupId>,
+    safety: Option<&Saved>,
 ) -> Result<(), Failure> {
     cx.event(Event::Step { what: "swapping".to_owned() });
     source.check_free(&loaded.replacement).map_err(EngineError::from)?;
@@ -217,12 +231,23 @@ async fn swap_journaled(
     if !replaces && swap.puts_away() {
         return Err(EngineError::CameMeanwhile { target: loaded.replacement.target() }.into());
     }
+    if let Some(Saved { id, missing }) = safety.filter(|safety| safety.missing > 0) {
+        if !swap.can_be_interrupted() {
+            let (backup, missing) = (id.clone(), *missing);
+            let cause = Box::new(EngineError::NotAllSaved { backup, missing });
+            return Err(EngineError::SafetyBackup(cause).into());
+        }
+        let text = format!(
+            "{missing} items of what is there could not be backed up ({id} says which): what is replaced is kept beside until it is confirmed"
+        );
+        cx.event(Event::Warning { text });
+    }
     around.journal.before_swap(&swap, safety).await.map_err(EngineError::Journal)?;
     let after_swap = |error| Failure { error, swapped: true };
     if let Err(error) = swapper.run(cx, &swap).await {
         if !swap.can_be_taken_back() {
             discard(cx, swapper, &loaded.replacement).await;
-            let (safety, cause) = (safety.cloned(), Box::new(error));
+            let (safety, cause) = (safety.map(|safety| safety.id.clone()), Box::new(error));
             return Err(after_swap(EngineError::HalfDone { safety, cause }));
         }
         // The first error says what is wrong; if going back fails too, the journal still knows how to.
@@ -288,7 +313,7 @@ async fn save_present(
     source: &dyn Source,
     draft: Draft,
     plan: &RestorePlan,
-) -> Result<BackupId, EngineError> {
+) -> Result<Saved, EngineError> {
     cx.event(Event::Step { what: "backing up what will be replaced".to_owned() });
     let draft = Draft { trigger: Trigger::PreRestore, ..draft };
     let saved = backup(cx, source, vault, draft).await?;
@@ -296,5 +321,5 @@ async fn save_present(
     let reason = format!("what the restore of {} replaced", plan.place.backup);
     vault.hold(cx, &place, &reason).await?;
     crate::verify::verify(cx, vault, &place).await?;
-    Ok(saved.id)
+    Ok(Saved { id: saved.id, missing: saved.item_error_count })
 }

@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
@@ -42,6 +43,14 @@ impl PathSwapper {
             found.extend(names.map(|entry| entry.path()));
         }
         found
+    }
+}
+
+/// Says whether no restore has put anything away there.
+fn replaced_nothing_in(beside: &Path) -> bool {
+    match beside.join("replaced").read_dir() {
+        Ok(mut names) => names.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 
@@ -112,7 +121,9 @@ impl Swapper for PathSwapper {
                 swap::Replacement::Set(set) => set.besides().any(|beside| beside == left),
                 _ => false,
             };
-            if !known.iter().any(is_known) {
+            // What was put away is somebody's data, whoever knows of it.
+            let has_replaced = !replaced_nothing_in(&left);
+            if !known.iter().any(is_known) && !has_replaced {
                 fs::remove_dir_all(&left).map_err(failed("remove", &left))?;
                 swept.push(left.display().to_string());
             }

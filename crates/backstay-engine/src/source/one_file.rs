@@ -22,7 +22,9 @@ impl Place {
         let to = options.to.as_ref().map(PathBuf::from);
         // Whoever names a place has no safety backup made of it: nothing is replaced there, not even by chance.
         let is_own = to.is_none();
-        let target = to.unwrap_or_else(|| own.to_owned());
+        // A link stays one: what it points to is replaced, as with directories.
+        let own = || own.canonicalize().unwrap_or_else(|_| own.to_owned());
+        let target = to.unwrap_or_else(own);
         let beside = beside(&target, &options.tag);
         let companions = companions.iter().map(|suffix| (*suffix).to_owned()).collect();
         let scope = Scope::Whole { companions };

@@ -9,7 +9,7 @@ use backstay_engine::cx::Cx;
 use backstay_engine::error::EngineError;
 use backstay_engine::event::Silent;
 use backstay_engine::restore::{
-    Around, Journal, JournalError, RestoreOptions, Restored, plan_restore, restore,
+    Around, Journal, JournalError, RestoreOptions, Restored, Saved, plan_restore, restore,
 };
 use backstay_engine::source::files::FilesSource;
 use backstay_engine::source::{Source, TargetOptions};
@@ -148,15 +148,15 @@ struct NoJournal;
 
 #[async_trait]
 impl Journal for NoJournal {
-    async fn before_swap(
-        &self,
-        _swap: &Swap,
-        _safety: Option<&BackupId>,
-    ) -> Result<(), JournalError> {
+    async fn before_swap(&self, _swap: &Swap, _safety: Option<&Saved>) -> Result<(), JournalError> {
         Ok(())
     }
 
     async fn after_swap(&self) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    async fn replaced_nothing(&self) -> Result<(), JournalError> {
         Ok(())
     }
 

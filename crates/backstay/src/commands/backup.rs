@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::elsewhere::backup_elsewhere;
 use super::orphans::survey_if_due;
 use super::room::warn_of_little;
-use super::undo::{finish_interrupted, let_go_of_expired};
+use super::undo::{finish_recent, let_go_of_expired};
 use super::watched::{LOOK, Watched, hear_own, watch};
 use crate::cli::BackupArgs;
 use crate::config::SourceConfig;
@@ -243,7 +243,7 @@ pub(super) async fn make(
 ) -> anyhow::Result<Made> {
     let storage = app.storage(&source.storage)?;
     warn_of_little(app, source);
-    finish_interrupted(app, source).await?;
+    finish_recent(app, source).await?;
     let vault = app.vault_for_writing(storage).await?;
     let written = write(app, source, (spec, tries), &vault).await?;
     settle(app, source, &vault, &written.0).await;

@@ -19,6 +19,8 @@ use crate::{plain, render};
 /// Lines and bytes of what a worker shows; more of it nobody reads, and no answer has room for it.
 const MOST_LINES: usize = 500;
 const MOST_BYTES: usize = 2 << 20;
+/// What previews say of the backup of what is there.
+const SAVED: &str = "present data backed up";
 /// Lines about what a backup holds, and as many warnings.
 const MOST_OF_A_KIND: usize = 200;
 
@@ -38,10 +40,15 @@ pub(crate) struct Preview {
 }
 
 impl Preview {
-    pub(super) fn new(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Self {
+    pub(super) fn new(
+        (plan, is_saved): (&RestorePlan, bool),
+        past: Option<&Past>,
+        now: Timestamp,
+    ) -> Self {
         let (backup, replaces) = (plan.place.backup.clone(), plan.outlook.replaces);
         let target = plan.outlook.target.to_string();
-        let (lines, facts) = (lines(plan, past, now), facts(plan, past));
+        let how = how(plan.outlook.how, is_saved);
+        let (lines, facts) = (lines((plan, &how), past, now), facts((plan, &how), past));
         let mut preview = Self { backup, target, replaces, lines, facts };
         preview.cut();
         preview
@@ -97,7 +104,7 @@ impl Preview {
     }
 }
 
-fn facts(plan: &RestorePlan, past: Option<&Past>) -> Map<String, Value> {
+fn facts((plan, how): (&RestorePlan, &str), past: Option<&Past>) -> Map<String, Value> {
     let (manifest, outlook) = (&plan.manifest, &plan.outlook);
     let expected = past.map(|past| past.expected(manifest.plain_bytes()).as_secs_f64());
     let facts = json!({
@@ -111,7 +118,7 @@ fn facts(plan: &RestorePlan, past: Option<&Past>) -> Map<String, Value> {
         "plain_bytes": manifest.plain_bytes(),
         "target": outlook.target,
         "replaces": outlook.replaces,
-        "how": how(outlook.how),
+        "how": how,
         "expected_seconds": expected,
         "content": plan.content().cloned().map(Content::without_secrets),
         "present": outlook.present,
@@ -120,7 +127,7 @@ fn facts(plan: &RestorePlan, past: Option<&Past>) -> Map<String, Value> {
     serde_json::from_value(facts).expect("an object")
 }
 
-fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String> {
+fn lines((plan, how): (&RestorePlan, &str), past: Option<&Past>, now: Timestamp) -> Vec<String> {
     let (manifest, outlook) = (&plan.manifest, &plan.outlook);
     let imported = plan.details.imported.as_deref();
     let is_undated = imported.is_some_and(|from| from.time_from == TimeFrom::File);
@@ -162,7 +169,7 @@ fn lines(plan: &RestorePlan, past: Option<&Past>, now: Timestamp) -> Vec<String>
             false => format!("in the last {age}"),
         };
         lines.push(format!("Loses     what was changed there {since}, unless undone"));
-        lines.push(format!("How       {}", how(outlook.how)));
+        lines.push(format!("How       {how}"));
     }
     lines.extend(past.map(|past| {
         let takes = render::seconds(past.expected(manifest.plain_bytes()));
@@ -182,8 +189,9 @@ fn first(mut lines: Vec<String>, what: &str) -> Vec<String> {
     lines
 }
 
-fn how(how: How) -> &'static str {
-    match how {
+/// Says how it is done, and whether what is there is backed up before.
+fn how(how: How, is_saved: bool) -> String {
+    let text = match how {
         How::Swap => {
             "loaded beside, every byte proven, present data backed up, then swapped in one step"
         }
@@ -213,5 +221,6 @@ fn how(how: How) -> &'static str {
             "in place: every byte proven and kept aside, present data backed up, then dropped, loaded and counted in one transaction, \
              which the server takes back if anything fails"
         }
-    }
+    };
+    if is_saved { text.to_owned() } else { text.replace(SAVED, "present data NOT backed up") }
 }

@@ -48,7 +48,8 @@ pub(super) async fn restore(
     }
     let planned = Planned::new(app, &vault, &source, (id, Choice::of(&args))).await?;
     let past = Past::of(app, &source, &vault).await?;
-    let preview = Preview::new(planned.plan(), past.as_ref(), app.cx.now());
+    let planned_so = (planned.plan(), planned.wants_safety());
+    let preview = Preview::new(planned_so, past.as_ref(), app.cx.now());
     preview.show(&app.cx, &args, json)?;
     if args.dry_run {
         return Ok(Exit::Done);

@@ -6,16 +6,23 @@ use backstay_control::{Catalog, SwapRecord, SwapState};
 use backstay_engine::error::ErrorKind;
 use backstay_engine::event::Event;
 use backstay_engine::hook::run_hook;
-use backstay_engine::restore::{Journal, JournalError};
+use backstay_engine::restore::{Journal, JournalError, Saved};
 use backstay_engine::swap::{Direction, Swap};
 use backstay_format::BackupId;
 use backstay_server::Work;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::elsewhere;
 use crate::config::SourceConfig;
 use crate::exit::UsageError;
 use crate::installation::Installation;
+
+/// An interrupted restore that is older is finished by nobody who did not ask for it.
+const OLD_NEWS: SignedDuration = SignedDuration::from_hours(1);
+
+/// When nobody lets go of anything any more (the year 3000).
+const FOR_GOOD: Timestamp = Timestamp::constant(32_503_680_000, 0);
 
 /// Writes swaps into the catalog.
 pub(super) struct CatalogJournal {
@@ -29,23 +36,22 @@ pub(super) struct CatalogJournal {
 
 #[async_trait]
 impl Journal for CatalogJournal {
-    async fn before_swap(
-        &self,
-        swap: &Swap,
-        safety: Option<&BackupId>,
-    ) -> Result<(), JournalError> {
+    async fn before_swap(&self, swap: &Swap, safety: Option<&Saved>) -> Result<(), JournalError> {
         if !self.keep || !swap.can_be_interrupted() {
             return Ok(());
         }
+        // What is in no backup goes when a person says so.
+        let is_saved = safety.is_none_or(|safety| safety.missing == 0);
+        let undo_until = if is_saved { self.now + self.source.undo_for } else { FOR_GOOD };
         let record = SwapRecord {
             id: self.id.clone(),
             source: self.source.name.to_string(),
             storage: self.source.storage.clone(),
             state: SwapState::Begun,
             made_at: self.now,
-            undo_until: self.now + self.source.undo_for,
+            undo_until,
             swap: serde_json::to_string(swap)?,
-            safety: safety.map(ToString::to_string),
+            safety: safety.map(|safety| safety.id.to_string()),
         };
         Ok(self.catalog.begin_swap(&record).await?)
     }
@@ -55,6 +61,10 @@ impl Journal for CatalogJournal {
             return Ok(());
         }
         Ok(self.catalog.set_swap_state(&self.id, SwapState::Swapped).await?)
+    }
+
+    async fn replaced_nothing(&self) -> Result<(), JournalError> {
+        self.swap_taken_back().await
     }
 
     async fn swap_taken_back(&self) -> Result<(), JournalError> {
@@ -72,6 +82,46 @@ pub(super) async fn undo(app: &Installation, name: Option<&str>) -> anyhow::Resu
     }
     let source = app.source(&newest(app, name, |_| true).await?.source).await?;
     app.under_lease(source.name.as_str(), undo_here(app, &source)).await
+}
+
+/// A restore after which nothing was kept beside: only the backup of what was there brings that back.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ForGood {
+    at: Timestamp,
+    safety: Option<BackupId>,
+}
+
+/// Remembers that the newest restore of a source is one that nobody can undo.
+pub(super) async fn remember_for_good(
+    app: &Installation,
+    source: &SourceConfig,
+    safety: Option<BackupId>,
+) -> anyhow::Result<()> {
+    let done = ForGood { at: app.cx.now(), safety };
+    Ok(app.catalog.set_setting(&for_good_name(source), &done).await?)
+}
+
+fn for_good_name(source: &SourceConfig) -> String {
+    format!("restore for good of source {}", source.name)
+}
+
+/// Fails if there was a restore since that nobody can undo: whoever says undo means that one.
+async fn ensure_newest(
+    app: &Installation,
+    source: &SourceConfig,
+    record: &SwapRecord,
+) -> anyhow::Result<()> {
+    let done: Option<ForGood> = app.catalog.setting(&for_good_name(source)).await?;
+    let Some(ForGood { at, safety }) = done.filter(|done| done.at > record.made_at) else {
+        return Ok(());
+    };
+    let safety = safety.map_or_else(|| "another one".to_owned(), |id| format!("--id {id}"));
+    anyhow::bail!(
+        "the newest restore of {0}, at {at:.0}, kept nothing beside: restore what was there before it (`backstay restore {0} {safety}`). What \
+         the restore at {1:.0} replaced is still kept, until `backstay confirm {0}`",
+        source.name,
+        record.made_at
+    )
 }
 
 /// Has the worker of a source do something, if it is one of a worker. Returns what that said.
@@ -101,6 +151,7 @@ pub(super) async fn undo_here(app: &Installation, source: &SourceConfig) -> anyh
     }
     let name = Some(source.name.as_str());
     let record = newest(app, name, |record| record.state == SwapState::Swapped).await?;
+    ensure_newest(app, source, &record).await?;
     let done: Swap = parse(&record)?;
     let replacement = done.replacement();
     let engine_source = app.engine_source(source)?;
@@ -118,9 +169,18 @@ pub(super) async fn undo_here(app: &Installation, source: &SourceConfig) -> anyh
         engine_source.check_free(&replacement)?;
         let swap = swapper.plan(&app.cx, &replacement, Direction::Undo).await?;
         app.cx.check()?;
-        app.catalog.begin_undo(&record.id, serde_json::to_string(&swap)?).await?;
-        // Once begun, it is brought to its end.
-        swapper.run(&app.cx.for_cleanup(), &swap).await?;
+        // What was written since the restore is kept as long as what that replaced would have been.
+        let undoing = (SwapState::Undoing, serde_json::to_string(&swap)?);
+        app.catalog.turn_swap(&record.id, undoing, kept_until(app, source, &record)).await?;
+        // Once begun, it is brought to its end, or back to its beginning.
+        let unstopped = app.cx.for_cleanup();
+        if let Err(error) = swapper.run(&unstopped, &swap).await {
+            if swapper.roll_back(&unstopped, &swap).await.is_ok() {
+                let as_it_was = (SwapState::Swapped, record.swap.clone());
+                app.catalog.turn_swap(&record.id, as_it_was, record.undo_until).await?;
+            }
+            return Err(error.into());
+        }
         app.catalog.set_swap_state(&record.id, SwapState::Undone).await?;
         anyhow::Ok(())
     };
@@ -198,7 +258,8 @@ pub(super) async fn finish_interrupted(
         app.cx.event(Event::Warning { text });
         match app.engine_source(source)?.swapper().run(&app.cx, &swap).await {
             Ok(()) => {
-                app.catalog.set_swap_state(&record.id, after).await?;
+                let until = kept_until(app, source, &record);
+                app.catalog.finish_swap(&record.id, after, until).await?;
                 if after == SwapState::Undone {
                     undone = Some(swap.replacement().target().to_string());
                 }
@@ -213,6 +274,28 @@ pub(super) async fn finish_interrupted(
         restart(app, source).await?;
     }
     Ok(undone)
+}
+
+/// Until when what is put away now is kept: its time begins now, whenever that of the restore began.
+fn kept_until(app: &Installation, source: &SourceConfig, record: &SwapRecord) -> Timestamp {
+    record.undo_until.max(app.cx.now() + source.undo_for)
+}
+
+/// Brings to its end what was interrupted a moment ago. What lies there for longer may be old news, and a backup by schedule is
+/// not who decides over it.
+pub(super) async fn finish_recent(app: &Installation, source: &SourceConfig) -> anyhow::Result<()> {
+    let name = &source.name;
+    for record in app.catalog.swaps(Some(name.as_str())).await? {
+        let is_open = matches!(record.state, SwapState::Begun | SwapState::Undoing);
+        if is_open && app.cx.now().duration_since(record.made_at) > OLD_NEWS {
+            anyhow::bail!(
+                "a restore of {name} was interrupted at {:.0}, and what it would replace may be newer by now: `backstay confirm {name}` \
+                 finishes it for good, `backstay undo {name}` keeps what was there",
+                record.made_at
+            );
+        }
+    }
+    finish_interrupted(app, source).await.map(drop)
 }
 
 /// Refuses where somebody must say first what becomes of an interrupted restore: it may be old news, and what it would replace
@@ -256,10 +339,10 @@ pub(super) async fn let_go_of_expired(app: &Installation, source: &SourceConfig)
 
 /// Removes what restores that were killed while they loaded left behind. Called under the source's lease.
 pub(super) async fn sweep(app: &Installation, source: &SourceConfig) -> anyhow::Result<()> {
-    let mut known = Vec::new();
-    for record in app.catalog.swaps(Some(source.name.as_str())).await? {
-        known.push(parse(&record)?.replacement());
-    }
+    // Of all sources: several may be of one place, or a source had another name.
+    let records = app.catalog.swaps(None).await?;
+    let known: Vec<_> =
+        records.iter().filter_map(|record| Some(parse(record).ok()?.replacement())).collect();
     match app.engine_source(source)?.swapper().sweep(&app.cx, &known).await {
         Ok(swept) => {
             for left in swept {

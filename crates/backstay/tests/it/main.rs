@@ -56,6 +56,7 @@ mod redis_ways;
 mod restores;
 mod restores_asking;
 mod restores_beside;
+mod restores_kept;
 mod s3;
 mod serve;
 mod serve_catalogs;

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::hex_tag;
 use crate::cli::RestoreArgs;
 use crate::commands::preview::Preview;
-use crate::commands::undo::{CatalogJournal, finish_interrupted, let_go_of_expired};
+use crate::commands::undo::{self, CatalogJournal, finish_interrupted, let_go_of_expired};
 use crate::config::SourceConfig;
 use crate::exit::{Exit, UsageError};
 use crate::installation::Installation;
@@ -158,7 +158,12 @@ impl Planned {
         let engine_source = app.engine_source(aimed)?;
         let restored =
             backstay_engine::restore::restore(&app.cx, vault, engine_source.as_ref(), plan, around);
-        Ok(RestoreReport::new(self, restored.await?))
+        let report = RestoreReport::new(self, restored.await?);
+        if matches!(report.kept, Kept::InBackup | Kept::InBackupInPlace) {
+            let backup = report.safety_backup.clone();
+            undo::remember_for_good(app, source, backup).await?;
+        }
+        Ok(report)
     }
 }
 
@@ -177,7 +182,7 @@ pub(crate) async fn preview_here(
     (spec, past): (&RestoreSpec, Option<&Past>),
 ) -> anyhow::Result<Preview> {
     let planned = Planned::new(app, vault, source, (spec.backup.clone(), spec.into())).await?;
-    Ok(Preview::new(&planned.plan, past, app.cx.now()))
+    Ok(Preview::new((&planned.plan, planned.wants_safety()), past, app.cx.now()))
 }
 
 /// Restores a source as somebody confirmed who saw a preview.
