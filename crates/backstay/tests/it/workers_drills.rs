@@ -179,10 +179,10 @@ fn drill_of_a_source_that_becomes_the_servers_own_meanwhile_is_done_by_that() {
     let fleet = with_database(&server);
     let serving = fleet.serve();
     fleet.invite(&["--name", "db1"]);
-    let working = fleet.work(&["--name", "db1"]);
+    let mut working = fleet.work(&["--name", "db1"]);
     wait_until("the worker is there", || fleet.worker_is_there());
     fleet.server.ends(0, &["backup", "orders"]);
-    working.end();
+    working.kill();
     serving.end();
     let drill = start(&fleet.server, &["drill", "orders"], &[]);
     wait_until("it waits", || fleet.states("orders")[0] == "queued");
