@@ -171,6 +171,8 @@ pub struct Job {
     pub slot: Option<Timestamp>,
     /// Which try it is, from 1.
     pub attempt: u32,
+    /// The job that is the next try, if there is one.
+    pub next_try: Option<JobId>,
     /// When it was asked for.
     pub queued_at: Timestamp,
     /// It does not begin before.
@@ -383,7 +385,8 @@ impl Catalog {
     }
 }
 
-const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, result, progress, worker, asked_by, spec, organisation";
+const COLUMNS: &str = "id, source, kind, state, slot, attempt, queued_at, not_before, started_at, finished_at, error, backup, log, result, progress, worker, asked_by, spec, organisation, \
+    (SELECT n.id FROM jobs n WHERE n.id = jobs.next_try) AS next_try";
 
 fn read(row: &QueryResult) -> Result<Job, CatalogError> {
     let text = |name| column::<String>(row, "jobs", name);
@@ -398,6 +401,7 @@ fn read(row: &QueryResult) -> Result<Job, CatalogError> {
         state: JobState::parse(&text("state")?).ok_or_else(|| unreadable("jobs", "state"))?,
         slot: time("slot")?,
         attempt: u32::try_from(attempt).unwrap_or(1),
+        next_try: perhaps("next_try")?.map(JobId),
         queued_at: time("queued_at")?.ok_or_else(|| unreadable("jobs", "queued_at"))?,
         not_before: time("not_before")?.unwrap_or_default(),
         started_at: time("started_at")?,

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 
 /// The steps; the version of a catalog is how many of them were taken. Never changed, only added to.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 10] = [
     // Also where a program without steps made them.
     "CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed TEXT NOT NULL);
      CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -78,6 +78,8 @@ const STEPS: [&str; 9] = [
      CREATE INDEX backups_by_id ON backups (backup);",
     // Since when a worker that said so is not there.
     "ALTER TABLE workers ADD COLUMN left_at BIGINT;",
+    // The job that does again what this one did not come to.
+    "ALTER TABLE jobs ADD COLUMN next_try TEXT;",
 ];
 
 /// A number that nothing else of the database's locks by: it is the beginning of "backstay".

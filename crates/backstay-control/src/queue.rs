@@ -307,25 +307,33 @@ impl Catalog {
         Ok(self.execute("condemned a job", update, values).await? == 1)
     }
 
-    /// Enqueues the next try of a job that the scheduler enqueued and that was not ended yet: killed in between, the job is
-    /// ended later, and has its next try already. Returns when that may begin; none if there is none.
+    /// Enqueues the next try of a job that was in the queue and that was not ended yet: killed in between, the job is ended
+    /// later, and has its next try already. Returns when that may begin; none if there is none. Whoever asked for a job hears of
+    /// what is wrong with the source and decides himself; but that its worker died or ended says nothing about it.
     pub async fn try_again(
         &self,
         (id, job): (String, &JobId),
         why: Again,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, CatalogError> {
-        let select = "SELECT lost, retries FROM jobs WHERE id = $1 AND slot IS NOT NULL";
-        let row = self.query_one("looked for a job", select, [job.0.clone().into()]).await?;
+        let is_of_worker = matches!(why, Again::LeaseLost | Again::Interrupted { .. });
+        let asked =
+            if is_of_worker { "spec IS NOT NULL AND kind IN ('backup', 'drill')" } else { "1 = 0" };
+        let select = format!(
+            "SELECT lost, retries FROM jobs WHERE id = $1 AND (slot IS NOT NULL OR {asked})"
+        );
+        let row = self.query_one("looked for a job", &select, [job.0.clone().into()]).await?;
         let Some(row) = row else { return Ok(None) };
         let (lost, retries) = (column(&row, "jobs", "lost")?, column(&row, "jobs", "retries")?);
         let Some((lost, retries, pause)) = next_try(why, lost, retries) else { return Ok(None) };
         let start = now.checked_add(pause).unwrap_or(now);
-        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, lost, retries, not_before, organisation) \
-                      SELECT $1, source, kind, $2, $3, '', slot, attempt + 1, $4, $5, $6, organisation FROM jobs \
-                      WHERE id = $7 AND state IN ('leased', 'running') ON CONFLICT (source, slot, attempt) DO NOTHING";
+        // First its name, which stays whoever else comes here: so there is one next try.
+        let name = "UPDATE jobs SET next_try = $1 WHERE id = $2 AND next_try IS NULL";
+        self.execute("named another try", name, [id.into(), job.0.clone().into()]).await?;
+        let insert = "INSERT INTO jobs (id, source, kind, state, queued_at, holder, slot, attempt, lost, retries, not_before, organisation, spec, asked_by) \
+                      SELECT next_try, source, kind, $1, $2, '', slot, attempt + 1, $3, $4, $5, organisation, spec, asked_by FROM jobs \
+                      WHERE id = $6 AND state IN ('leased', 'running') ON CONFLICT DO NOTHING";
         let values = [
-            id.into(),
             JobState::Queued.as_str().into(),
             now.as_microsecond().into(),
             lost.into(),

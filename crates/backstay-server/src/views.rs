@@ -224,6 +224,9 @@ pub struct JobView {
     pub slot: Option<Timestamp>,
     /// Which try it is, from 1.
     pub attempt: u32,
+    /// The job that is the next try, if there is one.
+    #[serde(default)]
+    pub next_try: Option<String>,
     /// When it was asked for.
     pub queued_at: Timestamp,
     /// It does not begin before.

@@ -46,6 +46,7 @@ fn run(state: JobState, at: &str) -> Job {
         state,
         slot: None,
         attempt: 1,
+        next_try: None,
         queued_at: time(at),
         not_before: time(at),
         started_at: Some(time(at)),

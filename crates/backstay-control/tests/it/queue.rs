@@ -26,7 +26,7 @@ pub(crate) async fn now(catalog: &Catalog) -> Timestamp {
     catalog.time("2026-11-22T12:00:00Z".parse().unwrap()).await.unwrap()
 }
 
-fn minutes(minutes: i64) -> SignedDuration {
+pub(crate) fn minutes(minutes: i64) -> SignedDuration {
     SignedDuration::from_mins(minutes)
 }
 

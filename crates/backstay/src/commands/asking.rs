@@ -13,7 +13,7 @@ use backstay_server::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::elsewhere::{Did, Look, how_far, tell, without_backup};
+use super::elsewhere::{Did, Look, how_far, tell, tell_again, without_backup};
 use super::guard::guard_asking;
 use super::{
     add, backup, drill, files, jobs, list, look, members, restore, said, show_done, status,
@@ -168,7 +168,7 @@ impl Asking {
         patience: Option<Duration>,
     ) -> anyhow::Result<JobView> {
         self.cx.check()?;
-        let id = new_job_id();
+        let mut id = new_job_id();
         let request = JobRequest { id: Some(id.clone()), source: source.to_owned(), work };
         let patience = patience.map(|patience| patience.max(LEAST_PATIENCE));
         // Longer than anybody waits, where it cannot be counted.
@@ -177,7 +177,7 @@ impl Asking {
         let ask = async || self.client.ask_for(&request).await;
         let away = patience.map_or(LONGEST_AWAY, |patience| patience.min(LONGEST_AWAY));
         let error = match self.cx.run(self.patiently(away, CallError::is_passing, ask)).await {
-            Ok(Ok(job)) => match self.cx.run(self.wait(job, until)).await {
+            Ok(Ok(job)) => match self.cx.run(self.wait(job, &mut id, until)).await {
                 Ok(Ok(job)) => return Ok(job),
                 Ok(Err(error)) => error,
                 Err(cancelled) => cancelled.into(),
@@ -221,8 +221,13 @@ impl Asking {
         self.cx.event(Event::Warning { text });
     }
 
-    /// Waits for the end of a job, and for its beginning until then.
-    async fn wait(&self, mut job: JobView, until: Option<Instant>) -> anyhow::Result<JobView> {
+    /// Waits for the end of a job and of its next tries, and for its beginning until then. The id is that of the last one.
+    async fn wait(
+        &self,
+        mut job: JobView,
+        id: &mut String,
+        until: Option<Instant>,
+    ) -> anyhow::Result<JobView> {
         let what = format!("the server has job {}: {} of {}", job.id, job.kind, job.source);
         self.cx.event(Event::Step { what });
         // That its catalog does not answer for a while ends no job.
@@ -243,11 +248,14 @@ impl Asking {
                     );
                 }
                 JobState::Leased | JobState::Running => {}
-                _ => return Ok(job),
+                _ => {
+                    let Some(next) = job.next_try else { return Ok(job) };
+                    tell_again(&self.cx, job.error.as_deref(), &next);
+                    *id = next;
+                }
             }
             sleep(LOOK).await;
-            let id = job.id.clone();
-            job = self.patiently(LONGEST_AWAY, passes, async || self.client.job(&id).await).await?;
+            job = self.patiently(LONGEST_AWAY, passes, async || self.client.job(id).await).await?;
         }
     }
 

@@ -119,9 +119,9 @@ async fn ask(
     {
         return Err(held.into());
     }
-    let job = app.catalog.enqueue((new_job_id(), source.as_job()), (spec, None), now).await?;
+    let mut job = app.catalog.enqueue((new_job_id(), source.as_job()), (spec, None), now).await?;
     app.cx.event(Event::Step { what: format!("waiting for {}", remote.worker) });
-    let (ended, reason) = match app.cx.run(wait(app, source, &job)).await {
+    let (ended, reason) = match app.cx.run(wait(app, source, &mut job)).await {
         Ok(ended) => (ended, "it was given up"),
         Err(cancelled) => (Err(cancelled.into()), "whoever asked for it was interrupted"),
     };
@@ -346,8 +346,8 @@ pub(super) fn whole(id: &str) -> anyhow::Result<BackupId> {
     })
 }
 
-/// Waits for the end of a job, and tells how far it is.
-async fn wait(app: &Installation, source: &SourceConfig, id: &JobId) -> anyhow::Result<Job> {
+/// Waits for the end of a job and of its next tries, and tells how far it is. The id is that of the last one.
+async fn wait(app: &Installation, source: &SourceConfig, id: &mut JobId) -> anyhow::Result<Job> {
     let mut told = Progress::default();
     loop {
         let job = app.catalog.job(id).await?.context("the job is gone from the catalog")?;
@@ -368,11 +368,19 @@ async fn wait(app: &Installation, source: &SourceConfig, id: &JobId) -> anyhow::
                 }
             }
             JobState::Succeeded | JobState::Incomplete | JobState::Failed | JobState::Cancelled => {
-                return Ok(job);
+                let Some(next) = job.next_try else { return Ok(job) };
+                tell_again(&app.cx, job.error.as_deref(), next.as_str());
+                *id = next;
             }
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Tells that a job is done again by another one, and why.
+pub(super) fn tell_again(cx: &Cx, error: Option<&str>, next: &str) {
+    let why = error.unwrap_or("it was stopped");
+    cx.event(Event::Warning { text: format!("{why}; job {next} does it again") });
 }
 
 /// Tells how far a job is that somebody else does, beside what was told before.

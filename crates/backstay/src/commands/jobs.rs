@@ -85,11 +85,10 @@ pub(super) fn show_list(jobs: &[JobView], json: bool) -> anyhow::Result<Exit> {
 
 /// What a job is for: a slot of the schedule, and which try, or the member who asked; nothing where a command did.
 fn cause(job: &JobView) -> String {
-    match (job.slot, job.attempt) {
-        (None, _) => job.asked_by.clone().unwrap_or_default(),
-        (Some(slot), 1) => render::time(Some(slot)),
-        (Some(slot), attempt) => format!("{}, try {attempt}", render::time(Some(slot))),
-    }
+    let slot = job.slot.map(|slot| render::time(Some(slot)));
+    let try_no = (job.attempt > 1).then(|| format!("try {}", job.attempt));
+    let parts = [slot.or_else(|| job.asked_by.clone()), try_no];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// What came of a job, or how far it is.
@@ -124,6 +123,7 @@ pub(super) fn show(job: &JobView, json: bool) -> anyhow::Result<Exit> {
         ("at", job.progress.as_ref().map(how_far).unwrap_or_default()),
         ("backup", job.backup.clone().unwrap_or_default()),
         ("error", job.error.clone().unwrap_or_default()),
+        ("next", job.next_try.clone().unwrap_or_default()),
     ];
     for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
         render::print(&format!("{name:8}{value}"))?;
@@ -146,6 +146,7 @@ pub(super) fn view(job: &Job) -> JobView {
         asked_by: job.asked_by.clone(),
         slot: job.slot,
         attempt: job.attempt,
+        next_try: job.next_try.as_ref().map(|next| next.as_str().to_owned()),
         queued_at: job.queued_at,
         not_before: Some(job.not_before).filter(|time| *time > Timestamp::UNIX_EPOCH),
         started_at: job.started_at,

@@ -372,7 +372,7 @@ fn job_of_a_command_is_cancelled_by_another_member_and_the_command_hears_why() {
 }
 
 #[test]
-fn command_that_waits_hears_the_truth_of_a_server_that_died_and_came_back() {
+fn command_that_waits_for_a_server_that_died_hears_of_it_and_waits_for_the_next_try() {
     let office = Office::new(with_program(""));
     std::fs::write(office.server.path("wait"), "").unwrap();
     let serving = office.serve(&[]);
@@ -382,10 +382,13 @@ fn command_that_waits_hears_the_truth_of_a_server_that_died_and_came_back() {
     wait_until("it notices", || office.log().contains("trying again"));
     std::fs::remove_file(office.server.path("wait")).unwrap();
     let _serving = office.serve(&[]);
-    assert_eq!(backup.wait().unwrap().code(), Some(1));
-    assert!(office.log().contains("lease lost"), "{}", office.log());
-    // The way is free for the next.
-    office.ends(0, "operator", &["backup", "db"]);
+    wait_until("it hears of it", || office.log().contains("lease lost"));
+    set_clock(&office.server, 61);
+    assert_eq!(backup.wait().unwrap().code(), Some(0), "{}", office.log());
+    assert_eq!(states(&office.server), ["succeeded", "failed"]);
+    let jobs = office.json("viewer", &["jobs", "list"]);
+    assert_eq!(jobs[1]["next_try"], jobs[0]["id"]);
+    assert_eq!(jobs[0]["asked_by"], "operator");
 }
 
 #[test]
