@@ -297,21 +297,32 @@ impl Catalog {
 
     /// Returns the newest backup job of a source that was begun.
     pub async fn last_backup_job(&self, of: OfSource<'_>) -> Result<Option<Job>, CatalogError> {
-        self.last(of, "state <> 'queued' ORDER BY queued_at DESC, attempt DESC").await
+        self.last(of, JobKind::Backup, "state <> 'queued' ORDER BY queued_at DESC, attempt DESC")
+            .await
     }
 
     /// Returns the newest backup job of a source that ended by itself, well or not.
     pub async fn last_run(&self, of: OfSource<'_>) -> Result<Option<Job>, CatalogError> {
         let ended = "state IN ('succeeded', 'incomplete', 'failed') ORDER BY finished_at DESC";
-        self.last(of, ended).await
+        self.last(of, JobKind::Backup, ended).await
     }
 
-    /// Returns the first backup job of a source in this order.
-    async fn last(&self, of: OfSource<'_>, which: &str) -> Result<Option<Job>, CatalogError> {
+    /// Returns the newest job of a source that imports, or is to.
+    pub async fn last_import(&self, of: OfSource<'_>) -> Result<Option<Job>, CatalogError> {
+        self.last(of, JobKind::Import, "1 = 1 ORDER BY queued_at DESC, attempt DESC").await
+    }
+
+    /// Returns the first job of a source and of this kind in this order.
+    async fn last(
+        &self,
+        of: OfSource<'_>,
+        kind: JobKind,
+        which: &str,
+    ) -> Result<Option<Job>, CatalogError> {
         let select = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND organisation IN ($2, '') AND kind = 'backup' AND {which} LIMIT 1"
+            "SELECT {COLUMNS} FROM jobs WHERE source = $1 AND organisation IN ($2, '') AND kind = $3 AND {which} LIMIT 1"
         );
-        let values = [of.source.into(), of.organisation.into()];
+        let values = [of.source.into(), of.organisation.into(), kind.as_str().into()];
         let row = self.query_one("looked for jobs", &select, values).await?;
         row.as_ref().map(read).transpose()
     }

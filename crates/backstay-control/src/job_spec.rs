@@ -1,5 +1,7 @@
 //! What is asked of a job.
 
+use std::path::PathBuf;
+
 use backstay_format::{BackupId, Slug, Trigger};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,11 @@ pub enum JobSpec {
     },
     /// A look at the source.
     Test,
+    /// Backups of the dumps that lie in a directory of the server's machine.
+    Import {
+        /// Which directory.
+        from: PathBuf,
+    },
     /// A look at what a restore would do.
     Preview(RestoreSpec),
     /// A restore.
@@ -77,11 +84,17 @@ impl JobSpec {
             Self::Backup(_) => JobKind::Backup,
             Self::Drill { .. } => JobKind::Drill,
             Self::Test => JobKind::Test,
+            Self::Import { .. } => JobKind::Import,
             Self::Preview(_) => JobKind::Preview,
             Self::Restore(_) => JobKind::Restore,
             Self::Undo => JobKind::Undo,
             Self::Confirm => JobKind::Confirm,
         }
+    }
+
+    /// Says whether the server asks itself for it, so that nobody waits.
+    pub(crate) fn is_of_server(&self) -> bool {
+        matches!(self, Self::Import { .. })
     }
 
     /// Says whether it changes what the source's app sees.
@@ -104,7 +117,7 @@ impl JobSpec {
         match self {
             Self::Drill { backup } => Some(backup),
             Self::Preview(spec) | Self::Restore(spec) => Some(&spec.backup),
-            Self::Backup(_) | Self::Test | Self::Undo | Self::Confirm => None,
+            Self::Backup(_) | Self::Test | Self::Import { .. } | Self::Undo | Self::Confirm => None,
         }
     }
 }

@@ -316,11 +316,13 @@ impl Catalog {
         why: Again,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, CatalogError> {
-        let is_of_worker = matches!(why, Again::LeaseLost | Again::Interrupted { .. });
-        let asked =
-            if is_of_worker { "spec IS NOT NULL AND kind IN ('backup', 'drill')" } else { "1 = 0" };
+        let kinds = match why {
+            Again::LeaseLost | Again::Interrupted { .. } => "'backup', 'drill', 'import'",
+            // Nobody waits for these.
+            Again::GaveWay { .. } | Again::Outage => "'import'",
+        };
         let select = format!(
-            "SELECT lost, retries FROM jobs WHERE id = $1 AND (slot IS NOT NULL OR {asked})"
+            "SELECT lost, retries FROM jobs WHERE id = $1 AND (slot IS NOT NULL OR spec IS NOT NULL AND kind IN ({kinds}))"
         );
         let row = self.query_one("looked for a job", &select, [job.0.clone().into()]).await?;
         let Some(row) = row else { return Ok(None) };
@@ -446,7 +448,7 @@ fn waiting(row: &QueryResult) -> Result<WaitingJob, CatalogError> {
     Ok(WaitingJob {
         id: JobId(text("id")?),
         source: text("source")?,
-        is_asked_for: spec.is_some(),
+        is_asked_for: spec.as_ref().is_some_and(|spec: &JobSpec| !spec.is_of_server()),
         spec: spec.unwrap_or_default(),
     })
 }

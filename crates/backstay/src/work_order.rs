@@ -209,6 +209,7 @@ impl Installation {
                 let spec = spec.clone();
                 Task::Restore(Box::new(RestoreOrder { spec, past: None, seals_with, access }))
             }
+            JobSpec::Import { .. } => anyhow::bail!("a worker imports nothing"),
             JobSpec::Undo => Task::Undo,
             JobSpec::Confirm => Task::Confirm(Box::new(self.access_for_writing(source).await?)),
         };

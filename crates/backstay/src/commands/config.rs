@@ -138,6 +138,7 @@ fn source_json(source: &SourceConfig) -> Value {
         "encryption": if source.sealed { "sealed" } else { "none" },
         "compression_level": source.compression_level,
         "undo_for_seconds": source.undo_for.as_secs(),
+        "import_from": source.import_from,
         "before_backup": hook(&source.before_backup),
         "after_backup": hook(&source.after_backup),
         "before_restore": hook(&source.before_restore),

@@ -1,5 +1,7 @@
 //! `backstay import`: dumps of other programs become backups of a source (ADR 20).
 
+mod once;
+
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
@@ -12,6 +14,7 @@ use backstay_format::{BackupId, IndexEntry, Sha256, Status, TimeFrom, Trigger};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+pub(super) use self::once::{Imported, enqueue, import_here, trouble};
 use super::backup::{hold_new, plan_to_forget, warn_without_kit, write_down};
 use super::restore::hex_tag;
 use super::room::warn_of_little;
@@ -73,10 +76,7 @@ pub(super) async fn import_all(
             }
             // One that is damaged must not keep the others from being imported.
             Err(error) => {
-                // The dump's own errors name it.
-                let is_named = error.chain().any(|cause| cause.to_string().contains(&shown(dump)));
-                let error = if is_named { error } else { error.context(shown(dump)) };
-                exit = exit.and(complain(&error));
+                exit = exit.and(complain(&named(dump, error)));
             }
         }
         if app.cx.cancelled().is_some() {
@@ -189,7 +189,11 @@ async fn import_one(
         finish_interrupted(app, source).await?;
         sweep(app, source).await?;
         let job = app.start_job(source, JobKind::Import).await?;
-        let made = make(app, (source, vault), dump, args).await;
+        let made = make(app, (source, vault), dump, args.note.clone()).await;
+        let made = match made {
+            Ok(entry) if args.hold => hold(app, (source, vault), entry).await,
+            made => made,
+        };
         let state = match &made {
             Ok(entry) if entry.status == Status::Incomplete => JobState::Incomplete,
             Ok(_) => JobState::Succeeded,
@@ -202,24 +206,31 @@ async fn import_one(
     app.under_lease(source.name.as_str(), Box::pin(leased)).await
 }
 
+/// Makes a backup of a dump, under the lease on the source.
 async fn make(
     app: &Installation,
     (source, vault): (&SourceConfig, &Vault),
     dump: &Dump,
-    args: &ImportArgs,
+    note: Option<String>,
 ) -> anyhow::Result<IndexEntry> {
     check_time(dump, app.cx.now())?;
     let engine_source = app.engine_source(source)?;
-    let mut draft = app.draft(source, Trigger::Imported, args.note.clone().or_else(|| dump.note()));
+    let mut draft = app.draft(source, Trigger::Imported, note.or_else(|| dump.note()));
     draft.imported = Some((Box::new(dump.provenance()), dump.taken_at));
     let tag = hex_tag();
     let made = import(&app.cx, engine_source.as_ref(), (dump, &tag), (vault, draft)).await;
-    let mut entry = made?;
+    let entry = made?;
     write_down(app, vault, &entry).await;
-    if args.hold {
-        let held = hold_new(app, source, vault, &mut entry).await;
-        held.with_context(|| format!("backup {} was made, and then", entry.id))?;
-    }
+    Ok(entry)
+}
+
+async fn hold(
+    app: &Installation,
+    (source, vault): (&SourceConfig, &Vault),
+    mut entry: IndexEntry,
+) -> anyhow::Result<IndexEntry> {
+    let held = hold_new(app, source, vault, &mut entry).await;
+    held.with_context(|| format!("backup {} was made, and then", entry.id))?;
     Ok(entry)
 }
 
@@ -251,6 +262,12 @@ async fn warn_of_forgetting(
 /// Returns the path of a dump for a person.
 fn shown(dump: &Dump) -> String {
     plain::sentence(&dump.path.display().to_string())
+}
+
+/// Names the dump that an error is of, where its own does not.
+fn named(dump: &Dump, error: anyhow::Error) -> anyhow::Error {
+    let is_named = error.chain().any(|cause| cause.to_string().contains(&shown(dump)));
+    if is_named { error } else { error.context(shown(dump)) }
 }
 
 /// Says what was wrong with one of several. Returns what that means for the end of the command.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use backstay_control::{Holder, Since, WaitingJob};
+use backstay_control::{Holder, JobSpec, Since, WaitingJob};
 use backstay_engine::event::Event;
 use backstay_server::{Listening, Refusal, Router, Tls, listen, router};
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +28,7 @@ use self::ending::{Taken, begin};
 use self::work::{Begun, work};
 use super::backup::warn_without_kit;
 use super::elsewhere::nobody_takes;
+use super::import;
 use super::watched::{Watched, hear_job};
 use crate::cli::{Global, ServeArgs};
 use crate::config::{Config, SourceConfig};
@@ -69,7 +70,8 @@ pub(super) async fn serve(
     let dispatch = Arc::new(Dispatch::new(shown.subscribe()));
     let desk = Arc::new(FrontDesk::new(shown.subscribe()));
     let listening = listen_to_others(args, router(dispatch.clone(), desk.clone())).await?;
-    let mut server = Server { app, shown, file, stamp, seen, tidied, told: BTreeMap::new() };
+    let (told, imported) = (BTreeMap::new(), BTreeMap::new());
+    let mut server = Server { app, shown, file, stamp, seen, tidied, told, imported };
     // One that panics leaves its job to the next turn, which finds it lost.
     let mut working = JoinSet::new();
     while stop.cancelled().is_none() {
@@ -130,6 +132,8 @@ struct Server {
     tidied: Timestamp,
     /// What keeps something from succeeding, by what that is: it is told once, and not each turn.
     told: BTreeMap<String, String>,
+    /// What of each source was enqueued to be imported, as far as it was looked at.
+    imported: BTreeMap<String, PathBuf>,
 }
 
 fn stamp(file: Option<&Path>) -> Option<SystemTime> {
@@ -204,6 +208,7 @@ impl Server {
         }
         catalog.cancel_stale_changes(now).await?;
         self.enqueue(now).await?;
+        self.enqueue_imports(now).await;
         Ok((now, self.app.catalog.waiting_jobs(now).await?))
     }
 
@@ -230,6 +235,22 @@ impl Server {
         Ok(())
     }
 
+    /// Enqueues the imports of what other tools left behind. A directory that is not there is told once.
+    async fn enqueue_imports(&mut self, now: Timestamp) {
+        let app = self.app.clone();
+        for source in app.config.sources.values() {
+            let Some(from) = &source.import_from else { continue };
+            if self.imported.get(source.name.as_str()) == Some(from) {
+                continue;
+            }
+            let enqueued = import::enqueue(&app, (source, from), now).await;
+            let what = format!("the import of {}", source.name);
+            if self.tell(&what, enqueued.with_context(|| format!("{what} is not done"))).is_some() {
+                self.imported.insert(source.name.to_string(), from.clone());
+            }
+        }
+    }
+
     /// Takes up a job, unless somebody else works on its source, or nothing may begin now. Sources of other servers are
     /// theirs, and what workers read is left to them.
     async fn take_up(&self, job: WaitingJob, now: Timestamp) -> anyhow::Result<Option<Begun>> {
@@ -245,7 +266,7 @@ impl Server {
             }
             return Ok(None);
         }
-        if may_not_begin(&source, &job, now) {
+        if may_not_begin(&source, &job, now) || is_elsewhere(&job) {
             return Ok(None);
         }
         let watched = Arc::new(Watched::default());
@@ -303,6 +324,11 @@ async fn to_the_end<T: Send + 'static>(
 ) -> Result<T, Refusal> {
     let done = tasks.spawn(work).await;
     done.unwrap_or_else(|_| Err(Refusal::Away("the server ends".to_owned())))
+}
+
+/// What is to be imported may lie on another server's machine.
+fn is_elsewhere(job: &WaitingJob) -> bool {
+    matches!(&job.spec, JobSpec::Import { from } if !from.is_dir())
 }
 
 /// Nothing begins in a blackout but what a person asks for.

@@ -9,6 +9,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 
 use super::elsewhere::nobody_takes;
+use super::import;
 use super::list::LISTED_AT_ONCE;
 use crate::config::SourceConfig;
 use crate::exit::Exit;
@@ -125,6 +126,7 @@ async fn look_at<'a>(
     troubles.extend(last_job.as_ref().and_then(|job| trouble_of(job, is_at_work)));
     troubles.extend(known.error.map(|error| format!("{error:#}")));
     troubles.extend(nobody_takes(app, source, None).await?);
+    troubles.extend(import::trouble(app, source).await?);
     let since = seen.map_or(Since::FirstSeen(now), Seen::since);
     Ok(Status {
         source,

@@ -237,6 +237,9 @@ pub(super) struct RawSource {
     /// How long a restore can be undone; `7d` if left out.
     #[schemars(with = "Option<String>")]
     pub(super) undo_for: Option<Spanned<String>>,
+    /// A directory of dumps that another tool made: the server makes backups of them, once.
+    #[schemars(with = "Option<String>")]
+    pub(super) import_from: Option<Spanned<String>>,
     /// What a drill asks the restored database.
     #[serde(default)]
     #[schemars(with = "Vec<RawCheck>")]

@@ -59,6 +59,8 @@ pub(crate) struct SourceConfig {
     pub(crate) retries: u32,
     pub(crate) retry_after: Duration,
     pub(crate) undo_for: SignedDuration,
+    /// The directory whose dumps become backups of it, once.
+    pub(crate) import_from: Option<PathBuf>,
     pub(crate) checks: Vec<Check>,
     pub(crate) before_backup: Option<Hook>,
     pub(crate) after_backup: Option<Hook>,
@@ -275,6 +277,7 @@ impl SourceConfig {
             retries: DEFAULT_RETRIES,
             retry_after: DEFAULT_RETRY_AFTER,
             undo_for: DEFAULT_UNDO,
+            import_from: None,
             checks: Vec::new(),
             before_backup: None,
             after_backup: None,
@@ -333,6 +336,7 @@ pub(super) fn check(
         }
         waited.ok()
     });
+    let import_from = check_import(raw, is_remote, env, faults);
     let (rpo, rto) =
         (objective("rpo", raw.rpo.as_ref(), faults), objective("rto", raw.rto.as_ref(), faults));
     let label = |name, value: &Option<Spanned<String>>| {
@@ -369,6 +373,7 @@ pub(super) fn check(
         retries: raw.retries.as_ref().map_or(DEFAULT_RETRIES, |retries| *retries.get_ref()),
         retry_after: retry_after?,
         undo_for: undo_for?,
+        import_from: import_from?,
     })
 }
 
@@ -393,13 +398,39 @@ pub(super) fn check_path(
         faults.add("path", raw.kind.span(), "is missing: what is to be backed up");
         return None;
     };
-    let path = PathBuf::from(faults.text("path", raw_path, env)?);
+    absolute(("path", raw_path), env, faults)
+}
+
+fn absolute(
+    (name, raw): (&str, &Spanned<String>),
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<PathBuf> {
+    let path = PathBuf::from(faults.text(name, raw, env)?);
     if path.is_absolute() {
         return Some(path);
     }
     let problem = format!("found `{}`, expected an absolute path", path.display());
-    faults.add("path", raw_path.span(), problem);
+    faults.add(name, raw.span(), problem);
     None
+}
+
+/// Reads what is to be imported, if anything is; none if that is wrong.
+#[expect(clippy::option_option, reason = "what is wrong, what is not there, what is there")]
+fn check_import(
+    raw: &RawSource,
+    is_remote: bool,
+    env: Env<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<Option<PathBuf>> {
+    const NAME: &str = "import_from";
+    let Some(raw) = &raw.import_from else { return Some(None) };
+    if is_remote {
+        let problem = "is for sources that the server itself reads: import on a machine that reaches this one, with a source of its own";
+        faults.add(NAME, raw.span(), problem);
+        return None;
+    }
+    absolute((NAME, raw), env, faults).map(Some)
 }
 
 fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<SourceKind> {

@@ -98,6 +98,7 @@ pub(crate) const TEMPLATE: &str = r#"# Backstay: what is backed up, and where to
 # storage = "bucket"
 # encryption = "sealed"                # "none" leaves standard files that anybody can read
 # undo_for = "7d"                      # how long a restore can be undone
+# import_from = "/var/lib/old/backups" # what another tool left there becomes backups, once
 
 # --- Old rows that go to files ----------------------------------------------------------------------------------
 #

@@ -27,6 +27,7 @@ mod guard_asking;
 mod health;
 mod imports;
 mod imports_engines;
+mod imports_once;
 mod imports_undated;
 mod jobs;
 mod manual;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::CLOCK_TOLERANCE;
 use crate::commands::backup::{Made, end_made};
 use crate::commands::drill::{DrillReport, end_drill};
+use crate::commands::import::Imported;
 use crate::commands::watched::Watched;
 use crate::config::SourceConfig;
 use crate::installation::{Installation, host, new_job_id};
@@ -40,7 +41,7 @@ impl Taken {
     ) -> anyhow::Result<Option<Self>> {
         let me = Holder::this_process(&host());
         let places = match job.spec {
-            JobSpec::Backup(_) => app.storage(&source.storage)?.jobs,
+            JobSpec::Backup(_) | JobSpec::Import { .. } => app.storage(&source.storage)?.jobs,
             _ => None,
         };
         let place = match places {
@@ -142,6 +143,7 @@ pub(super) enum Ended {
     Drilled(BackupId, DrillReport),
     /// Line by line.
     Tested(Vec<String>),
+    Imported(Imported),
     /// Something else, and what came of it.
     Done(Value),
 }
@@ -164,7 +166,7 @@ pub(super) async fn close(
             log = [log, report.as_text(&source.name, backup)].join("\n");
         }
         Ok(Ended::Tested(lines)) => log = lines.join("\n"),
-        Ok(Ended::Made(_) | Ended::Done(_)) | Err(_) => {}
+        Ok(Ended::Made(_) | Ended::Imported(_) | Ended::Done(_)) | Err(_) => {}
     }
     app.keep_log(&job.id, log.trim()).await;
     match &ended {
@@ -176,6 +178,10 @@ pub(super) async fn close(
         }
         Ok(Ended::Drilled(backup, report)) => end_drilled(app, job, backup, report).await,
         Ok(Ended::Tested(_)) => app.end_job(&job.id, JobState::Succeeded, None, None).await,
+        Ok(Ended::Imported(imported)) => {
+            let (state, error) = imported.outcome();
+            app.end_job(&job.id, state, error.as_ref(), None).await;
+        }
         Ok(Ended::Done(result)) => {
             keep_result(app, job, result).await;
             let backup = job.spec.backup().map(ToString::to_string);
@@ -184,7 +190,7 @@ pub(super) async fn close(
         Err((again, error)) => end_failed(app, job, *again, error).await,
     }
     kept.give_back().await;
-    if let Ok(Ended::Made(_)) = ended {
+    if let Ok(Ended::Made(_) | Ended::Imported(_)) = ended {
         app.back_up_catalog_too(&[source.storage.clone()].into()).await;
     }
 }
@@ -198,6 +204,7 @@ fn tell(app: &Installation, ended: &Result<Ended, Wrong>) {
                 Some(error) => Event::Warning { text: format!("{what}; {error:#}") },
             }
         }
+        Ok(Ended::Imported(imported)) => Event::Step { what: imported.summary() },
         Ok(Ended::Drilled(..) | Ended::Tested(_) | Ended::Done(_)) => return,
         Err((_, error)) => Event::Warning { text: format!("it went wrong: {error:#}") },
     };

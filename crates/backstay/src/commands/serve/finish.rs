@@ -148,7 +148,7 @@ async fn checked(
             let said: String = serde_json::from_value(answer).context("expected a sentence")?;
             Ok(plain::sentence(&said).into())
         }
-        JobSpec::Backup(_) | JobSpec::Drill { .. } | JobSpec::Test => {
+        JobSpec::Backup(_) | JobSpec::Drill { .. } | JobSpec::Test | JobSpec::Import { .. } => {
             bail!("it did something else than it was asked for")
         }
     }

@@ -10,6 +10,7 @@ use super::ending::{Ended, Kept, close, why_again};
 use crate::commands::backup::{Tries, make};
 use crate::commands::drill::drill_here;
 use crate::commands::elsewhere::{Look, look_here};
+use crate::commands::import::import_here;
 use crate::commands::restore::{preview_here, ready, restore_here};
 use crate::commands::undo::{confirm_here, sweep, undo_here};
 use crate::commands::watched::{Watched, watch};
@@ -77,6 +78,10 @@ async fn act(app: &Installation, source: &SourceConfig, job: &WaitingJob) -> any
             };
             let report = Box::pin(restore_here(app, source, &vault, spec)).await?;
             Ok(Ended::Done(report.into_json()))
+        }
+        JobSpec::Import { from } => {
+            begins("import");
+            Ok(Ended::Imported(Box::pin(import_here(app, source, from)).await?))
         }
         JobSpec::Undo => Ok(Ended::Done(undo_here(app, source).await?.into())),
         JobSpec::Confirm => Ok(Ended::Done(confirm_here(app, source).await?.into())),
