@@ -47,6 +47,9 @@ impl Installation {
                 only.iter().map(|path| canonical(&files.root.join(path))).collect()
             }
             SourceKind::Sqlite { path } | SourceKind::Duckdb { path, .. } => vec![canonical(path)],
+            SourceKind::Set(set) => {
+                set.members.paths(&set.root).iter().map(|path| canonical(path)).collect()
+            }
             _ => Vec::new(),
         };
         let hit = replaced.iter().find(|path| home.starts_with(path) || path.starts_with(&home))?;

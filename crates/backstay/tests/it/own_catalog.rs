@@ -134,3 +134,34 @@ fn tree_with_the_home_directory_in_it_is_not_restored_in_its_own_place() {
     shell.ends(0, &["--home", home, "restore", "shop", "--yes", "--to", beside.to_str().unwrap()]);
     shell.ends(0, &["--home", home, "verify", "--all"]);
 }
+
+#[test]
+fn set_with_the_catalog_among_its_databases_is_restored_without_it_only() {
+    let shell = Shell::bare();
+    fs::create_dir_all(shell.path("lib/app")).unwrap();
+    let database = shell.path("lib/app/app.db");
+    let sql = |text: &str| {
+        let output =
+            std::process::Command::new("sqlite3").arg(&database).arg(text).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    sql("CREATE TABLE t (n int); INSERT INTO t VALUES (1)");
+    shell.set_config(format!(
+        "[storages.main]\nprovider = 'local'\npath = '{}'\n\n[sources.all]\nkind = 'sqlite'\npath = '{}'\nstorage = 'main'\n\
+         members = {{ app = 'app/app.db', any = 'lib-*/catalog.db' }}\n",
+        shell.path("storage").display(),
+        shell.path("lib").display(),
+    ));
+    let home = shell.path("lib/lib-backstay");
+    let home = home.to_str().unwrap();
+    shell.ends(0, &["--home", home, "backup", "all"]);
+    let warned = shell.complains(0, &["--home", home, "source", "test", "all"]);
+    assert!(warned.contains("own home directory"), "{warned}");
+    sql("UPDATE t SET n = 2");
+    let refused = shell.complains(2, &["--home", home, "restore", "all", "--yes"]);
+    assert!(refused.contains("own home directory"), "{refused}");
+    assert_eq!(sql("SELECT n FROM t"), "2");
+    shell.ends(0, &["--home", home, "restore", "all", "--yes", "--only", "app"]);
+    assert_eq!(sql("SELECT n FROM t"), "1");
+}

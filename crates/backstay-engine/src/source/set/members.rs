@@ -113,6 +113,11 @@ impl Members {
         found
     }
 
+    /// Returns where members lie now.
+    pub fn paths(&self, root: &Path) -> Vec<PathBuf> {
+        self.find(root).members.into_iter().map(|member| member.path).collect()
+    }
+
     /// Returns where a member of this name lies, if it can be one.
     pub(super) fn path_of(&self, root: &Path, name: &str) -> Option<PathBuf> {
         self.groups.iter().find_map(|group| group.path_of(root, name))

@@ -84,12 +84,12 @@ impl Planned {
     ) -> anyhow::Result<Self> {
         let Choice { to, mut only, in_place, accept_unsealed, safety_backup } = choice;
         let (tag, is_own_place) = (hex_tag(), to.is_none());
-        if let Some(text) = app.hits_home(&source.kind, &only).filter(|_| is_own_place) {
-            return Err(UsageError(text).into());
-        }
         let mut aimed = source.clone();
         if aimed.kind.narrow(&only)? {
             only.clear();
+        }
+        if let Some(text) = app.hits_home(&aimed.kind, &only).filter(|_| is_own_place) {
+            return Err(UsageError(text).into());
         }
         let to = match to {
             Some(to) => aimed.kind.aim(&to, &environment())?,
