@@ -282,7 +282,7 @@ impl Catalog {
                 Some(reason) => (JobState::Cancelled, format!("cancelled: {reason}"), None),
                 None => {
                     let next_try = self.try_again((id(), &job), Again::LeaseLost, now).await?;
-                    let error = "lease lost: the process that worked on it died".to_owned()
+                    let error = "lease lost: whoever worked on it died or was cut off".to_owned()
                         + &advice(&row, &source)?;
                     (JobState::Failed, error, next_try)
                 }

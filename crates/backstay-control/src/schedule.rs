@@ -102,7 +102,8 @@ impl FromStr for Schedule {
                 Rule::Every(interval)
             }
             None => {
-                let preset = PRESETS.iter().find(|(word, _)| *word == text.trim());
+                let preset =
+                    PRESETS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text.trim()));
                 let fields = preset.map_or(text, |(_, fields)| fields);
                 let parser =
                     CronParser::builder().seconds(croner::parser::Seconds::Disallowed).build();
@@ -231,6 +232,7 @@ mod tests {
         assert_eq!(due("every 2w", "2026-01-01T12:00:00Z"), "2026-01-15T12:00:00Z");
         assert_eq!(due("@daily", "2026-01-01T12:00:00Z"), "2026-01-01T23:00:00Z");
         assert_eq!(due("daily", "2026-01-01T12:00:00Z"), "2026-01-02T01:00:00Z");
+        assert_eq!(due("Daily", "2026-01-01T12:00:00Z"), "2026-01-02T01:00:00Z");
     }
 
     /// All slots in a span, one after the other, as a wall clock shows them.

@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
 use crate::config::StorageConfig;
-use crate::installation::{ADDITIONS, Installation, host, random};
+use crate::installation::{ADDITIONS, IMPORTED_FROM, Installation, host, random};
 use crate::lease::is_held;
 
 /// The setting with the id of the catalog.
 pub(crate) const CATALOG_ID: &str = "catalog id";
 /// Settings that a new machine is to have. Of secrets it gets all but the keys.
-pub(crate) const CARRIED: [&str; 2] = [ADDITIONS, CATALOG_ID];
+pub(crate) const CARRIED: [&str; 3] = [ADDITIONS, CATALOG_ID, IMPORTED_FROM];
 /// The secret with the configuration file, and what its name begins with where servers share the catalog.
 pub(crate) const CONFIGURATION: &str = "configuration";
 /// So many configuration files of servers that share a catalog are remembered.

@@ -36,6 +36,8 @@ const CATALOG_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) const RECOVERED: &str = "recovered";
 /// The catalog's setting with what `source add` and `storage add` were told.
 pub(crate) const ADDITIONS: &str = "additions";
+/// The setting with the directory of each source whose import was enqueued.
+pub(crate) const IMPORTED_FROM: &str = "imported directories";
 
 /// A configuration, a home directory, and what runs in them.
 #[derive(Clone)]

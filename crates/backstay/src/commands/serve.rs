@@ -204,7 +204,7 @@ impl Server {
                 || "not tried again".to_owned(),
                 |next| format!("tried again at {next:.0}"),
             );
-            self.say(&format!("{}: the process that worked on it died; {next}", lost.source));
+            self.say(&format!("{}: whoever worked on it died or was cut off; {next}", lost.source));
         }
         catalog.cancel_stale_changes(now).await?;
         self.enqueue(now).await?;

@@ -9,6 +9,9 @@ use super::Env;
 use super::raw::{Faults, RawSource};
 use super::time::duration;
 
+/// As many slots show how often a schedule comes: those of more than a day that has one each quarter of an hour.
+const SLOTS_LOOKED_AT: usize = 100;
+
 /// Reads the policy of a source; none if it has no schedule.
 #[expect(clippy::option_option, reason = "what is wrong, what is not there, what is there")]
 pub(super) fn check(
@@ -41,12 +44,26 @@ pub(super) fn check(
     let policy =
         Policy { schedule: schedule?, zone: zone?, jitter: jitter?, blackouts: blackouts? };
     let any_time = Since::FirstSeen(Timestamp::UNIX_EPOCH);
+    if let Some(text) = &raw.jitter
+        && shortest_pause(&policy).is_some_and(|pause| policy.jitter >= pause)
+    {
+        faults.add("jitter", text.span(), "is as long as the pause between two backups, or longer");
+    }
     if let Some(first) = raw.blackout.first()
         && policy.next_start("", any_time, any_time.time()).is_none()
     {
         faults.add("blackout", first.span(), "leaves no time for any backup");
     }
     Some(Some(policy))
+}
+
+/// Returns the shortest pause between two slots, of some that follow each other.
+fn shortest_pause(policy: &Policy) -> Option<SignedDuration> {
+    let next = |since| policy.schedule.next(since, &policy.zone);
+    let first = next(Since::FirstSeen(Timestamp::UNIX_EPOCH));
+    let slots = std::iter::successors(first, |slot| next(Since::Slot(*slot)));
+    let slots: Vec<Timestamp> = slots.take(SLOTS_LOOKED_AT).collect();
+    slots.windows(2).map(|pair| pair[1].duration_since(pair[0])).min()
 }
 
 fn check_jitter(text: &Spanned<String>, faults: &mut Faults<'_>) -> Option<SignedDuration> {

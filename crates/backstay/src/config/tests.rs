@@ -123,6 +123,7 @@ fn schedules_time_zones_and_sizes_are_checked_where_they_stand() {
     for good in [
         "schedule = '0 2 * * *'\ntimezone = 'Europe/Berlin'",
         "schedule = 'every 24h'",
+        "schedule = 'Hourly'\njitter = '59m'",
         "keep = { last = 7, max_bytes = '50GB' }",
     ] {
         assert_eq!(with(good), "");
@@ -132,6 +133,10 @@ fn schedules_time_zones_and_sizes_are_checked_where_they_stand() {
         wrong.contains("8: sources.shop.schedule: found `at night`, expected five fields"),
         "{wrong}"
     );
+    for schedule in ["hourly", "every 30m", "0,59 * * * *"] {
+        let wrong = with(&format!("schedule = '{schedule}'\njitter = '1h'"));
+        assert!(wrong.contains("9: sources.shop.jitter: is as long as the pause"), "{wrong}");
+    }
     let wrong = with("timezone = 'Berlin'");
     assert!(wrong.contains("8: sources.shop.timezone: found `Berlin`"), "{wrong}");
     let wrong = with("keep = { max_bytes = 'lots' }");

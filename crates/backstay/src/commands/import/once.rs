@@ -1,5 +1,6 @@
 //! What another tool left behind is imported by the server, once (V41).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -13,7 +14,7 @@ use super::{imported_before, make, named, shown};
 use crate::commands::serve::passing;
 use crate::commands::undo::{finish_interrupted, sweep};
 use crate::config::SourceConfig;
-use crate::installation::{Installation, new_job_id};
+use crate::installation::{IMPORTED_FROM, Installation, new_job_id};
 use crate::plain;
 
 /// What came of an import by the server.
@@ -51,8 +52,7 @@ pub(crate) async fn enqueue(
     (source, from): (&SourceConfig, &PathBuf),
     now: Timestamp,
 ) -> anyhow::Result<()> {
-    let known: Option<PathBuf> = app.catalog.setting(&setting(source)).await?;
-    if known.as_ref() == Some(from) {
+    if known(app).await?.get(source.name.as_str()) == Some(from) {
         return Ok(());
     }
     let shown = plain::sentence(&from.display().to_string());
@@ -60,11 +60,19 @@ pub(crate) async fn enqueue(
     let spec = JobSpec::Import { from: from.clone() };
     app.catalog.enqueue((new_job_id(), source.as_job()), (&spec, None), now).await?;
     // Killed before this, or another server at the same moment: the second job finds all of it imported.
-    Ok(app.catalog.set_setting(&setting(source), from).await?)
+    loop {
+        let before = known(app).await?;
+        let mut after = before.clone();
+        after.insert(source.name.to_string(), from.clone());
+        if app.catalog.replace_setting(IMPORTED_FROM, &before, &after).await? {
+            return Ok(());
+        }
+    }
 }
 
-fn setting(source: &SourceConfig) -> String {
-    format!("imported into {}", source.name)
+/// Returns the directory of each source whose import was enqueued.
+async fn known(app: &Installation) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    Ok(app.catalog.setting(IMPORTED_FROM).await?.unwrap_or_default())
 }
 
 /// Makes backups of all dumps in a directory, under the lease on the source. One that is damaged keeps no other from it; what
@@ -122,8 +130,7 @@ pub(crate) async fn trouble(
 ) -> anyhow::Result<Option<String>> {
     let Some(from) = &source.import_from else { return Ok(None) };
     let shown = plain::sentence(&from.display().to_string());
-    let known: Option<PathBuf> = app.catalog.setting(&setting(source)).await?;
-    if known.as_ref() != Some(from) {
+    if known(app).await?.get(source.name.as_str()) != Some(from) {
         return Ok(Some(format!(
             "what is in {shown} was not imported yet: `backstay serve` does it"
         )));
