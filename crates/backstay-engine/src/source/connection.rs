@@ -138,7 +138,7 @@ impl Connection {
             return Ok(());
         }
         Err(format!(
-            "the restore was on the server {of_restore}, and the source is on {server} now"
+            "the restore was on the server {of_restore}, and the source is on {server} now: give the source that address again for as long as it takes to undo or confirm the restore"
         ))
     }
 

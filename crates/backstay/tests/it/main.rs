@@ -53,6 +53,7 @@ mod postgres_tls;
 mod recovered;
 mod redis;
 mod redis_faults;
+mod redis_single;
 mod redis_ways;
 mod restores;
 mod restores_asking;

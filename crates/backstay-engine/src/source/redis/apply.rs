@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use backstay_format::{Content, Details, MediaType, PartName, RedisContent, RedisDatabase};
@@ -11,11 +12,12 @@ use super::RedisSource;
 use super::connection::RedisConnection as _;
 use super::describe::{self, Server};
 use super::error::{RedisError, refused};
-use super::exchange::{Functions, Pair, Replacement, label};
+use super::exchange::{Functions, Pair, Replacement, label, written_to};
 use super::load::{self, LoadedKeys, Order};
-use super::mark::{self, Mark};
+use super::mark::{self, Coming, Mark};
 use super::wire::Session;
 use crate::cx::Cx;
+use crate::event::Event;
 use crate::part::PartReader;
 use crate::source::{
     Applied, ApplyReport, How, Loaded, Outlook, SourceError, Target, TargetOptions, engine,
@@ -47,6 +49,8 @@ pub(super) struct ServerTarget {
     content: Option<RedisContent>,
     server: Server,
     loaded: LoadedKeys,
+    /// Commands that the server did, while it was loaded.
+    done: AtomicU64,
     report: ApplyReport,
 }
 
@@ -62,6 +66,7 @@ impl ServerTarget {
             content: None,
             server: Server::default(),
             loaded: LoadedKeys::default(),
+            done: AtomicU64::new(0),
             report: ApplyReport::default(),
         }
     }
@@ -70,6 +75,20 @@ impl ServerTarget {
     fn mark(&self) -> Mark {
         let (tag, owner) = (self.tag.clone(), self.source.owner.clone());
         Mark { tag, owner, holds: Direction::Restore }
+    }
+
+    fn coming(&self) -> Coming<'_> {
+        Coming { tag: &self.tag, owner: &self.source.owner }
+    }
+
+    /// Returns how many keys a database has, at most, if all of them were loaded by this restore. Of several the server was not
+    /// asked how many of its answers are about which.
+    fn loaded_at_most(&self) -> u64 {
+        match self.pairs.as_slice() {
+            // One answer is about the choice of the database.
+            [_] => self.done.load(Ordering::Relaxed).saturating_sub(1),
+            _ => 0,
+        }
     }
 
     fn place(&self) -> Result<&Place, RedisError> {
@@ -178,8 +197,16 @@ impl ServerTarget {
                 || pairs.iter().any(|(_, database)| database == number)
         };
         let free: Vec<u64> = (0..count).rev().filter(|number| !used(number)).collect();
-        let pairs = give_places(&pairs, &free, &replaced, self.place()? == &Place::Scratch)?;
-        Ok((pairs, !replaced.is_empty() || replaces_functions))
+        let is_scratch = self.place()? == &Place::Scratch;
+        let placed = match give_places(&pairs, &free, &replaced, is_scratch) {
+            Ok(placed) => placed,
+            Err(error) => {
+                let coming = mark::all_coming(session, server, &self.source.owner).await?;
+                let left = coming.iter().find(|(at, _)| replaced.contains(at));
+                return Err(left.map_or(error, |(at, _)| refused(written_to(*at))));
+            }
+        };
+        Ok((placed, !replaced.is_empty() || replaces_functions))
     }
 
     async fn look(&self, cx: &Cx, details: &Details) -> Result<Outlook, RedisError> {
@@ -215,7 +242,10 @@ impl ServerTarget {
         let (pairs, _) = self.work_out(&mut session, &self.server, content).await?;
         let mark = self.mark();
         for pair in pairs {
-            mark::set(&mut session, pair.spare, &mark).await?;
+            match pair.is_exchanged() {
+                true => mark::set(&mut session, pair.spare, &mark).await?,
+                false => self.coming().claim(&mut session, pair.spare).await?,
+            }
             self.pairs.push(pair);
         }
         Ok(())
@@ -224,11 +254,12 @@ impl ServerTarget {
     /// Proves what was loaded, and says how it comes to its place.
     async fn complete(&mut self, cx: &Cx) -> Result<Replacement, SourceError> {
         let mut session = self.source.connection.session(cx).await?;
-        for pair in self.pairs.iter().filter(|pair| pair.of.is_some()) {
+        for pair in self.pairs.iter_mut().filter(|pair| pair.of.is_some()) {
             let expected = self.loaded.tallies.remove(&pair.spare).unwrap_or_default();
             let compared =
                 load::compare(cx, &mut session, (pair.spare, &expected), self.server.series);
-            self.report.items += compared.await?;
+            pair.loaded = compared.await?;
+            self.report.items += pair.loaded;
         }
         let mut restored = std::mem::take(&mut self.loaded.functions);
         let replaced = describe::functions(&mut session).await?;
@@ -302,7 +333,7 @@ fn give_places(
                 ));
             }
         };
-        placed.push(Pair { of, database, spare });
+        placed.push(Pair { of, database, spare, loaded: 0 });
     }
     placed.sort_by_key(|pair| pair.database);
     Ok(placed)
@@ -375,7 +406,7 @@ impl Target for ServerTarget {
             large: content.large_values.iter().map(|value| (value.offset, value.bytes)).collect(),
             now: describe::now(&mut session).await?,
         };
-        self.loaded = load::run(cx, session, data, order).await?;
+        self.loaded = load::run(cx, session, data, (order, &self.done)).await?;
         self.report.bytes = self.loaded.bytes;
         Ok(Applied::Done)
     }
@@ -397,7 +428,15 @@ impl Target for ServerTarget {
         if !self.pairs.is_empty() {
             let (mut session, mark) = (self.source.connection.session(cx).await?, self.mark());
             for pair in &self.pairs {
-                mark::empty_if_marked(&mut session, pair.spare, &mark).await?;
+                if pair.is_exchanged() {
+                    mark::empty_if_marked(&mut session, pair.spare, &mark).await?;
+                } else if !self
+                    .coming()
+                    .take_back(&mut session, pair.spare, self.loaded_at_most())
+                    .await?
+                {
+                    cx.event(Event::Warning { text: written_to(pair.spare) });
+                }
             }
         }
         Ok(())

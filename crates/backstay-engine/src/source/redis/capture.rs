@@ -325,6 +325,10 @@ fn walk_into(
                 if key.name == mark::MARK.as_bytes() {
                     return Err(rdb::wrong("a restore began meanwhile; try again"));
                 }
+                // What a killed restore was loading in its place is the app's; no restore loads the mark.
+                if mark::is_mark(&key.name) {
+                    continue;
+                }
                 if bytes >= LARGE_BYTES {
                     large.push(LargeValue { offset: at, bytes });
                 }

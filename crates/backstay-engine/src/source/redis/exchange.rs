@@ -9,7 +9,7 @@ use super::RedisSource;
 use super::connection::RedisConnection as _;
 use super::describe::{self, Server, name_of};
 use super::error::{RedisError, refused, statement};
-use super::mark::{self, MARK, Mark};
+use super::mark::{self, Coming, MARK, Mark};
 use super::wire::{Reply, Session};
 use crate::cx::Cx;
 use crate::error::EngineError;
@@ -51,6 +51,8 @@ pub(super) struct Pair {
     pub(super) database: u64,
     /// The number of the other. The same where an empty database was loaded in its place, since no number was free.
     pub(super) spare: u64,
+    /// Keys that were loaded there.
+    pub(super) loaded: u64,
 }
 
 /// The code of libraries of functions.
@@ -83,12 +85,16 @@ pub struct Swap {
 
 impl Pair {
     /// Says whether it was not loaded straight into an empty database.
-    fn is_exchanged(&self) -> bool {
+    pub(super) fn is_exchanged(&self) -> bool {
         self.spare != self.database
     }
 }
 
 impl Replacement {
+    fn coming(&self) -> Coming<'_> {
+        Coming { tag: &self.tag, owner: &self.owner }
+    }
+
     /// Returns the databases that change their numbers.
     fn exchanged(&self) -> impl Iterator<Item = &Pair> {
         self.pairs.iter().filter(|pair| pair.is_exchanged())
@@ -110,6 +116,14 @@ impl Replacement {
     pub(super) fn place_of(&self, database: u64) -> Option<u64> {
         self.pairs.iter().find(|pair| pair.of == Some(database)).map(|pair| pair.spare)
     }
+}
+
+/// Says what became of a database that was loaded in its place by a restore that did not end well.
+pub(super) fn written_to(database: u64) -> String {
+    format!(
+        "database {database} keeps what a restore had loaded into it when it failed, since others may have written to it, too; empty it with FLUSHDB, if that is \
+         right, before it is restored again"
+    )
 }
 
 /// Names databases of a server, for a person.
@@ -189,7 +203,7 @@ impl DatabaseSwapper {
         }
         if direction == Direction::Restore {
             for pair in replacement.pairs.iter().filter(|pair| !pair.is_exchanged()) {
-                mark::remove(&mut session, pair.database, &replacement.tag).await?;
+                replacement.coming().let_go(&mut session, pair.database).await?;
             }
         }
         if let Err(error) = cx.run(reach_disk(&mut session)).await? {
@@ -222,7 +236,13 @@ impl DatabaseSwapper {
 
     async fn empty(&self, cx: &Cx, replacement: &Replacement) -> Result<(), RedisError> {
         let mut session = self.session(cx, replacement).await?;
-        for pair in &replacement.pairs {
+        for pair in replacement.pairs.iter().filter(|pair| !pair.is_exchanged()) {
+            let coming = replacement.coming();
+            if !coming.take_back(&mut session, pair.database, pair.loaded).await? {
+                cx.event(Event::Warning { text: written_to(pair.database) });
+            }
+        }
+        for pair in replacement.exchanged() {
             let Some(mark) = mark::read(&mut session, pair.spare).await? else { continue };
             // Before a swap was worked out, what was replaced is none of ours, should it be there after all; without a key it
             // is nothing.
@@ -240,6 +260,14 @@ impl DatabaseSwapper {
         let mut session = self.source.connection.session(cx).await?;
         let server = Server::of(&mut session).await?;
         let mut swept = Vec::new();
+        for (at, tag) in mark::all_coming(&mut session, &server, &self.source.owner).await? {
+            if !known.contains(&tag.as_str()) {
+                // Since when it lies there, and who has written to it, nobody knows.
+                let coming = Coming { tag: &tag, owner: &self.source.owner };
+                coming.let_go(&mut session, at).await?;
+                cx.event(Event::Warning { text: written_to(at) });
+            }
+        }
         for (database, mark) in mark::read_all(&mut session, &server).await? {
             if known.contains(&mark.tag.as_str()) || mark.owner != self.source.owner {
                 continue;

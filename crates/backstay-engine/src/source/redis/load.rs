@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstay_format::MediaType;
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::describe;
 use super::error::{RedisError, refused, statement};
-use super::mark::MARK;
+use super::mark::is_mark;
 use super::rdb::{Chunks, Item, Key, Reader, wrong};
 use super::tally::Tally;
 use super::value::{MODULE, type_of};
@@ -51,14 +52,14 @@ pub(super) struct LoadedKeys {
     pub(super) bytes: u64,
 }
 
-/// Loads all keys that are wanted. What the server answers is read while more is sent.
+/// Loads all keys that are wanted. What the server answers is read while more is sent; how many commands it did is counted.
 pub(super) async fn run(
     cx: &Cx,
     mut session: Session,
     data: PartReader,
-    order: Order,
+    (order, done): (Order, &AtomicU64),
 ) -> Result<LoadedKeys, SourceError> {
-    let loaded = load(cx, &mut session, data, order).await;
+    let loaded = load(cx, &mut session, data, (order, done)).await;
     if loaded.is_err() {
         // Keys that are still under way must not come after the place was emptied.
         session.end().await;
@@ -70,7 +71,7 @@ async fn load(
     cx: &Cx,
     session: &mut Session,
     data: PartReader,
-    order: Order,
+    (order, done): (Order, &AtomicU64),
 ) -> Result<LoadedKeys, SourceError> {
     let (commands, mut encoded) = part_pipe(fixed_part("commands", MediaType::RedisDump, None));
     let encoding = tokio::task::spawn_blocking(move || encode_all(Chosen(data), commands, &order));
@@ -82,7 +83,7 @@ async fn load(
         writing.flush().await.map_err(broken)?;
         Ok::<(), SourceError>(())
     };
-    let sent = cx.run(async { tokio::try_join!(sending, check_replies(reading)) }).await;
+    let sent = cx.run(async { tokio::try_join!(sending, check_replies(reading, done)) }).await;
     drop(encoded);
     let died = |_| refused("the thread that reads the backup died");
     let encoded = encoding.await.map_err(died)?;
@@ -106,7 +107,7 @@ fn explained(error: io::Error) -> SourceError {
 }
 
 /// Reads answers up to that of the last command, which is the only one that is a text.
-async fn check_replies(replies: &mut Replies) -> Result<(), SourceError> {
+async fn check_replies(replies: &mut Replies, done: &AtomicU64) -> Result<(), SourceError> {
     loop {
         match replies.next().await.map_err(broken)? {
             Reply::Text(_) => return Ok(()),
@@ -115,7 +116,9 @@ async fn check_replies(replies: &mut Replies) -> Result<(), SourceError> {
                 return Err(statement("load the keys", finding).into());
             }
             Reply::Error(text) => return Err(statement("load the keys", &text).into()),
-            _ => {}
+            _ => {
+                done.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -214,7 +217,7 @@ fn encode_all(data: Chosen, out: PartWriter, order: &Order) -> io::Result<Loaded
             }
             Item::Key(key) => {
                 let has_expired = key.expires.is_some_and(|time| time <= order.now);
-                match place.filter(|_| !has_expired) {
+                match place.filter(|_| !has_expired && !is_mark(&key.name)) {
                     None => reader.value(key.encoding)?,
                     Some(place) => {
                         encode_key(&mut reader, &key, order)?;
@@ -319,7 +322,7 @@ async fn scan(session: &mut Session, tells_times: bool) -> Result<Tally, RedisEr
         cursor = parts.next().map(|cursor| cursor.text().into_bytes()).unwrap_or_default();
         let names = parts.next().map(Reply::list).unwrap_or_default();
         let names = names.into_iter().filter_map(|name| match name {
-            Reply::Text(name) if name != MARK.as_bytes() => Some(name),
+            Reply::Text(name) if !is_mark(&name) => Some(name),
             _ => None,
         });
         let names: Vec<Vec<u8>> = names.collect();
