@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use backstay_format::retention::Rules;
@@ -417,6 +418,21 @@ impl<'a> Faults<'a> {
                 None
             }
         }
+    }
+
+    pub(super) fn absolute_path(
+        &mut self,
+        name: &str,
+        value: &Spanned<String>,
+        env: Env<'_>,
+    ) -> Option<PathBuf> {
+        let path = PathBuf::from(self.text(name, value, env)?);
+        if path.is_absolute() {
+            return Some(path);
+        }
+        let problem = format!("found `{}`, expected an absolute path", path.display());
+        self.add(name, value.span(), problem);
+        None
     }
 }
 

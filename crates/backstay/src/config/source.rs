@@ -398,21 +398,7 @@ pub(super) fn check_path(
         faults.add("path", raw.kind.span(), "is missing: what is to be backed up");
         return None;
     };
-    absolute(("path", raw_path), env, faults)
-}
-
-fn absolute(
-    (name, raw): (&str, &Spanned<String>),
-    env: Env<'_>,
-    faults: &mut Faults<'_>,
-) -> Option<PathBuf> {
-    let path = PathBuf::from(faults.text(name, raw, env)?);
-    if path.is_absolute() {
-        return Some(path);
-    }
-    let problem = format!("found `{}`, expected an absolute path", path.display());
-    faults.add(name, raw.span(), problem);
-    None
+    faults.absolute_path("path", raw_path, env)
 }
 
 /// Reads what is to be imported, if anything is; none if that is wrong.
@@ -430,7 +416,7 @@ fn check_import(
         faults.add(NAME, raw.span(), problem);
         return None;
     }
-    absolute((NAME, raw), env, faults).map(Some)
+    faults.absolute_path(NAME, raw, env).map(Some)
 }
 
 fn check_kind(raw: &RawSource, env: Env<'_>, faults: &mut Faults<'_>) -> Option<SourceKind> {

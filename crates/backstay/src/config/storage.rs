@@ -319,15 +319,9 @@ fn check_local(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Optio
         faults.add("path", raw.provider.span(), "is missing: the directory for the backups");
         return None;
     };
-    let path = PathBuf::from(faults.text("path", raw_path, env)?);
-    if !path.is_absolute() {
-        faults.add(
-            "path",
-            raw_path.span(),
-            format!("found `{}`, expected an absolute path", path.display()),
-        );
-    }
-    Some(StorageKind::Local { path, prefix: prefix(raw, env, faults)? })
+    let path = faults.absolute_path("path", raw_path, env);
+    let prefix = prefix(raw, env, faults);
+    Some(StorageKind::Local { path: path?, prefix: prefix? })
 }
 
 fn prefix(raw: &RawStorage, env: Env<'_>, faults: &mut Faults<'_>) -> Option<String> {

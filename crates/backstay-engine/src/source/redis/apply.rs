@@ -12,7 +12,7 @@ use super::RedisSource;
 use super::connection::RedisConnection as _;
 use super::describe::{self, Server};
 use super::error::{RedisError, refused};
-use super::exchange::{Functions, Pair, Replacement, label, written_to};
+use super::exchange::{Functions, Pair, Replacement, label};
 use super::load::{self, LoadedKeys, Order};
 use super::mark::{self, Coming, Mark};
 use super::wire::Session;
@@ -203,7 +203,7 @@ impl ServerTarget {
             Err(error) => {
                 let coming = mark::all_coming(session, server, &self.source.owner).await?;
                 let left = coming.iter().find(|(at, _)| replaced.contains(at));
-                return Err(left.map_or(error, |(at, _)| refused(written_to(*at))));
+                return Err(left.map_or(error, |(at, _)| refused(mark::written_to(*at))));
             }
         };
         Ok((placed, !replaced.is_empty() || replaces_functions))
@@ -435,7 +435,7 @@ impl Target for ServerTarget {
                     .take_back(&mut session, pair.spare, self.loaded_at_most())
                     .await?
                 {
-                    cx.event(Event::Warning { text: written_to(pair.spare) });
+                    cx.event(Event::Warning { text: mark::written_to(pair.spare) });
                 }
             }
         }

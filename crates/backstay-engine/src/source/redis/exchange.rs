@@ -118,14 +118,6 @@ impl Replacement {
     }
 }
 
-/// Says what became of a database that was loaded in its place by a restore that did not end well.
-pub(super) fn written_to(database: u64) -> String {
-    format!(
-        "database {database} keeps what a restore had loaded into it when it failed, since others may have written to it, too; empty it with FLUSHDB, if that is \
-         right, before it is restored again"
-    )
-}
-
 /// Names databases of a server, for a person.
 pub(super) fn label(server: &str, numbers: impl Iterator<Item = String>) -> String {
     let numbers: Vec<String> = numbers.collect();
@@ -239,7 +231,7 @@ impl DatabaseSwapper {
         for pair in replacement.pairs.iter().filter(|pair| !pair.is_exchanged()) {
             let coming = replacement.coming();
             if !coming.take_back(&mut session, pair.database, pair.loaded).await? {
-                cx.event(Event::Warning { text: written_to(pair.database) });
+                cx.event(Event::Warning { text: mark::written_to(pair.database) });
             }
         }
         for pair in replacement.exchanged() {
@@ -265,7 +257,7 @@ impl DatabaseSwapper {
                 // Since when it lies there, and who has written to it, nobody knows.
                 let coming = Coming { tag: &tag, owner: &self.source.owner };
                 coming.let_go(&mut session, at).await?;
-                cx.event(Event::Warning { text: written_to(at) });
+                cx.event(Event::Warning { text: mark::written_to(at) });
             }
         }
         for (database, mark) in mark::read_all(&mut session, &server).await? {

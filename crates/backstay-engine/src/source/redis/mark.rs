@@ -200,3 +200,11 @@ pub(super) async fn all_coming(
     }
     Ok(found)
 }
+
+/// Says what became of a database that was loaded in its place by a restore that did not end well.
+pub(super) fn written_to(database: u64) -> String {
+    format!(
+        "database {database} keeps what a restore had loaded into it when it failed, since others may have written to it, too; empty it with FLUSHDB, if that is \
+         right, before it is restored again"
+    )
+}
