@@ -181,13 +181,7 @@ fn check_passfile(
         faults.add("passfile", raw_file.span(), "there is a password already; give one of both");
         return None;
     }
-    let file = PathBuf::from(faults.text("passfile", raw_file, env)?);
-    if file.is_absolute() {
-        return Some(file);
-    }
-    let problem = format!("found `{}`, expected an absolute path", file.display());
-    faults.add("passfile", raw_file.span(), problem);
-    None
+    faults.absolute_path("passfile", raw_file, env)
 }
 
 fn timeout(name: &str, text: &Spanned<String>, faults: &mut Faults<'_>) -> Option<Duration> {
