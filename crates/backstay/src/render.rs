@@ -212,6 +212,11 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 /// A backup as a row.
 pub(crate) fn backup_row(backup: &BackupView) -> Vec<String> {
     let sealed = if backup.encryption == Encryption::None { "no" } else { "yes" };
+    let took = match backup.trigger {
+        // From the day of the dump to that of the import.
+        Trigger::Imported => String::new(),
+        _ => seconds(backup.finished_at.duration_since(backup.started_at)),
+    };
     let mut remarks = Vec::new();
     if backup.item_error_count > 0 {
         remarks.push(format!("{} items missing", backup.item_error_count));
@@ -237,13 +242,14 @@ pub(crate) fn backup_row(backup: &BackupView) -> Vec<String> {
         backup.storage.clone(),
         size(backup.plain_bytes),
         size(backup.stored_bytes),
+        took,
         sealed.to_owned(),
         remarks.join("; "),
     ]
 }
 
-pub(crate) const BACKUP_HEAD: [&str; 9] =
-    ["ID", "SOURCE", "STATUS", "TRIGGER", "STORAGE", "SIZE", "STORED", "SEALED", "REMARKS"];
+pub(crate) const BACKUP_HEAD: [&str; 10] =
+    ["ID", "SOURCE", "STATUS", "TRIGGER", "STORAGE", "SIZE", "STORED", "TOOK", "SEALED", "REMARKS"];
 
 /// The word for a value of a closed set, as it stands in JSON.
 pub(crate) fn word(value: impl serde::Serialize) -> String {

@@ -440,3 +440,19 @@ fn large_output_returns_equal_within_the_memory_promised() {
         &String::from_utf8(expected.stdout).unwrap(),
     );
 }
+
+#[test]
+fn list_of_backups_says_what_each_is_how_it_ended_and_how_long_it_took() {
+    let shell = Shell::with_tree("");
+    let made = shell.json(&["backup", "shop"]);
+    let list = shell.ends(0, &["backups"]);
+    let lines: Vec<Vec<&str>> =
+        list.lines().map(|line| line.split_whitespace().collect()).collect();
+    let [head, row] = lines.as_slice() else { panic!("{list}") };
+    let at = |name: &str| head.iter().position(|word| *word == name).unwrap();
+    assert_eq!(row[at("ID")], made["id"].as_str().unwrap());
+    assert_eq!(&row[at("STATUS")..=at("TRIGGER")], ["complete", "manual"]);
+    // Sizes and times have their units in a word of their own.
+    assert_eq!(at("TOOK") - at("SIZE"), 2);
+    assert!(row[at("SIZE") + 4].parse::<f64>().is_ok() && row[at("SIZE") + 5] == "s", "{list}");
+}

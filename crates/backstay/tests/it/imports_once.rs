@@ -55,6 +55,8 @@ fn directory_of_vectorflow_is_imported_once_by_the_first_server_that_sees_it() {
     assert!(error.contains("2026-03-10T120000Z"), "{error}");
     assert!(trouble(&shell).contains("2026-03-10T120000Z"), "{}", trouble(&shell));
     assert_eq!(server.data_digest("shop"), living);
+    // The default rules keep a month.
+    assert!(job["log"].as_str().unwrap().contains("forget 1 of these"), "{job}");
     serving.end();
     // What comes later is not meant, and what was forgotten stays so.
     std::fs::write(old.join("backup-2026-03-10T120000Z.dump"), &whole).unwrap();

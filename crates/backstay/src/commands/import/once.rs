@@ -10,7 +10,7 @@ use backstay_engine::source::dump;
 use backstay_format::Status;
 use jiff::Timestamp;
 
-use super::{imported_before, make, named, shown};
+use super::{imported_before, make, named, shown, warn_of_forgetting};
 use crate::commands::serve::passing;
 use crate::commands::undo::{finish_interrupted, sweep};
 use crate::config::SourceConfig;
@@ -95,6 +95,7 @@ pub(crate) async fn import_here(
     }
     let failed = found.failed.into_iter().map(Into::into).collect();
     let mut imported = Imported { made: 0, before: 0, failed };
+    let mut made = Vec::new();
     for dump in &found.dumps {
         if known.contains_key(&dump.sha256) {
             imported.before += 1;
@@ -109,6 +110,7 @@ pub(crate) async fn import_here(
                 let what = format!("{}: imported as {}{incomplete}", shown(dump), entry.id);
                 app.cx.event(Event::Step { what });
                 imported.made += 1;
+                made.push((dump, entry));
             }
             Err(error) => {
                 let error = named(dump, error);
@@ -119,6 +121,9 @@ pub(crate) async fn import_here(
                 imported.failed.push(error);
             }
         }
+    }
+    if !made.is_empty() {
+        warn_of_forgetting(app, source, &vault, &made).await;
     }
     Ok(imported)
 }
