@@ -1,8 +1,11 @@
 //! One writer for each source: a right that expires unless renewed.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use jiff::{SignedDuration, Timestamp};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use sea_orm::Value;
 use serde::{Deserialize, Serialize};
 
@@ -340,13 +343,25 @@ fn namespace() -> String {
 /// Returns when a process started, or `None` if there is none. Fails if that cannot be seen now, such as with too many open
 /// files: that tells nothing of the process.
 fn started(pid: u32) -> std::io::Result<Option<u64>> {
-    let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+    started_in(Path::new("/proc"), pid)
+}
+
+fn started_in(proc: &Path, pid: u32) -> std::io::Result<Option<u64>> {
+    let stat = match std::fs::read_to_string(proc.join(pid.to_string()).join("stat")) {
+        // The processes of other users may be hidden there (`hidepid`, systemd's `ProtectProc=`); from a signal they are not.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !exists(pid) => {
+            return Ok(None);
+        }
         stat => stat?,
     };
     // The name in parentheses may hold anything; the start time is the 22nd field, the 20th behind it.
     let time = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
     Ok(time.and_then(|time| time.parse().ok()))
+}
+
+fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
 #[cfg(test)]
@@ -412,6 +427,15 @@ mod tests {
             let later = now() + TTL + SignedDuration::from_secs(1);
             catalog.lease(source, &here, later).await.unwrap();
         }
+    }
+
+    #[test]
+    fn process_that_is_hidden_is_not_taken_for_one_that_ended() {
+        let hiding = tempfile::tempdir().unwrap();
+        assert!(started_in(hiding.path(), std::process::id()).is_err());
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert_eq!(started_in(hiding.path(), child.id()).unwrap(), None);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use crate::cx::Cx;
 use crate::error::EngineError;
 use crate::event::Event;
 use crate::hook::{Hook, run_hook};
-use crate::source::{Applied, ApplyReport, Loaded, Outlook, Source, Target, TargetOptions};
+use crate::source::{Applied, ApplyReport, How, Loaded, Outlook, Source, Target, TargetOptions};
 use crate::swap::{Direction, Replacement, Swap, Swapper};
 use crate::vault::{BackupPlace, Draft, Vault};
 use crate::verify::settle;
@@ -186,27 +186,28 @@ async fn put_in_place(
     around: &Around<'_>,
     loaded: &Loaded,
 ) -> Result<Option<Saved>, Failure> {
-    let safety = match &around.safety {
-        Some(draft) if plan.outlook.replaces => {
-            let saved = save_present(cx, vault, source, draft.clone(), plan).await;
-            Some(saved.map_err(|cause| EngineError::SafetyBackup(Box::new(cause)))?)
-        }
-        _ => None,
-    };
+    // What is put aside loses nothing that the app writes while the rest of it is backed up, and the app stands still for a moment
+    // only. Where the transaction replaces it for good, the backup must be of what there is when the app has stopped.
+    let stops_first = plan.outlook.how == How::Transaction;
+    let mut safety = None;
+    if !stops_first {
+        safety = save_present(cx, vault, source, around, plan).await?;
+    }
     cx.check().map_err(EngineError::from)?;
-    let swapped = match around.before {
-        Some(hook) => run_hook(cx, "before_restore", hook).await.map_err(Failure::from),
-        None => Ok(()),
-    };
-    let swapped = match swapped {
-        Ok(()) => {
-            // Who names a place for it did not say that anything may be replaced there.
-            let replaces = plan.outlook.replaces && plan.options.to.is_none();
-            let loaded = (loaded, replaces);
-            swap_journaled(cx, (source, swapper), around, loaded, safety.as_ref()).await
+    let swapping = async {
+        if let Some(hook) = around.before {
+            run_hook(cx, "before_restore", hook).await?;
         }
-        failed => failed,
+        if stops_first {
+            safety = save_present(cx, vault, source, around, plan).await?;
+            cx.check().map_err(EngineError::from)?;
+        }
+        // Who names a place for it did not say that anything may be replaced there.
+        let replaces = plan.outlook.replaces && plan.options.to.is_none();
+        let loaded = (loaded, replaces);
+        swap_journaled(cx, (source, swapper), around, loaded, safety.as_ref()).await
     };
+    let swapped = swapping.await;
     if let Some(hook) = around.after {
         let started = run_hook(&cx.for_cleanup(), "after_restore", hook).await;
         // The swap's own error matters more than the app's failure to start.
@@ -306,20 +307,27 @@ async fn load_parts(
     Ok(cx.check()?)
 }
 
-/// Backs up what a restore will replace, and holds it until the restore is confirmed.
+/// Backs up what a restore will replace, if that is wanted, and holds it until the restore is confirmed.
 async fn save_present(
     cx: &Cx,
     vault: &Vault,
     source: &dyn Source,
-    draft: Draft,
+    around: &Around<'_>,
     plan: &RestorePlan,
-) -> Result<Saved, EngineError> {
+) -> Result<Option<Saved>, EngineError> {
+    let Some(draft) = around.safety.clone().filter(|_| plan.outlook.replaces) else {
+        return Ok(None);
+    };
     cx.event(Event::Step { what: "backing up what will be replaced".to_owned() });
-    let draft = Draft { trigger: Trigger::PreRestore, ..draft };
-    let saved = backup(cx, source, vault, draft).await?;
-    let place = BackupPlace { backup: saved.id.clone(), ..plan.place.clone() };
-    let reason = format!("what the restore of {} replaced", plan.place.backup);
-    vault.hold(cx, &place, &reason).await?;
-    crate::verify::verify(cx, vault, &place).await?;
-    Ok(Saved { id: saved.id, missing: saved.item_error_count })
+    let saving = async {
+        let draft = Draft { trigger: Trigger::PreRestore, ..draft };
+        let saved = backup(cx, source, vault, draft).await?;
+        let place = BackupPlace { backup: saved.id.clone(), ..plan.place.clone() };
+        let reason = format!("what the restore of {} replaced", plan.place.backup);
+        vault.hold(cx, &place, &reason).await?;
+        crate::verify::verify(cx, vault, &place).await?;
+        Ok(Saved { id: saved.id, missing: saved.item_error_count })
+    };
+    let saved: Result<Saved, EngineError> = saving.await;
+    saved.map(Some).map_err(|cause| EngineError::SafetyBackup(Box::new(cause)))
 }

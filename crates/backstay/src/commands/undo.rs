@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use async_trait::async_trait;
 use backstay_control::{Catalog, SwapRecord, SwapState};
+use backstay_engine::cx::Cx;
 use backstay_engine::error::ErrorKind;
 use backstay_engine::event::Event;
 use backstay_engine::hook::run_hook;
@@ -29,7 +30,7 @@ pub(super) struct CatalogJournal {
     pub(super) catalog: Catalog,
     pub(super) source: SourceConfig,
     pub(super) id: String,
-    pub(super) now: Timestamp,
+    pub(super) cx: Cx,
     /// Whether the target is the source itself: a restore to a new place has nothing to undo.
     pub(super) keep: bool,
 }
@@ -42,13 +43,15 @@ impl Journal for CatalogJournal {
         }
         // What is in no backup goes when a person says so.
         let is_saved = safety.is_none_or(|safety| safety.missing == 0);
-        let undo_until = if is_saved { self.now + self.source.undo_for } else { FOR_GOOD };
+        // Not from when the restore began: loading may take longer than what was there is to be kept.
+        let now = self.cx.now();
+        let undo_until = if is_saved { now + self.source.undo_for } else { FOR_GOOD };
         let record = SwapRecord {
             id: self.id.clone(),
             source: self.source.name.to_string(),
             storage: self.source.storage.clone(),
             state: SwapState::Begun,
-            made_at: self.now,
+            made_at: now,
             undo_until,
             swap: serde_json::to_string(swap)?,
             safety: safety.map(|safety| safety.id.to_string()),

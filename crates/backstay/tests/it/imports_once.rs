@@ -139,3 +139,23 @@ fn what_cannot_be_imported_is_told_and_keeps_nothing_else_from_being_done() {
     let error = other.complains(2, &["config", "check"]);
     assert!(error.contains("found `b`, expected an absolute path"), "{error}");
 }
+
+#[test]
+fn dumps_in_folders_of_a_folder_are_told_for_they_are_not_imported() {
+    let shell = Shell::with_tree("schedule = 'every 24h'");
+    let old = shell.path("old");
+    tar(&old.join("daily"), "2026-03-08T120000Z.tar", "one");
+    shell.edit_config(
+        "[sources.shop]",
+        &format!("[sources.shop]\nimport_from = '{}'", old.display()),
+    );
+    let _serving = Serving::start(&shell);
+    let ended = || {
+        jobs(&shell).into_iter().find(|job| job["kind"] == "import" && job["error"] != Value::Null)
+    };
+    wait_until("the import has ended", || ended().is_some());
+    let job = ended().unwrap();
+    assert_eq!(job["state"], "incomplete");
+    assert!(job["error"].to_string().contains("0 imported; 1 skipped"), "{job}");
+    assert!(trouble(&shell).contains("daily"), "{}", trouble(&shell));
+}

@@ -193,3 +193,22 @@ fn several_sessions_load_a_spooled_dump_to_the_same_database() {
         );
     }
 }
+
+#[test]
+fn what_an_app_writes_until_it_is_stopped_is_kept_by_a_restore_in_place() {
+    let server = PostgresServer::start();
+    server.sql("postgres", "CREATE DATABASE shop");
+    server.sql("shop", "CREATE TABLE orders AS SELECT 1 AS n");
+    let stop = format!(
+        "before_restore = {{ run = ['{}', '{}', '-c', 'INSERT INTO orders VALUES (2)'] }}",
+        server.programs().join("psql").display(),
+        server.url("shop"),
+    );
+    let shell = with_database(&server, "shop", &stop);
+    shell.ends(0, &["backup", "db"]);
+    let done = shell.json(&["restore", "db", "--in-place", "--yes"]);
+    assert_eq!(server.sql("shop", "SELECT count(*) FROM orders"), "1");
+    let safety = done["safety_backup"].as_str().unwrap();
+    shell.ends(0, &["restore", "db", "--id", safety, "--to", "then", "--yes"]);
+    assert_eq!(server.sql("then", "SELECT count(*) FROM orders"), "2");
+}

@@ -48,6 +48,21 @@ fn what_an_undo_put_away_is_kept_for_its_own_time() {
 }
 
 #[test]
+fn what_a_restore_replaced_is_kept_from_the_moment_it_was_replaced() {
+    // Loading and saving may take longer than what was there is kept.
+    let shell =
+        Shell::with_tree("before_restore = { run = ['sh', '-c', 'date +%s%6N > stopped'] }");
+    shell.ends(0, &["backup", "shop"]);
+    shell.ends(0, &["restore", "shop", "--yes"]);
+    let catalog = rusqlite::Connection::open(shell.path("home/catalog.db")).unwrap();
+    let query = "SELECT made_at, undo_until FROM swaps";
+    let (made_at, until): (i64, i64) =
+        catalog.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let stopped: i64 = fs::read_to_string(shell.path("stopped")).unwrap().trim().parse().unwrap();
+    assert!(made_at >= stopped && until > made_at, "{made_at} {until} {stopped}");
+}
+
+#[test]
 fn restore_that_was_interrupted_long_ago_is_finished_by_nobody_who_did_not_ask() {
     let shell = restored("");
     let catalog = rusqlite::Connection::open(shell.path("home/catalog.db")).unwrap();

@@ -21,27 +21,34 @@ use crate::plain;
 pub(crate) struct Imported {
     made: usize,
     before: usize,
-    /// What was wrong with each of the others.
+    /// What was wrong with each of the other dumps.
     failed: Vec<anyhow::Error>,
+    /// What lies beside them and is no dump, such as a folder with more of them.
+    skipped: Vec<anyhow::Error>,
 }
 
 impl Imported {
     pub(crate) fn summary(&self) -> String {
-        let Self { made, before, failed } = self;
-        let before = match before {
-            0 => String::new(),
-            before => format!("; {before} were imported before"),
-        };
-        let failed = match failed.len() {
-            0 => String::new(),
-            failed => format!("; {failed} cannot be imported"),
-        };
-        format!("{made} imported{before}{failed}")
+        let Self { made, before, failed, skipped } = self;
+        let mut summary = format!("{made} imported");
+        for (count, what) in [
+            (*before, "were imported before"),
+            (failed.len(), "cannot be imported"),
+            (skipped.len(), "skipped"),
+        ] {
+            if count > 0 {
+                summary.push_str(&format!("; {count} {what}"));
+            }
+        }
+        summary
     }
 
-    /// Returns how the job ends, and what went wrong.
+    /// Returns how the job ends, and what went wrong. Nobody looks on while a server imports, so what was skipped is told, too:
+    /// whoever left it there may believe that it is a backup now.
     pub(crate) fn outcome(&self) -> (JobState, Option<anyhow::Error>) {
-        let Some(first) = self.failed.first() else { return (JobState::Succeeded, None) };
+        let Some(first) = self.failed.iter().chain(&self.skipped).next() else {
+            return (JobState::Succeeded, None);
+        };
         (JobState::Incomplete, Some(anyhow::anyhow!("{}: {first:#}", self.summary())))
     }
 }
@@ -89,12 +96,13 @@ pub(crate) async fn import_here(
     let found = finding.await.context("the thread that looks for dumps died")??;
     let vault = app.vault_for_writing(app.storage(&source.storage)?).await?;
     let known = imported_before(app, source, &vault).await?;
-    for error in found.skipped {
-        let what = plain::sentence(&format!("skipped: {:#}", anyhow::Error::new(error)));
+    let skipped: Vec<anyhow::Error> = found.skipped.into_iter().map(Into::into).collect();
+    for error in &skipped {
+        let what = plain::sentence(&format!("skipped: {error:#}"));
         app.cx.event(Event::Step { what });
     }
     let failed = found.failed.into_iter().map(Into::into).collect();
-    let mut imported = Imported { made: 0, before: 0, failed };
+    let mut imported = Imported { made: 0, before: 0, failed, skipped };
     let mut made = Vec::new();
     for dump in &found.dumps {
         if known.contains_key(&dump.sha256) {

@@ -143,7 +143,7 @@ impl Planned {
             catalog: app.catalog.clone(),
             source: source.clone(),
             id: tag.clone(),
-            now: app.cx.now(),
+            cx: app.cx.clone(),
             keep: *is_own_place,
         };
         let note = format!("before restoring {}", plan.place.backup);
